@@ -1,0 +1,1 @@
+//! The API of towpathd: gRPC messages and client.

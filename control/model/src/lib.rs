@@ -1,0 +1,1 @@
+//! Resources: parsing, defaults, validation of the whole set, owners, pure diff.

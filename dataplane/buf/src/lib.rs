@@ -1,0 +1,1 @@
+//! Packet buffers: extents, bursts, owned packets, offloads.

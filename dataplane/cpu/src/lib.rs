@@ -1,0 +1,1 @@
+//! What Towpath asks of the processor: prefetch, time stamp counter.

@@ -1,0 +1,1 @@
+//! DPDK devices as ports.

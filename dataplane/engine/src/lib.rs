@@ -1,0 +1,1 @@
+//! The contracts of the packet path: ports, batches, metadata, verdicts, drop reasons, counters.

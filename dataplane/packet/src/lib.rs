@@ -1,0 +1,1 @@
+//! Wire formats: checked views, emitters, checksums, segmentation of headers.

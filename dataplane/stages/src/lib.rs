@@ -1,0 +1,1 @@
+//! The stages of the packet path, one file each.

@@ -1,0 +1,1 @@
+//! The ordered list of stages and the worker that runs it.

@@ -1,0 +1,1 @@
+//! Synchronisation between polling workers and control threads.

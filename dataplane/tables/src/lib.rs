@@ -1,0 +1,1 @@
+//! Look-up tables of the packet path: reader and writer halves.

@@ -1,0 +1,1 @@
+//! Deterministic simulator: a host with guests, faults and checkers from one seed.

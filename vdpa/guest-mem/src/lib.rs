@@ -1,0 +1,1 @@
+//! Guest memory: mapped regions, cached address translation, dirty log.

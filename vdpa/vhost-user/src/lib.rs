@@ -1,0 +1,1 @@
+//! vhost-user back end: a non-blocking session state machine.

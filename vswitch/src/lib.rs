@@ -1,0 +1,1 @@
+//! The Towpath virtual switch daemon.
