@@ -1,0 +1,390 @@
+//! Up to 32 packets that a worker handles together, and the storage they need. Lives on the stack of one step.
+
+use crate::{Extent, Frame, Offload};
+use std::mem::MaybeUninit;
+
+/// Packets in a burst.
+pub const BURST_PACKETS: usize = 32;
+/// Payload bytes after which a burst ends, so that one sender of 64 KiB packets holds a worker no longer than one of small ones.
+pub const BURST_BYTES: usize = 128 * 1024;
+/// Extents that the packets of a burst may have together.
+pub const BURST_EXTENTS: usize = 1088;
+/// Bytes of a frame that are copied into its private head. Whatever is parsed or rewritten must lie in them.
+pub const HEAD_BYTES: usize = 128;
+/// Room before the head for outer headers (VXLAN over IPv6 with a VLAN tag needs 74).
+pub const HEAD_ROOM: usize = 96;
+
+/// The burst's arena of extents is full; the packet that needed one more is to be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyExtents;
+
+/// A packet: private head, what it asks of the transmitter, and where its extents are. Four cache lines, of which the first
+/// holds the fields and the third and fourth the head.
+#[repr(C, align(64))]
+pub struct Packet {
+    len: u32,
+    head_start: u16,
+    head_len: u16,
+    first_extent: u16,
+    extents: u16,
+    /// What is left to do before this packet may stand on a wire.
+    pub offload: Offload,
+    bytes: [MaybeUninit<u8>; HEAD_ROOM + HEAD_BYTES],
+}
+
+const _: () = assert!(size_of::<Packet>() == 256);
+
+impl Packet {
+    /// Length of the whole frame in bytes (without FCS), up to `u32::MAX`.
+    #[inline(always)]
+    #[expect(clippy::len_without_is_empty, reason = "a packet of no bytes is never made")]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// The private bytes: the first [`HEAD_BYTES`] of the frame or all of it, plus what was prepended.
+    #[inline(always)]
+    pub fn head(&self) -> &[u8] {
+        let start = usize::from(self.head_start);
+        // SAFETY: head_start + head_len <= bytes.len() and those bytes were written (`load_head`, `prepend`, `replace`).
+        unsafe {
+            std::slice::from_raw_parts(self.bytes.as_ptr().add(start).cast(), usize::from(self.head_len))
+        }
+    }
+
+    /// The private bytes, to be rewritten.
+    #[inline(always)]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        let start = usize::from(self.head_start);
+        // SAFETY: as `head`.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.bytes.as_mut_ptr().add(start).cast(),
+                usize::from(self.head_len),
+            )
+        }
+    }
+
+    /// Puts `header` before the head; false (and nothing done) when there is no room left.
+    #[inline]
+    pub fn prepend(&mut self, header: &[u8]) -> bool {
+        let Some(start) = usize::from(self.head_start).checked_sub(header.len()) else { return false };
+        for (slot, byte) in self.bytes[start..].iter_mut().zip(header) {
+            slot.write(*byte);
+        }
+        self.head_start = start as u16;
+        self.head_len += header.len() as u16;
+        self.len += header.len() as u32;
+        true
+    }
+
+    /// Makes the packet consist of `frame` alone (at most [`HEAD_BYTES`]; the rest is cut off): an answer of the switch's own.
+    pub fn replace(&mut self, frame: &[u8]) {
+        let frame = &frame[..frame.len().min(HEAD_BYTES)];
+        for (slot, byte) in self.bytes[HEAD_ROOM..].iter_mut().zip(frame) {
+            slot.write(*byte);
+        }
+        self.head_start = HEAD_ROOM as u16;
+        self.head_len = frame.len() as u16;
+        self.len = frame.len() as u32;
+        self.extents = 0;
+        self.offload = Offload::NONE;
+    }
+}
+
+/// A burst under construction and in use. `'m` is how long the memory behind its extents stays mapped.
+///
+/// A driver pushes the extents of a packet, commits it, and when the burst is full (or its ring empty) calls [`Burst::load_heads`]
+/// once: all lines asked for, then all read.
+pub struct Burst<'m> {
+    count: usize,
+    loaded: usize,
+    bytes: usize,
+    used_extents: usize,
+    open_extents: usize,
+    open_bytes: usize,
+    packets: [MaybeUninit<Packet>; BURST_PACKETS],
+    extents: [MaybeUninit<Extent<'m>>; BURST_EXTENTS],
+}
+
+impl Default for Burst<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'m> Burst<'m> {
+    /// An empty burst. Costs nothing: its storage is not initialised.
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self {
+            count: 0,
+            loaded: 0,
+            bytes: 0,
+            used_extents: 0,
+            open_extents: 0,
+            open_bytes: 0,
+            packets: [const { MaybeUninit::uninit() }; BURST_PACKETS],
+            extents: [const { MaybeUninit::uninit() }; BURST_EXTENTS],
+        }
+    }
+
+    /// Packets committed.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether no packet was committed.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether no further packet should be added: 32 packets or 128 KiB.
+    #[inline(always)]
+    pub fn is_full(&self) -> bool {
+        self.count == BURST_PACKETS || self.bytes >= BURST_BYTES
+    }
+
+    /// Bytes of all packets committed.
+    #[inline(always)]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds an extent to the packet being put together. Empty ones are skipped.
+    #[inline(always)]
+    pub fn push_extent(&mut self, extent: Extent<'m>) -> Result<(), TooManyExtents> {
+        if extent.is_empty() {
+            return Ok(());
+        }
+        let at = self.used_extents + self.open_extents;
+        let slot = self.extents.get_mut(at).ok_or(TooManyExtents)?;
+        slot.write(extent);
+        self.open_extents += 1;
+        self.open_bytes += extent.len();
+        Ok(())
+    }
+
+    /// Bytes pushed since the last commit.
+    #[inline(always)]
+    pub fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    /// Extents pushed since the last commit.
+    #[inline(always)]
+    pub fn open_extents(&self) -> &[Extent<'m>] {
+        self.extent_slice(self.used_extents, self.open_extents)
+    }
+
+    /// Forgets the extents pushed since the last commit.
+    #[inline(always)]
+    pub fn abandon(&mut self) {
+        self.open_extents = 0;
+        self.open_bytes = 0;
+    }
+
+    /// Makes a packet of the extents pushed; its head is empty until [`Burst::load_heads`]. False (and nothing kept) when
+    /// nothing was pushed or the burst already holds [`BURST_PACKETS`].
+    #[inline(always)]
+    pub fn commit(&mut self, offload: Offload) -> bool {
+        let (first, extents, bytes) = (self.used_extents, self.open_extents, self.open_bytes);
+        self.abandon();
+        if bytes == 0 || bytes > u32::MAX as usize || self.count == BURST_PACKETS {
+            return false;
+        }
+        let slot = self.packets[self.count].as_mut_ptr();
+        // SAFETY: `slot` is valid for writes; only plain fields are written, `bytes` stays uninitialised (it is MaybeUninit).
+        unsafe {
+            (&raw mut (*slot).len).write(bytes as u32);
+            (&raw mut (*slot).head_start).write(HEAD_ROOM as u16);
+            (&raw mut (*slot).head_len).write(0);
+            (&raw mut (*slot).first_extent).write(first as u16);
+            (&raw mut (*slot).extents).write(extents as u16);
+            (&raw mut (*slot).offload).write(offload);
+        }
+        self.used_extents = first + extents;
+        self.bytes += bytes;
+        self.count += 1;
+        true
+    }
+
+    /// Copies the first bytes of every packet committed since the last call into its private head. Drivers have asked for the lines
+    /// ([`Extent::prefetch`]) of all packets before.
+    #[inline(always)]
+    pub fn load_heads(&mut self) {
+        for index in self.loaded..self.count {
+            self.load_head(index);
+        }
+        self.loaded = self.count;
+    }
+
+    #[inline(always)]
+    fn load_head(&mut self, index: usize) {
+        // SAFETY: index < count, so the packet's fields were written by `commit`.
+        let packet = unsafe { self.packets[index].assume_init_mut() };
+        let want = (packet.len as usize).min(HEAD_BYTES);
+        let first = usize::from(packet.first_extent);
+        // SAFETY: a committed packet has at least one extent, below used_extents.
+        let extent = unsafe { self.extents[first].assume_init_mut() };
+        if extent.len() >= want {
+            let (head, rest) = extent.split_at(want);
+            // SAFETY: `want` <= HEAD_BYTES bytes follow HEAD_ROOM; private memory and memory of others do not overlap.
+            unsafe {
+                crate::copy::copy_bytes(head.as_ptr(), packet.bytes.as_mut_ptr().add(HEAD_ROOM).cast(), want);
+            }
+            packet.head_len = want as u16;
+            *extent = rest;
+            if rest.is_empty() {
+                packet.first_extent += 1;
+                packet.extents -= 1;
+            }
+        } else {
+            self.gather_head(index, want);
+        }
+    }
+
+    #[cold]
+    fn gather_head(&mut self, index: usize, want: usize) {
+        // SAFETY: as in `load_head`.
+        let packet = unsafe { self.packets[index].assume_init_mut() };
+        let mut filled = 0;
+        while filled < want && packet.extents > 0 {
+            // SAFETY: first_extent stays below used_extents while `extents` counts down.
+            let extent = unsafe { self.extents[usize::from(packet.first_extent)].assume_init_mut() };
+            let (part, rest) = extent.split_at(want - filled);
+            // SAFETY: filled + part.len() <= want <= HEAD_BYTES.
+            unsafe {
+                let target = packet.bytes.as_mut_ptr().add(HEAD_ROOM + filled).cast();
+                crate::copy::copy_bytes(part.as_ptr(), target, part.len());
+            }
+            filled += part.len();
+            *extent = rest;
+            if rest.is_empty() {
+                packet.first_extent += 1;
+                packet.extents -= 1;
+            }
+        }
+        packet.head_len = filled as u16;
+    }
+
+    /// The packet at `index`, if there is one.
+    #[inline(always)]
+    pub fn packet(&self, index: usize) -> Option<&Packet> {
+        // SAFETY: packets below count were written by `commit`.
+        (index < self.count).then(|| unsafe { self.packets[index].assume_init_ref() })
+    }
+
+    /// The packet at `index`, to be rewritten.
+    #[inline(always)]
+    pub fn packet_mut(&mut self, index: usize) -> Option<&mut Packet> {
+        // SAFETY: as `packet`.
+        (index < self.count).then(|| unsafe { self.packets[index].assume_init_mut() })
+    }
+
+    /// All packets, to be rewritten.
+    #[inline(always)]
+    pub fn packets_mut(&mut self) -> &mut [Packet] {
+        // SAFETY: packets below count were written by `commit`; MaybeUninit<T> has T's layout.
+        unsafe { std::slice::from_raw_parts_mut(self.packets.as_mut_ptr().cast(), self.count) }
+    }
+
+    /// All packets.
+    #[inline(always)]
+    pub fn packets(&self) -> &[Packet] {
+        // SAFETY: as `packets_mut`.
+        unsafe { std::slice::from_raw_parts(self.packets.as_ptr().cast(), self.count) }
+    }
+
+    /// The packet at `index` as a driver transmits it.
+    #[inline(always)]
+    pub fn frame(&self, index: usize) -> Option<Frame<'_, 'm>> {
+        let packet = self.packet(index)?;
+        let body = self.extent_slice(usize::from(packet.first_extent), usize::from(packet.extents));
+        let body_len = packet.len as usize - usize::from(packet.head_len);
+        Some(Frame::new(packet.head(), body, body_len, packet.offload))
+    }
+
+    #[inline(always)]
+    fn extent_slice(&self, first: usize, count: usize) -> &[Extent<'m>] {
+        debug_assert!(first + count <= self.used_extents + self.open_extents);
+        // SAFETY: all extents below used_extents + open_extents were written, and callers ask for no others.
+        unsafe { std::slice::from_raw_parts(self.extents.as_ptr().add(first).cast(), count) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn burst_of<'m>(frames: &[&[&'m [u8]]]) -> Burst<'m> {
+        let mut burst = Burst::new();
+        for parts in frames {
+            for part in *parts {
+                burst.push_extent(Extent::from_slice(part)).unwrap();
+            }
+            assert!(burst.commit(Offload::NONE));
+        }
+        burst.load_heads();
+        burst
+    }
+
+    #[test]
+    fn burst_gathers_heads_over_extents() {
+        let bytes: Vec<u8> = (0..300u32).map(|at| at as u8).collect();
+        let burst = burst_of(&[
+            &[&bytes[..1], &[], &bytes[1..40], &bytes[40..300]],
+            &[&bytes[..60]],
+            &[&bytes[..300]],
+        ]);
+        assert_eq!(burst.len(), 3);
+        for (index, len) in [(0, 300), (1, 60), (2, 300)] {
+            let packet = burst.packet(index).unwrap();
+            assert_eq!(packet.len(), len);
+            assert_eq!(packet.head(), &bytes[..len.min(HEAD_BYTES)]);
+            assert_eq!(burst.frame(index).unwrap().to_vec(), &bytes[..len]);
+        }
+        assert!(burst.packet(3).is_none());
+    }
+
+    #[test]
+    fn burst_refuses_more_packets_and_extents_than_it_has_room_for() {
+        let byte = [7u8];
+        let mut burst = Burst::new();
+        for _ in 0..BURST_PACKETS {
+            burst.push_extent(Extent::from_slice(&byte)).unwrap();
+            assert!(burst.commit(Offload::NONE));
+        }
+        assert!(burst.is_full());
+        burst.push_extent(Extent::from_slice(&byte)).unwrap();
+        assert!(!burst.commit(Offload::NONE));
+        let mut burst = Burst::new();
+        for _ in 0..BURST_EXTENTS {
+            burst.push_extent(Extent::from_slice(&byte)).unwrap();
+        }
+        assert_eq!(burst.push_extent(Extent::from_slice(&byte)), Err(TooManyExtents));
+        burst.abandon();
+        assert!(!burst.commit(Offload::NONE), "nothing was pushed");
+    }
+
+    #[test]
+    fn burst_prepend_stops_at_the_room() {
+        let bytes = [1u8; 200];
+        let mut burst = burst_of(&[&[&bytes]]);
+        let packet = burst.packet_mut(0).unwrap();
+        assert!(packet.prepend(&[9; HEAD_ROOM]));
+        assert!(!packet.prepend(&[9]));
+        assert_eq!(packet.len(), 200 + HEAD_ROOM);
+        assert_eq!(burst.frame(0).unwrap().to_vec().len(), 200 + HEAD_ROOM);
+    }
+
+    #[test]
+    fn burst_replace_leaves_only_the_answer() {
+        let bytes = [1u8; 200];
+        let mut burst = burst_of(&[&[&bytes]]);
+        burst.packet_mut(0).unwrap().replace(&[5; 42]);
+        assert_eq!(burst.frame(0).unwrap().to_vec(), vec![5; 42]);
+    }
+}

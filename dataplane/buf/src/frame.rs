@@ -1,0 +1,214 @@
+//! A frame as a driver transmits it: a private head, then a range of bytes of the sender.
+
+use crate::{Extent, ExtentMut, Offload};
+
+/// Head, body range and offload of one frame. Copied into the receiver's buffers by a [`FrameReader`].
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a, 'm> {
+    head: &'a [u8],
+    body: &'a [Extent<'m>],
+    skip: usize,
+    body_len: usize,
+    /// What is left to do to it.
+    pub offload: Offload,
+}
+
+impl<'a, 'm> Frame<'a, 'm> {
+    /// A frame of `head` and all `body_len` bytes of `body`.
+    #[inline(always)]
+    pub fn new(head: &'a [u8], body: &'a [Extent<'m>], body_len: usize, offload: Offload) -> Self {
+        Self { head, body, skip: 0, body_len, offload }
+    }
+
+    /// A frame that is all head.
+    #[inline(always)]
+    pub fn from_head(head: &'a [u8], offload: Offload) -> Self {
+        Self { head, body: &[], skip: 0, body_len: 0, offload }
+    }
+
+    /// Another head before `len` bytes of this frame's bytes from `from` on: a segment. `from` counts from the first byte of
+    /// this frame and must not lie inside its head unless `len` bytes do too; what does not exist is left out.
+    pub fn segment<'b>(&self, head: &'b [u8], from: usize, len: usize, offload: Offload) -> Frame<'b, 'm>
+    where
+        'a: 'b,
+    {
+        let skip = from.saturating_sub(self.head.len());
+        let len = len.min(self.body_len.saturating_sub(skip));
+        Frame { head, body: self.body, skip: self.skip + skip, body_len: len, offload }
+    }
+
+    /// Length of the whole frame in bytes.
+    #[inline(always)]
+    #[expect(clippy::len_without_is_empty, reason = "a frame of no bytes is never made")]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body_len
+    }
+
+    /// The private bytes at its start.
+    #[inline(always)]
+    pub fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// Bytes after the head.
+    #[inline(always)]
+    pub fn body_len(&self) -> usize {
+        self.body_len
+    }
+
+    /// Starts copying from the first byte.
+    #[inline(always)]
+    pub fn reader(&self) -> FrameReader<'a, 'm> {
+        let mut reader = FrameReader {
+            head: self.head,
+            current: Extent::from_slice(&[]),
+            rest: self.body,
+            remaining: self.body_len,
+        };
+        if self.skip > 0 {
+            reader.skip_body(self.skip);
+        }
+        reader
+    }
+
+    /// Starts copying from the first byte after the head.
+    #[inline]
+    pub fn body_reader(&self) -> FrameReader<'a, 'm> {
+        let mut reader = self.reader();
+        reader.head = &[];
+        reader
+    }
+
+    /// Hands the body to `look` in private pieces of 512 bytes (the last may be shorter): for checksums over it.
+    pub fn for_each_body_chunk(&self, mut look: impl FnMut(&[u8])) {
+        let mut reader = self.body_reader();
+        let mut chunk = [0u8; 512];
+        loop {
+            let count = reader.read(&mut chunk);
+            if count == 0 {
+                return;
+            }
+            look(&chunk[..count]);
+        }
+    }
+
+    /// All bytes, in a vector of their own. Allocates: for tests, traces and captures.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len()];
+        let count = self.reader().read(&mut bytes);
+        bytes.truncate(count);
+        bytes
+    }
+}
+
+/// A cursor over the bytes of a [`Frame`].
+#[derive(Debug)]
+pub struct FrameReader<'a, 'm> {
+    head: &'a [u8],
+    current: Extent<'m>,
+    rest: &'a [Extent<'m>],
+    remaining: usize,
+}
+
+impl FrameReader<'_, '_> {
+    /// Bytes not yet copied.
+    #[inline(always)]
+    pub fn remaining(&self) -> usize {
+        self.head.len() + self.remaining
+    }
+
+    /// Copies the next bytes into `target`, as many as fit or are left; returns how many.
+    #[inline(always)]
+    pub fn copy_to(&mut self, mut target: ExtentMut<'_>) -> usize {
+        let from_head = target.write(self.head);
+        self.head = &self.head[from_head..];
+        if self.remaining == 0 || from_head == target.len() {
+            return from_head;
+        }
+        let (_, target) = target.split_at(from_head);
+        from_head + self.copy_body(target)
+    }
+
+    /// Copies the next bytes into private memory, as many as fit or are left; returns how many.
+    #[inline]
+    pub fn read(&mut self, target: &mut [u8]) -> usize {
+        self.copy_to(ExtentMut::from_slice(target))
+    }
+
+    fn copy_body(&mut self, mut target: ExtentMut<'_>) -> usize {
+        let mut copied = 0;
+        while self.remaining > 0 && !target.is_empty() {
+            if self.current.is_empty() {
+                let Some((next, rest)) = self.rest.split_first() else {
+                    self.remaining = 0;
+                    break;
+                };
+                self.current = *next;
+                self.rest = rest;
+                continue;
+            }
+            let (part, _) = self.current.split_at(self.remaining);
+            let count = part.copy_to(target.reborrow());
+            (_, self.current) = self.current.split_at(count);
+            (_, target) = target.split_at(count);
+            self.remaining -= count;
+            copied += count;
+        }
+        copied
+    }
+
+    fn skip_body(&mut self, mut bytes: usize) {
+        while bytes > 0 {
+            if self.current.is_empty() {
+                let Some((next, rest)) = self.rest.split_first() else { return };
+                self.current = *next;
+                self.rest = rest;
+            }
+            let step = bytes.min(self.current.len());
+            (_, self.current) = self.current.split_at(step);
+            bytes -= step;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_cover_the_body_exactly() {
+        let bytes: Vec<u8> = (0..1000u32).map(|at| (at * 7) as u8).collect();
+        let extents = [&bytes[100..101], &bytes[101..500], &bytes[500..1000]].map(Extent::from_slice);
+        let frame = Frame::new(&bytes[..100], &extents, 900, Offload::NONE);
+        assert_eq!(frame.to_vec(), bytes);
+        let mut seen = Vec::new();
+        for start in (100..1000).step_by(128) {
+            let segment = frame.segment(&[], start, 128, Offload::NONE);
+            assert_eq!(segment.len(), 128.min(1000 - start));
+            seen.extend(segment.to_vec());
+        }
+        assert_eq!(seen, &bytes[100..]);
+        let inner = frame.segment(&[1, 2], 200, 300, Offload::NONE).segment(&[3], 52, 20, Offload::NONE);
+        assert_eq!(inner.to_vec()[1..], bytes[250..270]);
+    }
+
+    #[test]
+    fn copies_into_small_targets_in_order() {
+        let bytes: Vec<u8> = (0..255u8).collect();
+        let extents = [Extent::from_slice(&bytes[10..255])];
+        let frame = Frame::new(&bytes[..10], &extents, 245, Offload::NONE);
+        for step in [1, 3, 9, 10, 11, 64, 300] {
+            let (mut reader, mut seen) = (frame.reader(), Vec::new());
+            loop {
+                let mut target = vec![0; step];
+                let count = reader.read(&mut target);
+                seen.extend_from_slice(&target[..count]);
+                if count == 0 {
+                    break;
+                }
+            }
+            assert_eq!(seen, bytes, "step {step}");
+            assert_eq!(reader.remaining(), 0);
+        }
+    }
+}
