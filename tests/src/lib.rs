@@ -1,1 +1,1 @@
-//! End-to-end and repository tests.
+//! End-to-end tests: real guests, real front ends, the real daemon.

@@ -1,0 +1,16 @@
+//! What the compiler does not check about this repository, checked as tests.
+//!
+//! - `arrows`: which of our crates may import which (one table), read from `cargo metadata`.
+//! - `unsafety`: `unsafe` only in the crates named for it, each with its "Safety boundary" chapter; SAFETY comments that say something.
+//! - `source`: module docs, lengths of files and functions, leftovers, paths of one machine.
+//! - `licences`: every dependency's licence is one that `deny.toml` allows; every dependency comes from crates.io.
+//! - `documents`: relative links in Markdown files lead somewhere.
+//!
+//! None of them needs anything but cargo and the checkout.
+
+mod arrows;
+mod documents;
+mod licences;
+mod source;
+mod tree;
+mod unsafety;
