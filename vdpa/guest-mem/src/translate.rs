@@ -1,0 +1,121 @@
+//! Translation of guest physical addresses with a cache that lives in the caller.
+
+use std::ptr::NonNull;
+
+use buf::{Extent, ExtentMut};
+
+use crate::memory::GuestMemory;
+
+/// The region a ring last found an address in. Each ring owns one, so that no line is shared and two rings whose buffers lie in different
+/// regions do not evict each other.
+#[derive(Debug)]
+pub struct RegionCache {
+    /// The [`GuestMemory`] the other fields are from; 0 for none.
+    memory_id: u64,
+    guest_addr: u64,
+    /// 0 when nothing is cached: then no address hits.
+    size: u64,
+    host: NonNull<u8>,
+}
+
+// SAFETY: the pointer is only used together with the memory it came from (`Translator::new` compares their numbers), which is Sync.
+unsafe impl Send for RegionCache {}
+// SAFETY: as for Send; `&RegionCache` gives nothing out.
+unsafe impl Sync for RegionCache {}
+
+impl Default for RegionCache {
+    fn default() -> Self {
+        Self { memory_id: 0, guest_addr: 0, size: 0, host: NonNull::dangling() }
+    }
+}
+
+/// A memory and a cache known to belong together: made once per burst, used for each of its descriptors.
+#[derive(Debug)]
+pub struct Translator<'m, 'c> {
+    memory: &'m GuestMemory,
+    cache: &'c mut RegionCache,
+}
+
+impl<'m, 'c> Translator<'m, 'c> {
+    /// Joins the two; a cache filled from another memory is emptied first.
+    #[inline(always)]
+    pub fn new(memory: &'m GuestMemory, cache: &'c mut RegionCache) -> Self {
+        if cache.memory_id != memory.id() {
+            *cache = RegionCache { memory_id: memory.id(), ..RegionCache::default() };
+        }
+        Self { memory, cache }
+    }
+
+    /// The memory.
+    #[inline(always)]
+    pub fn memory(&self) -> &'m GuestMemory {
+        self.memory
+    }
+
+    /// Host address of `len` bytes when they lie in one region.
+    #[inline(always)]
+    fn host(&mut self, guest_addr: u64, len: u32) -> Option<NonNull<u8>> {
+        let offset = guest_addr.wrapping_sub(self.cache.guest_addr);
+        // `size - len` in signed-free form: offset + len <= size without overflow, because len is 32 bits and size below 2^63.
+        if offset < self.cache.size && u64::from(len) <= self.cache.size - offset {
+            // SAFETY: offset < size of the cached region, which belongs to `self.memory` (`new`) and is mapped for its whole size.
+            return Some(unsafe { self.cache.host.add(offset as usize) });
+        }
+        self.miss(guest_addr, len)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn miss(&mut self, guest_addr: u64, len: u32) -> Option<NonNull<u8>> {
+        let span = self.memory.span_of(guest_addr)?;
+        self.cache.guest_addr = span.guest_addr;
+        self.cache.size = span.size;
+        self.cache.host = span.host;
+        self.memory.host(guest_addr, len as usize)
+    }
+
+    /// `len` readable bytes at a guest physical address; `None` unless all lie in one region.
+    #[inline(always)]
+    pub fn translate(&mut self, guest_addr: u64, len: u32) -> Option<Extent<'m>> {
+        let host = self.host(guest_addr, len)?;
+        // SAFETY: `host` checked that the range lies in a mapping that `memory` keeps for 'm; it is shared with the guest, so
+        // no reference to it exists.
+        Some(unsafe { Extent::new(host.as_ptr(), len as usize) })
+    }
+
+    /// `len` writable bytes at a guest physical address; `None` unless all lie in one region.
+    #[inline(always)]
+    pub fn translate_mut(&mut self, guest_addr: u64, len: u32) -> Option<ExtentMut<'m>> {
+        let host = self.host(guest_addr, len)?;
+        // SAFETY: as in `translate`; every region is mapped writable.
+        Some(unsafe { ExtentMut::new(host.as_ptr(), len as usize) })
+    }
+
+    /// Host address of `len` bytes in one region, for callers that keep it longer than a burst (and the memory with it).
+    #[inline(always)]
+    pub fn address(&mut self, guest_addr: u64, len: u32) -> Option<NonNull<u8>> {
+        self.host(guest_addr, len)
+    }
+
+    /// Calls `piece(guest_addr, address, len)` for each run of host memory that holds part of `len` bytes at `guest_addr`: several when they cross
+    /// regions that adjoin in guest addresses but not here. `false` when a byte lies in no region; pieces may have been seen by then.
+    pub fn pieces(
+        &mut self,
+        guest_addr: u64,
+        len: u32,
+        mut piece: impl FnMut(u64, NonNull<u8>, u32),
+    ) -> bool {
+        let (mut at, mut left) = (guest_addr, len);
+        while left > 0 {
+            let Some(span) = self.memory.span_of(at) else { return false };
+            let rest_of_region = span.size - (at - span.guest_addr);
+            let step = u64::from(left).min(rest_of_region) as u32;
+            let Some(host) = self.host(at, step) else { return false };
+            piece(at, host, step);
+            left -= step;
+            let Some(next) = at.checked_add(u64::from(step)) else { return left == 0 };
+            at = next;
+        }
+        true
+    }
+}
