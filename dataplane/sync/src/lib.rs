@@ -1,1 +1,19 @@
-//! Synchronisation between polling workers and control threads.
+//! How polling workers and control threads share things: workers never wait, never free, and pay at most a load per burst.
+//!
+//! * [`Published`] and [`Reader`]: a value replaced as a whole by a control thread and read by workers. A reader looks at a
+//!   generation once per burst; replaced values are dropped by the writer, on its thread ([`Published::reclaim`]), and
+//!   [`Published::synchronize`] waits until no reader that is on line can still see an older one.
+//! * [`Shared`]: something that one thread at a time may touch (a virtqueue). A worker *tries*; when the thing is taken it goes on.
+//!   A control thread *asks* first, so a worker that polls without pause lets it in within one burst.
+//! * [`Counter`]: written by one thread with plain loads and stores, read by any.
+//!
+//! No `unsafe`: the reference counts of `Arc` do what quiescent-state reclamation needs, because the writer keeps a
+//! count of its own until the readers are done (see `docs/adr/0004-quiescence.md`).
+
+mod counter;
+mod published;
+mod shared;
+
+pub use counter::Counter;
+pub use published::{Published, Reader};
+pub use shared::{Shared, SharedGuard};
