@@ -1,1 +1,75 @@
-//! Raw bindings to DPDK 22.11.
+//! Raw bindings to DPDK 22.11, generated from its headers at build time.
+//!
+//! Only what the `dpdk` crate uses is bound: `build.rs` holds the list. DPDK's packet path is made of C inline functions; `shim/`
+//! gives those that are needed a symbol, and each of them is called once per burst. Fields of an mbuf are read and written from
+//! Rust, through [`mbuf`].
+//!
+//! Needs `libdpdk-dev` and `libclang`, so this crate and `dpdk` are not among the workspace's default members.
+//!
+//! # Safety boundary
+//!
+//! * What must hold: Rust's idea of each structure is C's. The generator asserts size, alignment and every field's offset of
+//!   every structure at compile time, from the same headers and flags (`-march`, `rte_config.h`) that the shim is compiled with;
+//!   `pkg-config` pins the version to 22.11, whose ABI does not change between releases.
+//! * Who establishes the rest: every function here is `unsafe`, with the conditions of DPDK's own manual. The `dpdk` crate is the
+//!   only caller.
+//! * What attacks it: the tests below, and the conformance suite that `dpdk` runs over real drivers.
+#![allow(unsafe_code, reason = "declarations of C functions")]
+
+mod bindings {
+    //! What bindgen wrote.
+    #![allow(
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        clippy::undocumented_unsafe_blocks,
+        clippy::missing_safety_doc,
+        clippy::semicolon_if_nothing_returned,
+        clippy::uninlined_format_args,
+        missing_docs,
+        non_camel_case_types,
+        non_snake_case,
+        non_upper_case_globals,
+        reason = "generated from C headers"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
+
+pub mod mbuf;
+
+pub use bindings::*;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    #[test]
+    fn the_library_is_of_the_version_the_headers_are() {
+        // SAFETY: needs no initialised EAL and returns a static string.
+        let version = unsafe { CStr::from_ptr(rte_version()) };
+        assert!(version.to_string_lossy().starts_with("DPDK 22.11"), "{version:?}");
+    }
+
+    #[test]
+    fn the_shim_reads_the_mbufs_that_rust_writes() {
+        let mut bytes = [0x01u8, 0x02, 0x03, 0x04, 0xff, 0xff];
+        let mut mbuf = rte_mbuf {
+            buf_addr: bytes.as_mut_ptr().cast(),
+            data_off: 1,
+            nb_segs: 1,
+            pkt_len: 3,
+            data_len: 3,
+            ..Default::default()
+        };
+        let mut sum = 0;
+        // SAFETY: `mbuf` is one segment whose three bytes at data_off lie inside `bytes`.
+        assert_eq!(unsafe { towpath_raw_cksum_mbuf(&mbuf, 1, 2, &mut sum) }, 0);
+        assert_eq!(sum.to_ne_bytes(), [0x03, 0x04]);
+        // SAFETY: the same mbuf; asked for a byte more than it has, the function refuses.
+        assert_eq!(unsafe { towpath_raw_cksum_mbuf(&mbuf, 1, 3, &mut sum) }, -1);
+        mbuf.data_off = 0;
+        // SAFETY: the same mbuf from its first byte on.
+        assert_eq!(unsafe { towpath_raw_cksum_mbuf(&mbuf, 0, 2, &mut sum) }, 0);
+        assert_eq!(sum.to_ne_bytes(), [0x01, 0x02]);
+    }
+}

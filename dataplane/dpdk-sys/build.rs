@@ -1,0 +1,76 @@
+//! Finds DPDK with pkg-config, compiles the shim and generates the bindings.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Functions that are bound. Each is used by the `dpdk` crate; one that is not needs no binding.
+const FUNCTIONS: &[&str] = &[
+    "rte_(eal_init|strerror|version|thread_register|thread_unregister)",
+    "rte_pktmbuf_(pool_create|free_bulk)",
+    "rte_mempool_(avail_count|free)",
+    "rte_ring_(create|free|count)",
+    "rte_net_get_ptype",
+    "rte_dev_(probe|remove)",
+    "rte_eth_(from_rings|link_get_nowait|macaddr_get|promiscuous_enable|stats_get|stats_reset)",
+    "rte_eth_(rx|tx)_queue_setup",
+    "rte_eth_dev_(configure|start|stop|close|info_get|get_port_by_name|socket_id|set_mtu)",
+    "towpath_.*",
+];
+
+/// Constants. Those of DPDK that are macros with a cast or a shift come as constants of the shim.
+const VARIABLES: &[&str] = &[
+    "TOWPATH_.*",
+    "RTE_ETH_LINK_(UP|DOWN)",
+    "RTE_PTYPE_(ALL|L3|L4)_.*",
+    "RTE_PKTMBUF_HEADROOM",
+    "RTE_MAX_ETHPORTS",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=shim/shim.c");
+    println!("cargo::rerun-if-changed=shim/shim.h");
+    let library = pkg_config::Config::new()
+        .range_version("22.11".."22.12")
+        .probe("libdpdk")
+        .unwrap_or_else(|problem| panic!("DPDK 22.11 is needed (Debian: libdpdk-dev): {problem}"));
+    // pkg-config's own flags carry these too; the crate of that name drops all but -I and -D.
+    let flags = ["-include", "rte_config.h", "-march=corei7"];
+
+    let mut shim = cc::Build::new();
+    shim.file("shim/shim.c").includes(&library.include_paths).warnings(true).opt_level(2);
+    flags.iter().for_each(|flag| {
+        shim.flag(flag);
+    });
+    shim.compile("towpath_dpdk_shim");
+
+    bindings(&library.include_paths, &flags);
+}
+
+fn bindings(includes: &[PathBuf], flags: &[&str]) {
+    let mut builder = bindgen::Builder::default()
+        .header("shim/shim.h")
+        .clang_args(includes.iter().map(|path| format!("-I{}", path.display())))
+        .clang_args(flags)
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .generate_comments(false)
+        .layout_tests(true)
+        .derive_default(true)
+        .use_core()
+        .rust_edition(bindgen::RustEdition::Edition2024)
+        .wrap_unsafe_ops(true)
+        // Packed structures with aligned members, which Rust cannot express; only their bytes are needed, if at all.
+        .opaque_type("rte_(arp_.*|ecpri_.*|l2tpv2_.*|gtp_.*|ether_hdr|flow_item_.*)");
+    for name in FUNCTIONS {
+        builder = builder.allowlist_function(name);
+    }
+    for name in VARIABLES {
+        builder = builder.allowlist_var(name);
+    }
+    let target = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    builder
+        .generate()
+        .unwrap_or_else(|problem| panic!("bindings to DPDK (needs libclang): {problem}"))
+        .write_to_file(Path::new(&target).join("bindings.rs"))
+        .unwrap_or_else(|problem| panic!("writing bindings.rs: {problem}"));
+}
