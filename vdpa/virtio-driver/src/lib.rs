@@ -43,6 +43,7 @@ mod cell;
 pub mod features;
 mod memory;
 mod net_header;
+mod null_device;
 mod packed;
 mod queue;
 pub mod raw;
@@ -53,6 +54,7 @@ mod tx;
 pub use arena::Arena;
 pub use memory::{MemoryError, MemoryOptions, SharedMemory};
 pub use net_header::{Gso, NetHeader};
+pub use null_device::NullDevice;
 pub use packed::PackedQueue;
 pub use queue::{
     AddError, Kick, Queue, QueueConfig, RingAddresses, RingLayout, Segment, SetupError, Used, UsedError,

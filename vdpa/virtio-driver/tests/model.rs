@@ -6,8 +6,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use towpath_virtio_driver::{
-    AddError, Arena, MemoryOptions, NetHeader, Queue, QueueConfig, RingLayout, RxConfig, RxError, RxQueue,
-    Segment, SharedMemory, TxConfig, TxQueue, Used, UsedError, Virtqueue, features, raw,
+    AddError, Arena, MemoryOptions, NetHeader, NullDevice, Queue, QueueConfig, RingLayout, RxConfig, RxError,
+    RxQueue, Segment, SharedMemory, TxConfig, TxQueue, Used, UsedError, Virtqueue, features, raw,
 };
 
 /// What a device found: id, descriptors it took, readable bytes, writable segments.
@@ -505,4 +505,32 @@ fn a_header_that_promises_missing_buffers_is_an_error() {
     let first = raw::RawSplit::new(&memory, rx.queue_ref().addresses(), 64).descriptor(0).unwrap();
     memory.write(first.address + 10, &2u16.to_le_bytes()).unwrap();
     assert_eq!(rx.receive(64, |_| ()), Err(RxError::Missing { expected: 2, got: 1 }));
+}
+
+#[test]
+fn the_null_device_returns_what_was_sent_and_fills_what_was_posted() {
+    for layout in [RingLayout::Split, RingLayout::Packed] {
+        let (memory, mut tx, _, mut rx, _) = net_pair(layout, 0);
+        let features = features::VERSION_1 | features::NET_MRG_RXBUF;
+        let config = QueueConfig { size: 64, layout, features, indirect_entries: 0 };
+        let mut sink = NullDevice::new(&memory, tx.queue_ref().addresses(), &config).unwrap();
+        let mut source = NullDevice::new(&memory, rx.queue_ref().addresses(), &config).unwrap();
+        rx.refill(64);
+        let mut lengths = [0; 32];
+        for round in 0..1000usize {
+            let burst = round % 17;
+            for i in 0..burst {
+                tx.send_bytes(&NetHeader::default(), &vec![0; 60 + i]).unwrap();
+            }
+            tx.queue().publish();
+            assert!(!tx.queue().needs_kick(), "a polling device wants no kicks");
+            assert_eq!(sink.take(&mut lengths), burst);
+            assert_eq!(source.fill(&lengths[..burst]), burst);
+            assert_eq!(tx.reclaim(64).unwrap(), burst);
+            let mut got = Vec::new();
+            assert_eq!(rx.receive(64, |frame| got.push(frame.len)).unwrap(), burst);
+            assert_eq!(got, (0..burst as u32).map(|i| 60 + i).collect::<Vec<_>>());
+            rx.refill(64);
+        }
+    }
 }
