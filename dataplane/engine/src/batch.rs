@@ -1,0 +1,151 @@
+//! A burst on its way through the stages.
+
+use crate::{DropReason, PortIndex};
+use buf::{BURST_PACKETS, Burst};
+use packet::Headers;
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Output {
+    /// Nobody has decided.
+    #[default]
+    Undecided,
+    /// To a port of this host.
+    Port(PortIndex),
+}
+
+/// What is known of a packet besides its bytes. One cache line; written and read as each field says.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+pub struct Metadata {
+    /// Where its headers are. Written by `parse`; read by all later stages.
+    pub headers: Headers,
+    /// Same value for both directions of a flow, on this port. Written by `parse` where the port has several queues; read by
+    /// delivery (choice of queue pair).
+    pub flow_hash: u32,
+    /// Where it goes. Written by `neighbours` (answers) and `forward`; read by delivery.
+    pub output: Output,
+}
+
+/// Up to 32 packets of one receive queue, with what the stages found out about them.
+///
+/// A packet is alive until a stage drops it; what it was dropped for is counted at once, at the port it came from.
+pub struct Batch<'a, 'm> {
+    /// The packets.
+    pub burst: &'a mut Burst<'m>,
+    /// One for each packet; those beyond the burst are of earlier bursts and mean nothing.
+    pub metadata: &'a mut [Metadata; BURST_PACKETS],
+    /// Nanoseconds of the worker's clock when the burst was taken.
+    pub now: u64,
+    /// Packets that `neighbours` must look at, as a bit per packet. Written by `port_security`.
+    pub attention: u32,
+    alive: u32,
+    dropped: [u16; DropReason::COUNT],
+    any_dropped: bool,
+}
+
+impl<'a, 'm> Batch<'a, 'm> {
+    /// All packets of `burst`, all alive.
+    #[inline(always)]
+    pub fn new(burst: &'a mut Burst<'m>, metadata: &'a mut [Metadata; BURST_PACKETS], now: u64) -> Self {
+        let count = burst.len() as u32;
+        let alive = if count >= 32 { u32::MAX } else { (1 << count) - 1 };
+        Self {
+            burst,
+            metadata,
+            now,
+            attention: 0,
+            alive,
+            dropped: [0; DropReason::COUNT],
+            any_dropped: false,
+        }
+    }
+
+    /// Those alive, as a bit per packet.
+    #[inline(always)]
+    pub fn alive(&self) -> u32 {
+        self.alive
+    }
+
+    /// The indices of those alive. Packets may be dropped meanwhile.
+    #[inline(always)]
+    pub fn indices(&self) -> Indices {
+        Indices(self.alive)
+    }
+
+    /// Ends a packet.
+    #[inline(always)]
+    pub fn drop(&mut self, index: usize, reason: DropReason) {
+        self.alive &= !1u32.wrapping_shl(index as u32);
+        if let Some(count) = self.dropped.get_mut(reason as usize) {
+            *count += 1;
+        }
+        self.any_dropped = true;
+    }
+
+    /// Counts `packets` more as ended: those that delivery could not place. They are not told apart.
+    #[inline]
+    pub fn lost(&mut self, reason: DropReason, packets: u32) {
+        if packets > 0
+            && let Some(count) = self.dropped.get_mut(reason as usize)
+        {
+            *count += packets as u16;
+            self.any_dropped = true;
+        }
+    }
+
+    /// Packets ended in this batch, by reason.
+    #[inline(always)]
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        let dropped: &[u16] = if self.any_dropped { &self.dropped } else { &[] };
+        dropped
+            .iter()
+            .zip(DropReason::ALL)
+            .filter(|(count, _)| **count > 0)
+            .map(|(count, reason)| (*reason, u64::from(*count)))
+    }
+}
+
+/// Indices of set bits, lowest first.
+#[derive(Clone, Copy, Debug)]
+pub struct Indices(pub u32);
+
+impl Iterator for Indices {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let index = self.0.trailing_zeros();
+        self.0 &= self.0 - 1;
+        // The mask tells the compiler what it cannot see: an index below 32 needs no bounds check.
+        Some((index & 31) as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buf::{Extent, Offload};
+
+    #[test]
+    fn dropped_packets_are_passed_over_and_counted() {
+        let byte = [0u8; 60];
+        let mut burst = Burst::new();
+        for _ in 0..BURST_PACKETS {
+            burst.push_extent(Extent::from_slice(&byte)).unwrap();
+            assert!(burst.commit(Offload::NONE));
+        }
+        let mut metadata = [Metadata::default(); BURST_PACKETS];
+        let mut batch = Batch::new(&mut burst, &mut metadata, 0);
+        for index in batch.indices() {
+            if index % 2 == 0 {
+                batch.drop(index, DropReason::Runt);
+            }
+        }
+        assert_eq!(batch.indices().collect::<Vec<_>>(), (0..32).filter(|at| at % 2 == 1).collect::<Vec<_>>());
+        assert_eq!(batch.drops().collect::<Vec<_>>(), [(DropReason::Runt, 16)]);
+    }
+}

@@ -1,0 +1,115 @@
+//! Why a packet was not delivered.
+
+use packet::ParseError;
+
+/// One list: the enum, its names and its explanations cannot differ. Reasons of the parser keep the parser's names.
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident => $name:literal,)+ parse { $($parse:ident,)+ }) => {
+        /// Every way a packet ends other than delivered. Counted per port; see [`DropReason::name`] for the name a person sees.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+            $(#[doc = concat!("The parser's [`ParseError::", stringify!($parse), "`].")] $parse,)+
+        }
+
+        impl DropReason {
+            /// All of them, in the order of their discriminants.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)+ $(DropReason::$parse,)+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in counters, metrics and tables.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(DropReason::$variant => $name,)+
+                    $(DropReason::$parse => ParseError::$parse.name(),)+
+                }
+            }
+
+            /// A sentence for `towpath drops` and the documentation.
+            pub fn explanation(self) -> String {
+                match self {
+                    $(DropReason::$variant => concat!($($doc),+).trim().to_owned(),)+
+                    $(DropReason::$parse => format!("The packet was refused by the parser: {}.", ParseError::$parse),)+
+                }
+            }
+        }
+
+        impl From<ParseError> for DropReason {
+            #[inline]
+            fn from(error: ParseError) -> Self {
+                match error { $(ParseError::$parse => DropReason::$parse,)+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The descriptor chain was refused: loops, lies about lengths, points outside memory, or too many buffers.
+    BadChain => "bad_chain",
+    /// The virtio-net header asks for a checksum or a cut that the packet cannot have.
+    BadOffload => "bad_offload",
+    /// A VLAN tag other than VLAN 0 on a port, which has none.
+    VlanTagged => "vlan_tagged",
+    /// The Ethernet source is not the port's.
+    SpoofedMac => "spoofed_mac",
+    /// The IP source is neither the port's nor among its allowed addresses.
+    SpoofedAddress => "spoofed_address",
+    /// An ARP or ND sender that is not the port's.
+    SpoofedNeighbour => "spoofed_neighbour",
+    /// An ARP or ND message that contradicts itself (RFC 4861 section 7.1).
+    BadNeighbour => "bad_neighbour",
+    /// Neither ARP nor IP: link protocols (STP, LACP, LLDP, PAUSE) and unknown EtherTypes stay with the port that sent them.
+    EtherTypeRefused => "ethertype_refused",
+    /// A source address that nobody can have: multicast, broadcast, loopback.
+    BogusSource => "bogus_source",
+    /// A router's or DHCP server's message from a tenant's port.
+    RogueService => "rogue_service",
+    /// A neighbour request for an address that no port of the subnet has.
+    UnknownNeighbour => "unknown_neighbour",
+    /// A neighbour message that needed no forwarding: an announcement, a probe for the sender's own address.
+    NeighbourConsumed => "neighbour_consumed",
+    /// No port of the subnet has the destination MAC address; unknown unicast is never flooded.
+    UnknownUnicast => "unknown_unicast",
+    /// Broadcast or multicast that the switch has no answer for; it is not replicated.
+    Multicast => "multicast",
+    /// The destination is the port it came from.
+    Hairpin => "hairpin",
+    /// The port is being set up, shut down by its owner, or has no policy yet.
+    PortDown => "port_down",
+    /// The receiver has no buffers: it is slower than its senders.
+    ReceiverFull => "receiver_full",
+    /// The packet fits no buffer of the receiver, or is longer than its MTU.
+    TooLarge => "too_large",
+    /// The receiver's ring is stopped or broken.
+    ReceiverStopped => "receiver_stopped",
+    /// The receiver is another worker's and the way there is full.
+    HandoverFull => "handover_full",
+    /// The switch has no memory left for packets that must wait.
+    PoolExhausted => "pool_exhausted",
+    parse {
+        Runt, Llc, VlanTruncated, VlanDepth, HeaderTooLong, ArpTruncated, ArpFormat, Ipv4Truncated, Ipv4Version,
+        Ipv4HeaderLength, Ipv4TotalLength, Ipv6Truncated, Ipv6Version, Ipv6PayloadLength, Ipv6Jumbogram,
+        Ipv6ExtensionOrder, Ipv6ExtensionCount, Ipv6ExtensionLength, Ipv6Routing, FragmentLength, FragmentOverrun,
+        FragmentTiny, FragmentOverlap, L4Truncated, TcpHeaderLength, UdpLength,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discriminants_index_the_list_and_names_are_unique() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        for (at, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+            assert!(reason.explanation().trim().ends_with('.'));
+        }
+        assert!(packet::ParseError::ALL.iter().all(|error| names.contains(&error.name())));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::COUNT);
+    }
+}
