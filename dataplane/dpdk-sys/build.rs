@@ -1,7 +1,8 @@
 //! Finds DPDK with pkg-config, compiles the shim and generates the bindings.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::error::Error;
+use std::path::PathBuf;
 
 /// Functions that are bound. Each is used by the `dpdk` crate; one that is not needs no binding.
 const FUNCTIONS: &[&str] = &[
@@ -26,13 +27,13 @@ const VARIABLES: &[&str] = &[
     "RTE_MAX_ETHPORTS",
 ];
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=shim/shim.c");
     println!("cargo::rerun-if-changed=shim/shim.h");
     let library = pkg_config::Config::new()
         .range_version("22.11".."22.12")
         .probe("libdpdk")
-        .unwrap_or_else(|problem| panic!("DPDK 22.11 is needed (Debian: libdpdk-dev): {problem}"));
+        .map_err(|problem| format!("DPDK 22.11 is needed (Debian: libdpdk-dev): {problem}"))?;
     // pkg-config's own flags carry these too; the crate of that name drops all but -I and -D.
     let flags = ["-include", "rte_config.h", "-march=corei7"];
 
@@ -43,10 +44,10 @@ fn main() {
     });
     shim.compile("towpath_dpdk_shim");
 
-    bindings(&library.include_paths, &flags);
+    bindings(&library.include_paths, &flags)
 }
 
-fn bindings(includes: &[PathBuf], flags: &[&str]) {
+fn bindings(includes: &[PathBuf], flags: &[&str]) -> Result<(), Box<dyn Error>> {
     let mut builder = bindgen::Builder::default()
         .header("shim/shim.h")
         .clang_args(includes.iter().map(|path| format!("-I{}", path.display())))
@@ -67,10 +68,8 @@ fn bindings(includes: &[PathBuf], flags: &[&str]) {
     for name in VARIABLES {
         builder = builder.allowlist_var(name);
     }
-    let target = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    builder
-        .generate()
-        .unwrap_or_else(|problem| panic!("bindings to DPDK (needs libclang): {problem}"))
-        .write_to_file(Path::new(&target).join("bindings.rs"))
-        .unwrap_or_else(|problem| panic!("writing bindings.rs: {problem}"));
+    let target = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    let bindings =
+        builder.generate().map_err(|problem| format!("bindings to DPDK (needs libclang): {problem}"))?;
+    Ok(bindings.write_to_file(target.join("bindings.rs"))?)
 }
