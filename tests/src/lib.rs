@@ -1,1 +1,21 @@
-//! End-to-end tests: real guests, real front ends, the real daemon.
+//! The harness of the end-to-end tests and of `make demo`: real guests, real front ends, real switches.
+//!
+//! - [`image`] makes the kernel and the initramfs of a guest, once per checkout, in `target/guest`.
+//! - [`guest`] boots QEMU with them under software emulation and talks to the agent inside, [`qmp`] to QEMU itself.
+//! - [`testpmd`] runs DPDK's test application: as a foreign switch to compare with, or as a foreign guest.
+//! - [`process`] is what they stand on: a child that cannot outlive its test.
+//!
+//! Nothing here is installed on the host but Debian packages (`scripts/setup.sh`); sockets, logs and images of a run live in one
+//! temporary folder, a [`scratch::Scratch`].
+
+pub mod agent;
+pub mod guest;
+pub mod image;
+pub mod process;
+pub mod qmp;
+pub mod scratch;
+pub mod testpmd;
+pub mod wait;
+
+/// How the harness fails: a chain of reasons for a person to read.
+pub type Result<T> = anyhow::Result<T>;
