@@ -8,6 +8,8 @@
 //!
 //! None of them needs anything but cargo and the checkout.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
+
 mod arrows;
 mod documents;
 mod licences;
