@@ -9,23 +9,17 @@ const FUNCTIONS: &[&str] = &[
     "rte_(eal_init|strerror|version|thread_register|thread_unregister)",
     "rte_pktmbuf_(pool_create|free_bulk)",
     "rte_mempool_(avail_count|free)",
-    "rte_ring_(create|free|count)",
-    "rte_net_get_ptype",
+    "rte_ring_(create|free)",
     "rte_dev_(probe|remove)",
     "rte_eth_(from_rings|link_get_nowait|macaddr_get|promiscuous_enable|stats_get|stats_reset)",
     "rte_eth_(rx|tx)_queue_setup",
-    "rte_eth_dev_(configure|start|stop|close|info_get|get_port_by_name|socket_id|set_mtu)",
+    "rte_eth_dev_(configure|start|stop|close|info_get|get_port_by_name|socket_id|adjust_nb_rx_tx_desc)",
     "towpath_.*",
 ];
 
 /// Constants. Those of DPDK that are macros with a cast or a shift come as constants of the shim.
-const VARIABLES: &[&str] = &[
-    "TOWPATH_.*",
-    "RTE_ETH_LINK_(UP|DOWN)",
-    "RTE_PTYPE_(ALL|L3|L4)_.*",
-    "RTE_PKTMBUF_HEADROOM",
-    "RTE_MAX_ETHPORTS",
-];
+const VARIABLES: &[&str] =
+    &["TOWPATH_.*", "RTE_ETH_LINK_(UP|DOWN)", "RTE_PKTMBUF_HEADROOM", "RTE_MAX_ETHPORTS"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=shim/shim.c");

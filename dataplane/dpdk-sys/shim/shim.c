@@ -2,8 +2,6 @@
 
 #include "shim.h"
 
-#include <rte_ip.h>
-
 uint16_t towpath_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
 {
 	return rte_eth_rx_burst(port, queue, mbufs, count);
@@ -24,9 +22,9 @@ int towpath_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs
 	return rte_pktmbuf_alloc_bulk(pool, mbufs, count);
 }
 
-int towpath_raw_cksum_mbuf(const struct rte_mbuf *mbuf, uint32_t offset, uint32_t len, uint16_t *sum)
+unsigned int towpath_ring_dequeue_burst(struct rte_ring *ring, void **objects, unsigned int count)
 {
-	return rte_raw_cksum_mbuf(mbuf, offset, len, sum);
+	return rte_ring_dequeue_burst(ring, objects, count, NULL);
 }
 
 int towpath_errno(void)

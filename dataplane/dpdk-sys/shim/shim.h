@@ -10,7 +10,6 @@
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
-#include <rte_net.h>
 #include <rte_ring.h>
 #include <rte_version.h>
 
@@ -31,13 +30,16 @@ uint16_t towpath_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **m
 /* rte_pktmbuf_alloc_bulk(): all or none; 0 or a negative errno. The mbufs are reset. */
 int towpath_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
 
-/* rte_raw_cksum_mbuf(): the ones' complement sum of `len` bytes from `offset` of a chain; 0 or -1 when there are fewer. */
-int towpath_raw_cksum_mbuf(const struct rte_mbuf *mbuf, uint32_t offset, uint32_t len, uint16_t *sum);
+/* rte_ring_dequeue_burst(): how many objects there were. */
+unsigned int towpath_ring_dequeue_burst(struct rte_ring *ring, void **objects, unsigned int count);
 
 /* rte_errno, a macro over a thread local variable. */
 int towpath_errno(void);
 
 /* Constants that DPDK has as macros with casts and shifts, which the generator of the bindings does not follow. */
+static const unsigned int TOWPATH_RING_SP_SC = RING_F_SP_ENQ | RING_F_SC_DEQ;
+static const int TOWPATH_SOCKET_ANY = SOCKET_ID_ANY;
+
 static const uint64_t TOWPATH_MBUF_F_RX_L4_CKSUM_MASK = RTE_MBUF_F_RX_L4_CKSUM_MASK;
 static const uint64_t TOWPATH_MBUF_F_RX_L4_CKSUM_GOOD = RTE_MBUF_F_RX_L4_CKSUM_GOOD;
 static const uint64_t TOWPATH_MBUF_F_RX_L4_CKSUM_NONE = RTE_MBUF_F_RX_L4_CKSUM_NONE;
@@ -48,6 +50,7 @@ static const uint64_t TOWPATH_MBUF_F_TX_UDP_CKSUM = RTE_MBUF_F_TX_UDP_CKSUM;
 static const uint64_t TOWPATH_MBUF_F_TX_IP_CKSUM = RTE_MBUF_F_TX_IP_CKSUM;
 static const uint64_t TOWPATH_MBUF_F_TX_IPV4 = RTE_MBUF_F_TX_IPV4;
 static const uint64_t TOWPATH_MBUF_F_TX_IPV6 = RTE_MBUF_F_TX_IPV6;
+static const uint64_t TOWPATH_ETH_RSS_IP_TCP_UDP = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
 static const uint64_t TOWPATH_ETH_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t TOWPATH_ETH_RX_OFFLOAD_TCP_CKSUM = RTE_ETH_RX_OFFLOAD_TCP_CKSUM;
 static const uint64_t TOWPATH_ETH_RX_OFFLOAD_UDP_CKSUM = RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
