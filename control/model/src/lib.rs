@@ -1,1 +1,48 @@
 //! Resources: parsing, defaults, validation of the whole set, owners, pure diff.
+//!
+//! This crate is pure but for [`load`], which reads files. It knows nothing of workers, sockets or guests:
+//!
+//! - [`yaml`] turns text into trees whose every node knows its line, within a budget; [`fields`] reads typed values
+//!   out of a tree and reports every problem it meets instead of the first;
+//! - [`name`], [`mac`], [`quantity`] and [`net`] are the values of the fields;
+//! - [`kind`] lists the kinds; [`host`], [`vpc`], [`subnet`], [`port`] are those of this version; [`resource`] holds one;
+//! - [`set`] is a validated set of resources, [`validate`] the rules that concern more than one of them, [`owner`] who
+//!   may change what; [`diff`](mod@diff) turns two sets into the list of changes between them;
+//! - [`load`] reads manifests into a set.
+//!
+//! A [`ResourceSet`] exists only validated, so whoever holds one need not check references, addresses or overlaps again.
+
+pub mod diff;
+pub mod fields;
+pub mod host;
+pub mod kind;
+pub mod load;
+pub mod mac;
+pub mod name;
+pub mod net;
+pub mod owner;
+pub mod port;
+pub mod problem;
+pub mod quantity;
+pub mod resource;
+pub mod set;
+pub mod subnet;
+pub mod suggest;
+pub mod validate;
+pub mod vpc;
+pub mod yaml;
+
+pub use diff::{Change, diff};
+pub use host::HostSpec;
+pub use kind::Kind;
+pub use load::Manifests;
+pub use load::{load_path, load_paths, load_text};
+pub use mac::MacAddr;
+pub use name::{Key, Name, ObjectName};
+pub use owner::Owner;
+pub use port::{AllowedAddress, Attachment, PortSpec, Role, VhostUserAttachment};
+pub use problem::Problem;
+pub use resource::{Metadata, Resource, Spec, Uid};
+pub use set::{Absent, Environment, ResourceSet, Typed};
+pub use subnet::SubnetSpec;
+pub use vpc::{Vni, VpcSpec};

@@ -1,0 +1,92 @@
+//! The kinds of resources: those of this version and those announced for later ones.
+
+use crate::fields::Refusal;
+use crate::suggest::nearest;
+use std::fmt;
+
+/// The kinds of this version, in dependency order: a kind refers only to kinds before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A machine that runs towpathd. Global.
+    Host,
+    /// A virtual private cloud: an address space of its own.
+    Vpc,
+    /// A part of a VPC's addresses that shares a link.
+    Subnet,
+    /// One virtual NIC.
+    Port,
+}
+
+/// Kinds that later versions bring. Naming one is not a typo, and is told apart from one.
+const LATER: &[&str] = &[
+    "Endpoint",
+    "SecurityGroup",
+    "ExternalNetwork",
+    "RouteTable",
+    "Peering",
+    "NatGateway",
+    "FloatingIp",
+    "LoadBalancer",
+    "QosPolicy",
+    "Mirror",
+];
+
+impl Kind {
+    /// All kinds, in dependency order.
+    pub const ALL: [Self; 4] = [Self::Host, Self::Vpc, Self::Subnet, Self::Port];
+
+    /// The name, as manifests write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "Host",
+            Self::Vpc => "Vpc",
+            Self::Subnet => "Subnet",
+            Self::Port => "Port",
+        }
+    }
+
+    /// Whether resources of this kind belong to no project.
+    pub const fn is_global(self) -> bool {
+        matches!(self, Self::Host)
+    }
+
+    /// Reads the kind of a manifest.
+    ///
+    /// # Errors
+    /// "not supported by this version" for a kind of a later one, "unknown kind" with the nearest known otherwise.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        if let Some(kind) = Self::ALL.into_iter().find(|kind| kind.as_str() == text) {
+            return Ok(kind);
+        }
+        let known = Self::ALL.map(Self::as_str).join(", ");
+        if let Some(kind) = LATER.iter().find(|kind| **kind == text) {
+            let message = format!("kind {kind} is not supported by this version");
+            return Err(Refusal::new(message, format!("remove this document; this version has {known}")));
+        }
+        let candidates = Self::ALL.map(Self::as_str).into_iter().chain(LATER.iter().copied());
+        let near = nearest(text, candidates).unwrap_or("Port");
+        Err(Refusal::new("unknown kind", format!("nearest known kind: {near}; this version has {known}")))
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_later_and_unknown_kinds_are_told_apart() {
+        assert_eq!(Kind::parse("Subnet"), Ok(Kind::Subnet));
+        let later = Kind::parse("LoadBalancer").unwrap_err();
+        assert!(later.message.contains("LoadBalancer is not supported by this version"));
+        let typo = Kind::parse("Subnt").unwrap_err();
+        assert_eq!(typo.message, "unknown kind");
+        assert!(typo.remedy.contains("nearest known kind: Subnet;"));
+        assert!(Kind::parse("loadbalancer").unwrap_err().remedy.contains("LoadBalancer"));
+    }
+}

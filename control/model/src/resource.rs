@@ -1,0 +1,460 @@
+//! One resource: metadata and spec.
+
+use crate::fields::{Fields, Parsed, Reader, Refusal};
+use crate::host::HostSpec;
+use crate::kind::Kind;
+use crate::mac::MacAddr;
+use crate::name::{Key, Name, ObjectName};
+use crate::owner::Owner;
+use crate::port::{PortDraft, PortSpec};
+use crate::subnet::SubnetSpec;
+use crate::vpc::{VpcDraft, VpcSpec};
+use crate::yaml::{Node, Value as Tree};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fmt;
+use uuid::Uuid;
+
+/// The version of manifests this version reads. A document that names none is of this version.
+pub const API_VERSION: &str = "towpath.dev/v1";
+
+/// Longest label key or value, in bytes.
+const LABEL_TEXT_MAX: usize = 253;
+
+/// Identifies a resource for as long as it exists; written as 32 hexadecimal digits.
+///
+/// Without a store it is the version 5 UUID (RFC 9562, 5.5) of kind, project and name, so that it is the same at every
+/// start. The first 12 digits name default sockets and interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(Uuid);
+
+/// Namespace of our name-based UUIDs: the version 5 UUID of the DNS name towpath.dev.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6ba7b810_9dad_11d1_80b4_00c04fd430c8);
+
+impl Uid {
+    /// The uid of a resource that nobody gave one.
+    pub fn derived(key: &Key) -> Self {
+        let namespace = Uuid::new_v5(&NAMESPACE, b"towpath.dev");
+        let project = key.project.as_ref().map_or("", Name::as_str);
+        let text = format!("{}/{project}/{}", key.kind, key.name);
+        Self(Uuid::new_v5(&namespace, text.as_bytes()))
+    }
+
+    /// Reads 32 hexadecimal digits, with or without the hyphens of a UUID.
+    ///
+    /// # Errors
+    /// Anything else, and the nil UUID.
+    pub fn parse(text: &str) -> Parsed<Self> {
+        let shape = matches!(text.len(), 32 | 36) && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        match Uuid::try_parse(text) {
+            Ok(uuid) if shape && !uuid.is_nil() => Ok(Self(uuid)),
+            _ => Err(Refusal::new(
+                "not a uid",
+                "write 32 hexadecimal digits, or remove it: it is made from the name",
+            )),
+        }
+    }
+
+    /// Its first 12 digits.
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(12);
+        text
+    }
+
+    /// Its 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.simple().fmt(formatter)
+    }
+}
+
+/// What every resource has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// Kind, project and name.
+    pub key: Key,
+    /// Identity.
+    pub uid: Uid,
+    /// Words of the user's own.
+    pub labels: BTreeMap<String, String>,
+    /// Projects that may refer to it as `project/name`; `*` is all.
+    pub shared_with: Vec<String>,
+    /// Who may change it.
+    pub owner: Owner,
+}
+
+impl Metadata {
+    /// The name without kind and project.
+    pub fn name(&self) -> &Name {
+        &self.key.name
+    }
+
+    /// Project and name, for kinds with projects.
+    pub fn object(&self) -> ObjectName {
+        let project = self.key.project.clone().unwrap_or_else(Name::default_project);
+        ObjectName { project, name: self.key.name.clone() }
+    }
+
+    /// Whether resources of `project` may refer to it.
+    pub fn is_visible_to(&self, project: &Name) -> bool {
+        let shared = |with: &String| with == "*" || with == project.as_str();
+        self.key.project.as_ref().is_none_or(|own| own == project) || self.shared_with.iter().any(shared)
+    }
+}
+
+/// What a resource says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spec {
+    /// A machine.
+    Host(HostSpec),
+    /// An address space.
+    Vpc(VpcSpec),
+    /// A link.
+    Subnet(SubnetSpec),
+    /// A virtual NIC.
+    Port(PortSpec),
+}
+
+/// One resource, all defaults that concern it alone filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// Name, uid, labels, owner.
+    pub meta: Metadata,
+    /// What it says.
+    pub spec: Spec,
+}
+
+impl Resource {
+    /// The Host that towpathd writes for itself.
+    pub fn own_host(name: &Name, spec: HostSpec) -> Self {
+        let key = Key::host(name);
+        let uid = Uid::derived(&key);
+        let meta =
+            Metadata { key, uid, labels: BTreeMap::new(), shared_with: Vec::new(), owner: Owner::Daemon };
+        Self { meta, spec: Spec::Host(spec) }
+    }
+
+    /// As a manifest writes it, with `apiVersion`, `kind`, `metadata` and `spec`, defaults filled in.
+    pub fn to_json(&self) -> Value {
+        let key = &self.meta.key;
+        let mut metadata = Map::new();
+        if let Some(project) = &key.project {
+            metadata.insert("project".into(), json!(project.as_str()));
+        }
+        metadata.insert("name".into(), json!(key.name.as_str()));
+        metadata.insert("uid".into(), json!(self.meta.uid.to_string()));
+        if !self.meta.labels.is_empty() {
+            metadata.insert("labels".into(), json!(self.meta.labels));
+        }
+        if !self.meta.shared_with.is_empty() {
+            metadata.insert("sharedWith".into(), json!(self.meta.shared_with));
+        }
+        json!({
+            "apiVersion": API_VERSION,
+            "kind": key.kind.as_str(),
+            "metadata": metadata,
+            "spec": self.spec.to_json(&self.meta.object().project),
+        })
+    }
+}
+
+impl Spec {
+    /// As a manifest of `project` writes it.
+    pub fn to_json(&self, project: &Name) -> Value {
+        match self {
+            Self::Host(spec) => spec.to_json(),
+            Self::Vpc(spec) => spec.to_json(),
+            Self::Subnet(spec) => spec.to_json(project),
+            Self::Port(spec) => spec.to_json(project),
+        }
+    }
+}
+
+/// A resource as read from one document: what a store would assign may be missing.
+#[derive(Debug, Clone)]
+pub(crate) enum DraftSpec {
+    Host(HostSpec),
+    Vpc(VpcDraft),
+    Subnet(SubnetSpec),
+    Port(PortDraft),
+}
+
+/// One document, as far as it could be read.
+#[derive(Debug)]
+pub(crate) struct Document {
+    /// Kind, project and name, when they could be read: what refers to it does not dangle even if the rest is wrong.
+    pub(crate) key: Option<Key>,
+    /// The whole, when nothing in it is wrong.
+    pub(crate) draft: Option<(Metadata, DraftSpec)>,
+    /// Problems and places of fields.
+    pub(crate) reader: Reader,
+}
+
+/// Reads one document.
+pub(crate) fn read_document(node: &Node, file: Option<&str>, owner: Owner) -> Document {
+    let mut reader = Reader::new(file, node.position);
+    let (key, draft) = match Fields::open(node, "", &mut reader) {
+        Some(fields) => read_resource(fields, &mut reader, owner),
+        None => (None, None),
+    };
+    let draft = draft.filter(|_| reader.problems.is_empty());
+    Document { key, draft, reader }
+}
+
+fn read_resource(
+    mut fields: Fields<'_>,
+    reader: &mut Reader,
+    owner: Owner,
+) -> (Option<Key>, Option<(Metadata, DraftSpec)>) {
+    fields.parse(reader, "apiVersion", |text| match text {
+        API_VERSION => Ok(()),
+        _ => Err(Refusal::new("unknown apiVersion", format!("write apiVersion: {API_VERSION}"))),
+    });
+    let kinds = format!("write one of {}", Kind::ALL.map(Kind::as_str).join(", "));
+    let kind = fields.required(reader, "kind", &kinds, Kind::parse);
+    // Of a kind that is not known nothing more can be said: its fields are not ours to judge.
+    let Some(kind) = kind else { return (None, None) };
+    let metadata = match fields.mapping(reader, "metadata") {
+        Some(metadata) => read_metadata(metadata, reader, kind, owner),
+        None => {
+            if fields.node("metadata").is_none() {
+                fields.missing(reader, "metadata", "write metadata: {name: ...}");
+            }
+            None
+        }
+    };
+    fields.unsupported(reader, "status", "is written by towpathd", "remove it");
+    let spec = fields.written("spec");
+    // A Host may have nothing to say; every other kind has something required.
+    let empty = Node { position: fields.position, value: Tree::Null };
+    let spec = match (spec, kind) {
+        (Some(node), _) => Some(node),
+        (None, Kind::Host) => Some(&empty),
+        (None, _) => {
+            fields.missing(reader, "spec", "write spec with the fields of this kind");
+            None
+        }
+    };
+    let spec = spec.and_then(|node| Fields::open(node, "spec", reader));
+    let draft = spec.and_then(|spec| read_spec(spec, reader, kind, metadata.as_ref()));
+    fields.finish(reader);
+    let key = metadata.as_ref().map(|metadata| metadata.key.clone());
+    (key, metadata.zip(draft))
+}
+
+/// Reads the spec; without metadata a stand-in for the uid lets the problems of the fields be found all the same.
+fn read_spec(
+    fields: Fields<'_>,
+    reader: &mut Reader,
+    kind: Kind,
+    metadata: Option<&Metadata>,
+) -> Option<DraftSpec> {
+    let uid = metadata.map_or(Uid(Uuid::nil()), |metadata| metadata.uid);
+    let project = metadata.map_or_else(Name::default_project, |metadata| metadata.object().project);
+    Some(match kind {
+        Kind::Host => DraftSpec::Host(HostSpec::read(fields, reader)),
+        Kind::Vpc => DraftSpec::Vpc(VpcDraft::read(fields, reader)),
+        Kind::Subnet => {
+            let gateway_mac = MacAddr::from_uid(uid.as_bytes());
+            DraftSpec::Subnet(SubnetSpec::read(fields, reader, &project, gateway_mac)?)
+        }
+        Kind::Port => DraftSpec::Port(PortDraft::read(fields, reader, &project, &uid)?),
+    })
+}
+
+fn read_metadata(mut fields: Fields<'_>, reader: &mut Reader, kind: Kind, owner: Owner) -> Option<Metadata> {
+    let name = fields.required(reader, "name", "write a name, unique for its kind and project", Name::parse);
+    let project = match kind.is_global() {
+        true => {
+            let message = format!("a {kind} belongs to no project");
+            fields.unsupported(reader, "project", &message, "remove the field");
+            None
+        }
+        false => {
+            let written = fields.node("project").is_some();
+            match fields.parse(reader, "project", Name::parse_project) {
+                None if written => return None,
+                project => Some(project.unwrap_or_else(Name::default_project)),
+            }
+        }
+    };
+    let key = name.map(|name| Key { kind, project, name });
+    reader.resource = key.as_ref().map(ToString::to_string);
+    let labels = read_labels(&mut fields, reader);
+    let shared_with = fields.list(reader, "sharedWith", |text| match text {
+        "*" => Ok(text.to_owned()),
+        _ => Name::parse_project(text).map(|name| name.to_string()),
+    });
+    let uid = fields.parse(reader, "uid", Uid::parse);
+    fields.finish(reader);
+    let key = key?;
+    let uid = uid.unwrap_or_else(|| Uid::derived(&key));
+    Some(Metadata { key, uid, labels, shared_with: shared_with.unwrap_or_default(), owner })
+}
+
+fn read_labels(fields: &mut Fields<'_>, reader: &mut Reader) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    let Some(words) = fields.mapping(reader, "labels") else { return labels };
+    for entry in words.entries() {
+        let path = words.path(&crate::problem::quoted(&entry.key));
+        let plain = |text: &str| text.len() <= LABEL_TEXT_MAX && text.bytes().all(|b| b.is_ascii_graphic());
+        let check = |text: &str| match plain(text) {
+            true => Ok(text.to_owned()),
+            false => Err(Refusal::new(
+                "a label is printable ASCII without spaces, at most 253 characters",
+                "use letters, digits, '-', '_', '.' and '/'",
+            )),
+        };
+        if let Err(refusal) = check(&entry.key) {
+            reader.refuse(entry.position, &path, None, refusal);
+        } else if entry.value.value == Tree::Null {
+            labels.insert(entry.key.clone(), String::new());
+        } else if let Some(value) = reader.parse(&entry.value, &path, check) {
+            labels.insert(entry.key.clone(), value);
+        }
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml::{Budget, parse};
+
+    fn read(text: &str) -> Document {
+        let (documents, faults) = parse(text, &Budget::default());
+        assert_eq!(faults, []);
+        read_document(&documents[0], Some("f.yaml"), Owner::Manifests)
+    }
+
+    fn problems(text: &str) -> Vec<String> {
+        read(text).reader.problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_port_with_every_field() {
+        let document = read(
+            "apiVersion: towpath.dev/v1\nkind: Port\nmetadata: {project: p, name: vm1-eth0, labels: {app: web}, sharedWith: [q]}\n\
+             spec:\n  subnet: web\n  host: node-a\n  migratingTo: node-b\n  mac: 02:00:00:00:01:0a\n  ips: [10.0.1.10, 'fd00::10']\n  \
+             attachment: {vhostUser: {socket: /run/x.sock, role: server, owner: 'a:b', mode: 0640, maxQueuePairs: 4}}\n  \
+             unfiltered: true\n  allowedAddresses: [{ip: 10.0.1.100}, {ip: 10.0.8.0/22, mac: '02:00:00:00:00:09'}]\n  shutdown: true\n",
+        );
+        assert_eq!(document.reader.problems, []);
+        let Some((meta, DraftSpec::Port(PortDraft { spec, .. }))) = document.draft else { panic!() };
+        assert_eq!(meta.key.to_string(), "Port p/vm1-eth0");
+        let Some(crate::Attachment::VhostUser(vhost)) = &spec.attachment else { panic!() };
+        assert_eq!((vhost.mode, vhost.max_queue_pairs, vhost.socket.as_str()), (0o640, 4, "/run/x.sock"));
+        assert_eq!(spec.allowed_addresses[0].single(), "10.0.1.100".parse().ok());
+        assert_eq!(spec.allowed_addresses[1].single(), None);
+        assert!(spec.unfiltered && spec.shutdown);
+        // What is written out reads back as the same.
+        let resource = Resource { meta, spec: Spec::Port(spec) };
+        let again = read(&resource.to_json().to_string());
+        let Some((meta, DraftSpec::Port(draft))) = again.draft else { panic!("{:?}", again.reader.problems) };
+        assert_eq!(Resource { meta, spec: Spec::Port(draft.spec) }, resource);
+    }
+
+    #[test]
+    fn uid_gives_mac_and_socket_their_defaults() {
+        let text =
+            "kind: Port\nmetadata: {name: a}\nspec: {subnet: s, ips: [10.0.0.2], attachment: {vhostUser: }}";
+        let document = read(text);
+        let Some((meta, DraftSpec::Port(draft))) = document.draft else {
+            panic!("{:?}", document.reader.problems)
+        };
+        assert_eq!(meta.uid, Uid::derived(&meta.key));
+        assert_eq!(meta.uid.to_string().len(), 32);
+        let Some(crate::Attachment::VhostUser(vhost)) = draft.spec.attachment else { panic!() };
+        assert_eq!(vhost.socket, format!("/run/towpath/ports/{}.sock", &meta.uid.to_string()[..12]));
+        assert_eq!(draft.spec.mac, MacAddr::from_uid(meta.uid.as_bytes()));
+        assert_ne!(
+            Uid::derived(&meta.key),
+            Uid::derived(&Key { name: Name::parse("b").unwrap(), ..meta.key.clone() })
+        );
+    }
+
+    #[test]
+    fn everything_wrong_in_a_document_is_reported() {
+        let found = problems(
+            "apiVersion: v1\nkind: Port\nmetadata: {name: ../x, lables: {}}\nspec:\n  host: A\n  mac: 01:00:00:00:00:00\n  ips: [x, 10.0.0.2, 10.0.0.2]\n  \
+             securityGroups: [web]\n  qos: gold\n  attachment: {veth: {}, vhostuser: {}}\n  unfiltered: yes\n",
+        );
+        let expected = [
+            "f.yaml:1:13: apiVersion \"v1\"",
+            "f.yaml:3:18: metadata.name \"../x\"",
+            "f.yaml:3:24: metadata.lables: unknown field; remedy: nearest known field: labels",
+            "f.yaml:5:3: spec.subnet: is missing",
+            "spec.host \"A\"",
+            "spec.mac \"01:00:00:00:00:00\"",
+            "spec.ips[0] \"x\"",
+            "spec.ips[2] \"10.0.0.2\": is written twice",
+            "spec.attachment: 2 ways to attach",
+            "attachment veth is not supported by this version",
+            "nearest known way to attach: vhostUser",
+            "spec.securityGroups: refers to SecurityGroups, a kind that is not supported",
+            "spec.qos \"gold\": refers to a QosPolicy",
+            "spec.unfiltered \"yes\": is neither true nor false",
+        ];
+        for part in expected {
+            assert!(found.iter().any(|problem| problem.contains(part)), "{part}\n{found:#?}");
+        }
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+    }
+
+    #[test]
+    fn kinds_of_later_versions_are_told_apart_from_typos() {
+        let later = problems("kind: SecurityGroup\nmetadata: {name: web}\nspec: {vpc: blue, rules: []}\n");
+        assert_eq!(later.len(), 1);
+        assert!(later[0].starts_with(
+            "f.yaml:1:7: kind \"SecurityGroup\": kind SecurityGroup is not supported by this version"
+        ));
+        assert!(problems("kind: Prot\n")[0].contains("unknown kind; remedy: nearest known kind: Port"));
+        assert!(problems("[1, 2]")[0].contains("is a list, not a mapping"));
+    }
+
+    #[test]
+    fn subnets_have_gateways_and_no_dhcp_yet() {
+        let subnet =
+            |rest: &str| read(&format!("kind: Subnet\nmetadata: {{name: s}}\nspec: {{vpc: v, {rest}}}\n"));
+        let document = subnet(
+            "cidrs: [10.0.1.0/24, 'fd00::/64'], gateways: ['fd00::fe'], dhcp: {enabled: false, leaseTime: 1h}",
+        );
+        let Some((_, DraftSpec::Subnet(spec))) = document.draft else {
+            panic!("{:?}", document.reader.problems)
+        };
+        assert_eq!(
+            spec.gateways.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.0.1.1", "fd00::fe"]
+        );
+        let refused = |rest: &str, part: &str| {
+            let found: Vec<_> = subnet(rest).reader.problems.iter().map(ToString::to_string).collect();
+            assert!(found.len() == 1 && found[0].contains(part), "{rest}: {found:#?}");
+        };
+        refused("cidrs: []", "spec.cidrs: is missing");
+        refused("cidrs: [10.0.0.0/31]", "no room for a gateway and a port");
+        refused(
+            "cidrs: [10.0.0.0/24, 10.0.0.128/25]",
+            "spec.cidrs[1] \"10.0.0.128/25\": overlaps 10.0.0.0/24",
+        );
+        refused("cidrs: [10.0.0.0/24], gateways: [10.1.0.1]", "in none of the subnet's networks");
+        refused("cidrs: [10.0.0.0/24], gateways: [10.0.0.255]", "broadcast");
+        refused("cidrs: [10.0.0.0/24], gateways: [10.0.0.1, 10.0.0.2]", "already has the gateway");
+        refused("cidrs: [10.0.0.0/24], dhcp: {enabled: true}", "DHCP is not supported by this version");
+        refused("cidrs: [10.0.0.0/24], routeTable: r", "RouteTable");
+    }
+
+    #[test]
+    fn hosts_are_global() {
+        assert!(problems("kind: Host\nmetadata: {name: node-a}\n").is_empty());
+        assert!(
+            problems("kind: Host\nmetadata: {name: a, project: p}\nspec: {}\n")[0]
+                .contains("belongs to no project")
+        );
+    }
+}

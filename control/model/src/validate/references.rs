@@ -1,0 +1,111 @@
+//! References: each names something that is there and may be used.
+
+use super::{Candidate, Candidates, project_of};
+use crate::kind::Kind;
+use crate::name::{Key, Name, ObjectName};
+use crate::problem::Problem;
+use crate::resource::DraftSpec;
+use crate::set::Environment;
+use crate::suggest::nearest;
+
+/// For how many dangling references the nearest name is looked for: the search compares with every name of the kind.
+const SUGGESTIONS_MAX: usize = 100;
+
+/// Checks all references.
+pub(super) fn check(candidates: &Candidates, environment: &Environment, problems: &mut Vec<Problem>) {
+    let mut check = Check { candidates, environment, problems };
+    for candidate in &candidates.list {
+        match &candidate.spec {
+            DraftSpec::Host(_) => {}
+            DraftSpec::Vpc(draft) => {
+                for (index, host) in draft.directory.iter().enumerate() {
+                    check.host(candidate, &format!("spec.directory[{index}]"), host);
+                }
+            }
+            DraftSpec::Subnet(spec) => check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc),
+            DraftSpec::Port(draft) => {
+                check.object(candidate, "spec.subnet", Kind::Subnet, &draft.spec.subnet);
+                if let Some(host) = &draft.spec.host {
+                    check.host(candidate, "spec.host", host);
+                }
+                if let Some(host) = &draft.spec.migrating_to {
+                    check.host(candidate, "spec.migratingTo", host);
+                }
+            }
+        }
+    }
+}
+
+struct Check<'a> {
+    candidates: &'a Candidates,
+    environment: &'a Environment,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Check<'_> {
+    /// A reference to a resource with a project.
+    fn object(&mut self, candidate: &Candidate, field: &str, kind: Kind, target: &ObjectName) {
+        let key = Key::of(kind, target);
+        let project = project_of(candidate);
+        match self.candidates.find(&key) {
+            Some(found) if found.meta.is_visible_to(&project) => {}
+            Some(found) => {
+                let message = format!("{} is not shared with project {project}", found.describe());
+                let remedy = format!(
+                    "add metadata.sharedWith: [{project}] to it, or use a {kind} of project {project}"
+                );
+                self.problems.push(candidate.problem(field, message, remedy));
+            }
+            None if self.candidates.broken.contains(&key) => {}
+            None => {
+                let names = self.names(kind, |found| found.meta.is_visible_to(&project));
+                let near = self
+                    .near(&target.relative_to(&project), names.iter().map(|name| name.relative_to(&project)));
+                self.problems.push(candidate.problem(
+                    field,
+                    format!("there is no {key}"),
+                    missing(kind, near),
+                ));
+            }
+        }
+    }
+
+    /// A reference to a host. Away from any daemon and without Hosts in the set, nobody knows which there are.
+    fn host(&mut self, candidate: &Candidate, field: &str, host: &Name) {
+        let key = Key::host(host);
+        if self.candidates.find(&key).is_some() || self.candidates.broken.contains(&key) {
+            return;
+        }
+        let names = self.names(Kind::Host, |_| true);
+        if names.is_empty() {
+            return;
+        }
+        let near = self.near(host.as_str(), names.iter().map(|name| name.name.to_string()));
+        let remedy = match &self.environment.own_host {
+            Some((own, _)) => format!("towpathd.yaml says host: {own}; {}", missing(Kind::Host, near)),
+            None => missing(Kind::Host, near),
+        };
+        self.problems.push(candidate.problem(field, format!("there is no {key}"), remedy));
+    }
+
+    fn names(&self, kind: Kind, usable: impl Fn(&Candidate) -> bool) -> Vec<ObjectName> {
+        let of_kind =
+            self.candidates.list.iter().filter(|found| found.meta.key.kind == kind && usable(found));
+        of_kind.map(|found| found.meta.object()).collect()
+    }
+
+    fn near(&self, word: &str, names: impl Iterator<Item = String>) -> Option<String> {
+        if self.problems.len() >= SUGGESTIONS_MAX {
+            return None;
+        }
+        let names: Vec<String> = names.collect();
+        nearest(word, names.iter().map(String::as_str)).map(str::to_owned)
+    }
+}
+
+fn missing(kind: Kind, near: Option<String>) -> String {
+    match near {
+        Some(near) => format!("add a {kind} of that name, or use the nearest there is: {near}"),
+        None => format!("add a {kind} of that name"),
+    }
+}

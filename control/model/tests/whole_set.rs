@@ -1,0 +1,452 @@
+//! The rules on the whole set, from the outside: files in, a set or all problems out.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use towpath_model::{
+    Absent, Attachment, Environment, HostSpec, Key, Kind, Manifests, Name, ObjectName, Owner, Problem,
+    ResourceSet, load_path, load_paths, load_text,
+};
+
+const BASE: &str = "\
+apiVersion: towpath.dev/v1
+kind: Host
+metadata: {name: node-a}
+---
+kind: Host
+metadata: {name: node-b}
+spec: {vteps: ['2001:db8::2', 192.0.2.2]}
+---
+kind: Vpc
+metadata: {name: blue}
+spec: {vni: 100, cidrs: [10.0.0.0/16, 'fd00:10::/48']}
+---
+kind: Subnet
+metadata: {name: web}
+spec: {vpc: blue, cidrs: [10.0.1.0/24, 'fd00:10:0:1::/64']}
+---
+kind: Port
+metadata: {name: vm1-eth0}
+spec: {subnet: web, host: node-a, mac: '02:00:00:00:01:0a', ips: [10.0.1.10, 'fd00:10:0:1::10'], attachment: {vhostUser: {socket: /run/a.sock}}}
+";
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn object(text: &str) -> ObjectName {
+    ObjectName::parse(text, &Name::default_project()).unwrap()
+}
+
+fn texts(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// The problems of BASE with more documents.
+fn problems_of(more: &str) -> Vec<String> {
+    let text = format!("{BASE}---\n{more}");
+    texts(&load_text(&text, "all.yaml", &Environment::default()).unwrap_err())
+}
+
+/// Exactly one problem, with these parts.
+fn refused(more: &str, parts: &[&str]) {
+    let found = problems_of(more);
+    assert_eq!(found.len(), 1, "{more}\n{found:#?}");
+    for part in parts {
+        assert!(found[0].contains(part), "{part}\n{found:#?}");
+    }
+}
+
+fn port(name: &str, rest: &str) -> String {
+    format!("kind: Port\nmetadata: {{name: {name}}}\nspec: {{subnet: web, {rest}}}\n")
+}
+
+#[test]
+fn a_valid_set_is_indexed_by_kind_and_name() {
+    let set = load_text(BASE, "base.yaml", &Environment::default()).unwrap();
+    assert_eq!(
+        (set.len(), set.hosts().count(), set.vpcs().count(), set.subnets().count(), set.ports().count()),
+        (5, 2, 1, 1, 1)
+    );
+    let port = set.port(&object("vm1-eth0")).unwrap();
+    assert_eq!(port.meta.owner, Owner::Manifests);
+    let subnet = set.subnet(&port.spec.subnet).unwrap();
+    let vpc = set.vpc(&subnet.spec.vpc).unwrap();
+    assert_eq!((vpc.spec.vni.get(), set.mtu(&subnet.spec.vpc)), (100, Some(1500)));
+    assert_eq!(subnet.spec.gateways[0].to_string(), "10.0.1.1");
+    assert_eq!(subnet.spec.gateways[1].to_string(), "fd00:10:0:1::1");
+    assert_eq!(set.ports_on(&name("node-a")).count(), 1);
+    assert_eq!(set.ports_on(&name("node-b")).count(), 0);
+    let kinds: Vec<Kind> = set.iter().map(|resource| resource.meta.key.kind).collect();
+    assert!(kinds.is_sorted());
+    let Some(Attachment::VhostUser(vhost)) = &port.spec.attachment else { panic!() };
+    assert_eq!(vhost.max_queue_pairs, 128);
+}
+
+#[test]
+fn references_that_dangle_name_the_nearest() {
+    refused(
+        "kind: Port\nmetadata: {name: p}\nspec: {subnet: wbe, ips: [10.0.1.11]}\n",
+        &[
+            "all.yaml:23:16:",
+            "Port default/p: spec.subnet \"wbe\": there is no Subnet default/wbe",
+            "nearest there is: web",
+        ],
+    );
+    refused(
+        &port("p", "host: node-x, ips: [10.0.1.11]"),
+        &["spec.host \"node-x\": there is no Host node-x", "nearest there is: node-"],
+    );
+    refused(
+        &port("p", "host: node-a, migratingTo: node-c, ips: [10.0.1.11]"),
+        &["spec.migratingTo \"node-c\""],
+    );
+    refused(
+        "kind: Subnet\nmetadata: {name: s}\nspec: {vpc: red, cidrs: [10.9.0.0/24]}\n",
+        &["there is no Vpc default/red", "blue"],
+    );
+    refused(
+        "kind: Vpc\nmetadata: {name: v}\nspec: {vni: 7, cidrs: [10.9.0.0/24], directory: [node-z]}\n",
+        &["spec.directory[0] \"node-z\""],
+    );
+}
+
+#[test]
+fn other_projects_are_reached_only_when_shared() {
+    let foreign =
+        "kind: Port\nmetadata: {project: green, name: p}\nspec: {subnet: default/web, ips: [10.0.1.11]}\n";
+    refused(
+        foreign,
+        &["Subnet default/web", "is not shared with project green", "metadata.sharedWith: [green]"],
+    );
+    refused(
+        "kind: Port\nmetadata: {project: green, name: p}\nspec: {subnet: web, ips: [10.0.1.11]}\n",
+        &["there is no Subnet green/web"],
+    );
+    let shared = BASE.replace("metadata: {name: web}", "metadata: {name: web, sharedWith: [green]}");
+    let set = load_text(&format!("{shared}---\n{foreign}"), "f", &Environment::default()).unwrap();
+    let port = set.port(&ObjectName { project: name("green"), name: name("p") }).unwrap();
+    assert_eq!(port.spec.subnet, object("web"));
+}
+
+#[test]
+fn names_are_unique_per_project_and_kind() {
+    refused(
+        "kind: Vpc\nmetadata: {name: blue}\nspec: {vni: 9, cidrs: [10.0.0.0/16]}\n",
+        &["metadata.name \"blue\": is written twice", "the first is Vpc default/blue (all.yaml:9)"],
+    );
+    let again = "kind: Vpc\nmetadata: {project: other, name: blue}\nspec: {vni: 9, cidrs: [10.0.0.0/16]}\n---\nkind: Subnet\nmetadata: {name: blue}\nspec: {vpc: blue, cidrs: [10.0.2.0/24]}\n";
+    assert!(load_text(&format!("{BASE}---\n{again}"), "f", &Environment::default()).is_ok());
+}
+
+#[test]
+fn numbers_are_unique_and_assigned_by_nobody() {
+    refused(
+        "kind: Vpc\nmetadata: {name: v}\nspec: {vni: 100, cidrs: [10.0.0.0/16]}\n",
+        &["spec.vni \"100\": is the VNI of Vpc default/blue", "write vni: 1, which is free"],
+    );
+    refused(
+        "kind: Vpc\nmetadata: {name: v}\nspec: {cidrs: [10.0.0.0/16]}\n",
+        &["spec.vni: is missing, and without a store", "vni: 1"],
+    );
+    for bad in ["0", "16777216", "-1", "x", "\"5\""] {
+        refused(
+            &format!("kind: Vpc\nmetadata: {{name: v}}\nspec: {{vni: {bad}, cidrs: [10.0.0.0/16]}}\n"),
+            &["spec.vni"],
+        );
+    }
+    let uid = load_text(BASE, "f", &Environment::default()).unwrap().vpcs().next().unwrap().meta.uid;
+    refused(
+        &format!("kind: Host\nmetadata: {{name: h, uid: {uid}}}\n"),
+        &["metadata.uid", "has the uid of Vpc default/blue"],
+    );
+}
+
+#[test]
+fn subnets_lie_in_their_vpc_and_apart() {
+    let subnet =
+        |cidrs: &str| format!("kind: Subnet\nmetadata: {{name: s}}\nspec: {{vpc: blue, cidrs: [{cidrs}]}}\n");
+    refused(
+        &subnet("10.1.0.0/24"),
+        &[
+            "spec.cidrs[0] \"10.1.0.0/24\": is outside of the networks of Vpc default/blue (10.0.0.0/16, fd00:10::/48)",
+        ],
+    );
+    refused(
+        &subnet("10.0.2.0/24, 10.0.1.128/25"),
+        &["spec.cidrs[1]", "overlaps 10.0.1.0/24 of Subnet default/web"],
+    );
+    refused(&subnet("10.0.0.0/20"), &["spec.cidrs[0]", "overlaps 10.0.1.0/24 of Subnet default/web"]);
+    refused(&subnet("'fd00:10::/56'"), &["overlaps fd00:10:0:1::/64"]);
+    assert!(
+        load_text(
+            &format!("{BASE}---\n{}", subnet("10.0.0.0/24, 10.0.2.0/23")),
+            "f",
+            &Environment::default()
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn addresses_of_ports() {
+    refused(
+        &port("p", "ips: [10.0.2.1]"),
+        &["spec.ips[0] \"10.0.2.1\": is outside of Subnet default/web (10.0.1.0/24, fd00:10:0:1::/64)"],
+    );
+    refused(
+        &port("p", "ips: [10.0.1.11, 10.0.1.10]"),
+        &["spec.ips[1] \"10.0.1.10\": is the address of Port default/vm1-eth0 (all.yaml:17)"],
+    );
+    refused(&port("p", "ips: ['fd00:0010:0:1:0::10']"), &["is the address of Port default/vm1-eth0"]);
+    refused(&port("p", "ips: [10.0.1.1]"), &["is the subnet's gateway"]);
+    refused(&port("p", "ips: [10.0.1.0]"), &["network's own address"]);
+    refused(&port("p", "ips: [10.0.1.255]"), &["broadcast"]);
+    refused(
+        &port("p", "host: node-a"),
+        &[
+            "spec.ips: is missing, and without a store",
+            "write ips: [10.0.1.2, \"fd00:10:0:1::2\"], which is free",
+        ],
+    );
+    refused(&port("p", "ips: []"), &["spec.ips: is missing"]);
+    refused(
+        &port("p", "ips: [10.0.1.11], mac: '02:00:00:00:01:0A'"),
+        &["spec.mac", "02:00:00:00:01:0a is the MAC address of Port default/vm1-eth0"],
+    );
+    let gateway =
+        load_text(BASE, "f", &Environment::default()).unwrap().subnets().next().unwrap().spec.gateway_mac;
+    refused(
+        &port("p", &format!("ips: [10.0.1.11], mac: '{gateway}'")),
+        &["MAC address of the subnet's gateway"],
+    );
+}
+
+#[test]
+fn missing_addresses_are_each_told_another() {
+    let found = problems_of(&format!("{}---\n{}", port("p", ""), port("q", "")));
+    assert!(
+        found.len() == 2 && found[0].contains("10.0.1.2,") && found[1].contains("10.0.1.3,"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn virtual_addresses_belong_to_nobody_else() {
+    let allowed = |what: &str| port("p", &format!("ips: [10.0.1.11], allowedAddresses: [{what}]"));
+    refused(
+        &allowed("{ip: 10.0.1.1}"),
+        &["spec.allowedAddresses[0].ip \"10.0.1.1\": is the subnet's gateway"],
+    );
+    refused(
+        &allowed("{ip: 0.0.0.0/0}, {ip: 10.0.1.10}"),
+        &["spec.allowedAddresses[1].ip", "own address of Port default/vm1-eth0"],
+    );
+    refused(&allowed("{ip: 10.0.8.1/22}"), &["write 10.0.8.0/22"]);
+    refused(
+        &allowed("{ip: 10.0.8.0/22, mac: 'ff:ff:ff:ff:ff:ff'}"),
+        &["allowedAddresses[0].mac", "group address"],
+    );
+    let shared = format!(
+        "{BASE}---\n{}---\n{}---\n{}",
+        allowed("{ip: 10.0.1.100}, {ip: 10.0.1.0/24}"),
+        port("q", "ips: [10.0.1.12], allowedAddresses: [{ip: 10.0.1.100}]"),
+        port("reserves-it", "ips: [10.0.1.100]")
+    );
+    assert!(load_text(&shared, "f", &Environment::default()).is_ok());
+}
+
+#[test]
+fn sockets_belong_to_one_port_of_a_host() {
+    let with = |host: &str| {
+        port("p", &format!("ips: [10.0.1.11], {host} attachment: {{vhostUser: {{socket: /run/a.sock}}}}"))
+    };
+    refused(
+        &with("host: node-a,"),
+        &["spec.attachment.vhostUser.socket \"/run/a.sock\": is the socket of Port default/vm1-eth0"],
+    );
+    refused(&with("host: node-b, migratingTo: node-a,"), &["is the socket of"]);
+    assert!(
+        load_text(&format!("{BASE}---\n{}", with("host: node-b,")), "f", &Environment::default()).is_ok()
+    );
+}
+
+#[test]
+fn mtu_is_limited_by_uplinks_with_the_arithmetic() {
+    let uplinks = |a, b| {
+        let uplink_mtus = BTreeMap::from([(name("node-a"), a), (name("node-b"), b)]);
+        Environment { uplink_mtus, ..Environment::default() }
+    };
+    let mtu = |text: &str, environment: &Environment| {
+        load_text(text, "f", environment).map(|set| set.mtu(&object("blue")).unwrap())
+    };
+    assert_eq!(mtu(BASE, &uplinks(1500, 1300)), Ok(1450), "only node-a is in the VPC");
+    let both = BASE.replace("host: node-a", "host: node-a, migratingTo: node-b");
+    assert_eq!(mtu(&both, &uplinks(1500, 1510)), Ok(1440), "the VTEP that node-b prefers is IPv6");
+    let great = both.replace("vni: 100", "vni: 100, mtu: 1450");
+    let found = texts(&mtu(&great, &uplinks(1500, 1510)).unwrap_err());
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].contains(
+            "spec.mtu \"1450\": 1450 does not fit; uplink of node-b: 1510 - 70 (VXLAN over IPv6) = 1440"
+        ),
+        "{found:?}"
+    );
+    let small = texts(&mtu(&both, &uplinks(1500, 1300)).unwrap_err());
+    assert!(small[0].contains("1300 - 70 (VXLAN over IPv6) = 1230, less than the 1280"), "{small:?}");
+    assert_eq!(mtu(&BASE.replace("vni: 100", "vni: 100, mtu: 9000"), &Environment::default()), Ok(9000));
+    refused(
+        "kind: Vpc\nmetadata: {name: v}\nspec: {vni: 3, mtu: 1279, cidrs: ['fd00::/48']}\n",
+        &["spec.mtu \"1279\": out of range; remedy: write a whole number from 1280 to 65535"],
+    );
+}
+
+#[test]
+fn the_daemon_writes_its_own_host() {
+    let own = Environment { own_host: Some((name("node-a"), HostSpec::default())), ..Environment::default() };
+    let set = load_text(BASE, "f", &own).unwrap();
+    assert_eq!(set.host(&name("node-a")).unwrap().meta.owner, Owner::Daemon);
+    let differs =
+        BASE.replace("metadata: {name: node-a}", "metadata: {name: node-a}\nspec: {vteps: [192.0.2.1]}");
+    let found = texts(&load_text(&differs, "f", &own).unwrap_err());
+    assert!(
+        found.len() == 1
+            && found[0]
+                .contains("f:4:15: Host node-a: spec.vteps: belongs to owner towpathd, where it differs"),
+        "{found:?}"
+    );
+    let alone =
+        Environment { own_host: Some((name("node-x"), HostSpec::default())), ..Environment::default() };
+    let text = BASE
+        .split("---\n")
+        .filter(|document| !document.contains("kind: Host"))
+        .collect::<Vec<_>>()
+        .join("---\n");
+    let found = texts(&load_text(&text, "f", &alone).unwrap_err());
+    assert!(found.len() == 1 && found[0].contains("towpathd.yaml says host: node-x"), "{found:?}");
+    assert!(
+        load_text(&text, "f", &Environment::default()).is_ok(),
+        "away from a daemon nobody knows the hosts"
+    );
+}
+
+#[test]
+fn all_problems_of_all_files_at_once_and_nothing_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
+    write("10-base.yaml", BASE);
+    write(
+        "20-broken.yaml",
+        "kind: Vpc\nmetadata: {name: v\n---\nkind: Subnet\nmetadata: {name: s}\nspec: {vpc: v, cidrs: [10.0.0.1/24]}\n",
+    );
+    write(
+        "30-port.json",
+        "{\"kind\": \"Port\", \"metadata\": {\"name\": \"p\"}, \"spec\": {\"subnet\": \"s\", \"ips\": [\"10.0.0.300\"]}}",
+    );
+    write("40-kinds.yml", "kind: Prot\nmetadata: {name: p}\n---\nkind: Mirror\nmetadata: {name: m}\n");
+    write("50-binary.yaml", "kind: Vpc\n");
+    std::fs::write(folder.path().join("50-binary.yaml"), b"kind: Vpc\n\xff\xfe\n").unwrap();
+    write("README.md", "not: [yaml");
+    write(".hidden.yaml", "not: [yaml");
+    std::fs::create_dir(folder.path().join("sub")).unwrap();
+    write(
+        "sub/x.yaml",
+        "kind: Port\nmetadata: {name: x}\nspec: {subnet: web, ips: [10.0.1.11], colour: red}\n",
+    );
+    let problems = load_path(folder.path(), &Environment::default()).unwrap_err();
+    let found = texts(&problems);
+    let expected = [
+        ("20-broken.yaml:2:11", "not valid YAML"),
+        ("20-broken.yaml:6:24", "spec.cidrs[0] \"10.0.0.1/24\""),
+        ("30-port.json:1:77", "spec.ips[0] \"10.0.0.300\": not an IP address"),
+        ("40-kinds.yml:1:7", "unknown kind"),
+        ("40-kinds.yml:4:7", "kind Mirror is not supported by this version"),
+        ("50-binary.yaml", "line 2 is not UTF-8"),
+        ("sub/x.yaml:3:39", "spec.colour: unknown field"),
+    ];
+    for (place, part) in expected {
+        assert!(
+            found.iter().any(|text| text.contains(place) && text.contains(part)),
+            "{place} {part}\n{found:#?}"
+        );
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert!(problems.iter().all(|problem| !problem.remedy.is_empty()));
+    assert!(!found.iter().any(|text| text.contains("README") || text.contains("hidden")));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_problems() {
+    let found = texts(
+        &load_paths(&[Path::new("/nonexistent/x.yaml"), Path::new("/dev/null")], &Environment::default())
+            .unwrap_err(),
+    );
+    assert!(
+        found.len() == 2 && found[0].contains("/dev/null") && found[1].contains("cannot be read"),
+        "{found:?}"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    assert!(load_path(empty.path(), &Environment::default()).unwrap().is_empty());
+}
+
+#[test]
+fn only_the_owner_changes_a_resource() {
+    let environment = Environment::default();
+    let set = load_text(BASE, "base.yaml", &environment).unwrap();
+    let api =
+        |text: &str, absent| set.apply(Manifests::read_text(text, None, Owner::Api), absent, &environment);
+    let change =
+        "kind: Vpc\nmetadata: {name: blue}\nspec: {vni: 101, cidrs: [10.0.0.0/16, 'fd00:10::/48']}\n";
+    let found = texts(&api(change, Absent::Keep).unwrap_err());
+    assert!(
+        found[0].contains(
+            "Vpc default/blue: spec.vni \"101\": belongs to owner manifests, where it differs in spec.vni"
+        ),
+        "{found:?}"
+    );
+    let same = change.replace("101", "100");
+    assert_eq!(api(&same, Absent::Keep).unwrap(), set);
+    let more = port("vm2", "ips: [10.0.1.11]");
+    let two = api(&more, Absent::Keep).unwrap();
+    assert_eq!((two.len(), two.port(&object("vm2")).unwrap().meta.owner), (6, Owner::Api));
+    // What manifests leave out goes, what the API owns stays.
+    let fewer = BASE.rsplit_once("---").unwrap().0;
+    let reloaded =
+        two.apply(Manifests::read_text(fewer, None, Owner::Manifests), Absent::Remove, &environment).unwrap();
+    assert!(reloaded.port(&object("vm1-eth0")).is_none() && reloaded.port(&object("vm2")).is_some());
+    let key = |kind, text: &str| Key::of(kind, &object(text));
+    let foreign = two
+        .remove(&[key(Kind::Port, "vm1-eth0"), key(Kind::Port, "none")], Owner::Api, &environment)
+        .unwrap_err();
+    assert!(foreign.len() == 2 && foreign[0].message.contains("owner manifests"), "{foreign:?}");
+    let dangling = two.remove(&[key(Kind::Subnet, "web")], Owner::Manifests, &environment).unwrap_err();
+    assert_eq!(dangling.len(), 2, "both ports of the subnet: {dangling:?}");
+    assert_eq!(two.remove(&[key(Kind::Port, "vm2")], Owner::Api, &environment).unwrap(), set);
+}
+
+#[test]
+fn an_unchanged_resource_is_shared_between_sets() {
+    let environment = Environment::default();
+    let set = load_text(BASE, "f", &environment).unwrap();
+    let again = set
+        .apply(Manifests::read_text(BASE, Some("f"), Owner::Manifests), Absent::Remove, &environment)
+        .unwrap();
+    assert_eq!(set, again);
+    let shared = |key: &Key| std::sync::Arc::ptr_eq(set.get(key).unwrap(), again.get(key).unwrap());
+    assert!(set.iter().all(|resource| shared(&resource.meta.key)));
+    let written: String = set.iter().map(|resource| format!("{}\n---\n", resource.to_json())).collect();
+    assert_eq!(load_text(&written, "f", &environment).unwrap(), set, "what is written out reads back");
+}
+
+#[test]
+fn a_hundred_thousand_lines_of_problems_take_no_time() {
+    let mut text = String::from(BASE);
+    for index in 0..5_000 {
+        text.push_str(&format!(
+            "---\nkind: Port\nmetadata: {{name: p{index}}}\nspec: {{subnet: nowhere{index}}}\n"
+        ));
+    }
+    let problems = load_text(&text, "f", &Environment::default()).unwrap_err();
+    assert_eq!(problems.len(), 5_000);
+    assert!(ResourceSet::default().is_empty());
+}
