@@ -1,0 +1,850 @@
+//! The session: one front end's state, as a machine without sockets, threads or clocks.
+//!
+//! Messages go in ([`Session::on_message`]); events for the owner ([`Session::next_event`]), replies for the front end
+//! ([`Session::next_reply`]) and requests for the back end's own channel come out. What needs a worker or a mapping is an
+//! event whose acknowledgement ([`Session::queue_stopped`], [`Session::memory_mapped`], [`Session::log_mapped`]) arrives
+//! some time later: until then the message stays unanswered and those behind it wait in order. A worker is thus never
+//! held by a message, only asked to let a queue go between two bursts.
+//!
+//! A queue runs when everything it needs is there (owner, features, memory, size, addresses inside of that memory, kick,
+//! enabled), in whatever order it came: this is evaluated after every message. Anything that a running queue stands on
+//! (memory, dirty log, its kick descriptor) changes by stopping the queue, changing it and starting it again.
+//!
+//! One file per group of messages: [`negotiation`], [`memory`], [`vring`], [`log`], [`config`], [`inflight`], [`state`].
+
+mod config;
+mod descriptor;
+mod inflight;
+mod log;
+mod memory;
+mod negotiation;
+mod queue;
+mod state;
+mod vring;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use vhost::vhost_user::VhostUserProtocolFeatures;
+use vhost::vhost_user::message::{BackendReq, FrontendReq};
+
+use crate::features::{
+    SUPPORTED_PROTOCOL, VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES, with_dependencies,
+};
+use crate::message::{Message, Outgoing, backend_request, reply};
+use crate::refusal::{Decision, Refusal, Refusals};
+
+pub use config::MAX_MTU;
+pub use inflight::InflightRegion;
+pub use log::LogRegion;
+pub use memory::{MAX_MEMORY_SLOTS, Region};
+pub use queue::{Addresses, Kick, QueueState, QueueStatus};
+pub use state::{STATE_VERSION, StateBlob};
+
+pub(crate) use queue::Run;
+
+/// Messages that may wait behind a pending one. A front end that waits for its replies never has more than a handful.
+const MAX_BACKLOG: usize = 1024;
+
+/// What a port offers to its front end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Features offered by GET_FEATURES.
+    pub features: u64,
+    /// Protocol features offered by GET_PROTOCOL_FEATURES.
+    pub protocol: VhostUserProtocolFeatures,
+    /// Queue pairs, 1 to 128.
+    pub max_queue_pairs: u16,
+    /// MAC address shown in the configuration space (feature MAC is offered only with one).
+    pub mac: Option<[u8; 6]>,
+    /// MTU shown in the configuration space, 68 to `max_mtu`.
+    pub mtu: u16,
+    /// Greatest MTU a front end may set.
+    pub max_mtu: u16,
+}
+
+impl SessionConfig {
+    /// The offer of a port: everything supported that `feature_mask` leaves, without features whose dependency is gone
+    /// (virtio 1.2, 5.1.3.1), and without MAC when the port has none.
+    #[must_use]
+    pub fn new(feature_mask: u64, max_queue_pairs: u16, mac: Option<[u8; 6]>, mtu: u16) -> Self {
+        let mut features = crate::features::SUPPORTED & feature_mask | VHOST_USER_F_PROTOCOL_FEATURES;
+        if mac.is_none() {
+            features &= !crate::features::VIRTIO_NET_F_MAC;
+        }
+        if max_queue_pairs <= 1 {
+            features &= !crate::features::VIRTIO_NET_F_MQ;
+        }
+        Self {
+            features: with_dependencies(features),
+            protocol: SUPPORTED_PROTOCOL,
+            max_queue_pairs: max_queue_pairs.clamp(1, 128),
+            mac,
+            mtu: mtu.clamp(config::MIN_MTU, MAX_MTU),
+            max_mtu: MAX_MTU,
+        }
+    }
+
+    /// Number of queues: two for each pair.
+    #[must_use]
+    pub fn max_queues(&self) -> u16 {
+        self.max_queue_pairs.saturating_mul(2)
+    }
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self::new(u64::MAX, 128, None, 1500)
+    }
+}
+
+/// Everything needed to run a queue.
+#[derive(Clone, Debug)]
+pub struct QueueStart {
+    /// Queue index: even ones receive in the guest (we write), odd ones send (we read).
+    pub index: u16,
+    /// Entries.
+    pub size: u16,
+    /// Acknowledged features, closed under their dependencies.
+    pub features: u64,
+    /// Where to go on, in SET_VRING_BASE encoding.
+    pub base: u32,
+    /// The front end's own addresses of the ring's parts.
+    pub addresses: Addresses,
+    /// Whether an in-flight region is in use and this is the first start of the connection: the guest's used index is
+    /// then the truth, not `base` (split rings; see [`InflightRegion`]).
+    pub resume_from_used: bool,
+    /// How the guest tells of new buffers; nothing to read when it is polled.
+    pub kick: Option<Arc<OwnedFd>>,
+    /// How the guest is told of used buffers; nothing when it polls.
+    pub call: Option<Arc<OwnedFd>>,
+    /// How the front end is told of a broken ring.
+    pub err: Option<Arc<OwnedFd>>,
+}
+
+impl QueueStart {
+    /// Whether the ring is packed (virtio 1.2, 2.8).
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.features & crate::features::VIRTIO_F_RING_PACKED != 0
+    }
+}
+
+/// What the owner must do or know. In order: acting on them in another order is an error.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// SET_FEATURES was accepted.
+    FeaturesSettled {
+        /// Acknowledged features, closed under their dependencies.
+        features: u64,
+        /// Negotiated protocol features.
+        protocol: VhostUserProtocolFeatures,
+    },
+    /// Map these regions instead of the present ones; no queue runs. Answer with [`Session::memory_mapped`]. On failure
+    /// keep the present mapping.
+    MapMemory {
+        /// All regions; those kept share their descriptor (`Arc::ptr_eq`) with the earlier ones.
+        regions: Vec<Region>,
+    },
+    /// Log dirty pages here (or nowhere) from the next [`Event::QueueReady`] on; no queue runs. Answer with
+    /// [`Session::log_mapped`].
+    LogChanged {
+        /// The log, or nothing.
+        log: Option<LogRegion>,
+    },
+    /// Start this queue, and look into it once without a kick (L-11).
+    QueueReady(Box<QueueStart>),
+    /// Let go of this queue between two bursts. Answer with [`Session::queue_stopped`].
+    StopQueue {
+        /// Queue index.
+        index: u16,
+    },
+    /// Notify the guest through another descriptor from now on. Needs no answer.
+    CallChanged {
+        /// Queue index.
+        index: u16,
+        /// The descriptor, or nothing when the guest polls.
+        call: Option<Arc<OwnedFd>>,
+    },
+    /// Announce the guest's address: a migration ended here (SEND_RARP). The owner applies its anti-spoofing.
+    Rarp {
+        /// A unicast address.
+        mac: [u8; 6],
+    },
+    /// The front end set the guest's MTU.
+    Mtu {
+        /// 68 to the port's greatest.
+        mtu: u16,
+    },
+    /// The device status changed (virtio 1.2, 2.1).
+    Status {
+        /// Status bits.
+        status: u8,
+    },
+    /// Something was refused; it is already counted. For a rate-limited log line.
+    Refused(Refusal),
+    /// All queues stopped after [`Session::freeze`]: the session can be taken apart.
+    Frozen,
+    /// The session is over: unmap the memory, close the socket. All its descriptors are closed.
+    Closed {
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The front end closed its end.
+    Disconnected,
+    /// Something was refused in a way that leaves no common ground.
+    Refused(Refusal),
+    /// The socket failed.
+    Io(rustix::io::Errno),
+    /// The owner closed it (port deleted, shutdown).
+    Owner,
+}
+
+impl std::fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Disconnected => f.write_str("front end disconnected"),
+            Self::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Self::Io(errno) => write!(f, "socket failed: {errno}"),
+            Self::Owner => f.write_str("closed by towpathd"),
+        }
+    }
+}
+
+/// How a handled message goes on.
+#[derive(Debug)]
+enum Outcome {
+    /// Done; acknowledge if asked to.
+    Done,
+    /// Done; this is the answer.
+    Reply(Vec<u8>, Vec<OwnedFd>),
+    /// Stop one queue or all, then go on.
+    Quiesce(Option<u16>, Then),
+    /// Have the owner map these regions, then go on.
+    Map(Vec<Region>),
+    /// Have the owner map (or drop) the log, then go on.
+    Log,
+}
+
+/// What to do when the queues asked for have stopped.
+#[derive(Debug)]
+enum Then {
+    Done,
+    ReplyBase(u16),
+    Features(u64),
+    Memory(Vec<Region>),
+    Log(LogRegion),
+    Kick(u16, Kick),
+    ResetDevice,
+    ResetOwner,
+    ResetStatus,
+    Freeze,
+    Close(CloseReason),
+}
+
+/// The message being answered.
+#[derive(Debug)]
+struct Ticket {
+    request: FrontendReq,
+    need_reply: bool,
+    /// Sent on success whether asked for or not.
+    success: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Stopping(Then),
+    Mapping(Vec<Region>),
+    Logging,
+}
+
+#[derive(Debug)]
+struct Pending {
+    /// Nothing when it is not a message that is waited for.
+    ticket: Option<Ticket>,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// All queues stopped for good, to be taken apart.
+    Frozen,
+    /// Waiting for workers to let go.
+    Closing,
+    Closed,
+}
+
+/// What a front end has told; the half of a session that survives being taken apart.
+#[derive(Debug, Default)]
+pub(crate) struct Negotiated {
+    pub(crate) owner: bool,
+    /// As acknowledged by SET_FEATURES.
+    pub(crate) features: Option<u64>,
+    pub(crate) protocol: Protocol,
+    pub(crate) regions: Vec<Region>,
+    pub(crate) queues: Vec<QueueState>,
+    pub(crate) log: Option<LogRegion>,
+    pub(crate) inflight: Option<InflightRegion>,
+    pub(crate) status: u8,
+    pub(crate) link_down: bool,
+    pub(crate) channel: Option<OwnedFd>,
+}
+
+/// Protocol features, none by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Protocol(pub(crate) VhostUserProtocolFeatures);
+
+impl Default for Protocol {
+    fn default() -> Self {
+        Self(VhostUserProtocolFeatures::empty())
+    }
+}
+
+/// One front end's session. See the module's text.
+#[derive(Debug)]
+pub struct Session {
+    config: SessionConfig,
+    front: Negotiated,
+    phase: Phase,
+    /// Whether the owner has `front.regions` mapped.
+    mapped: bool,
+    /// Whether the owner logs into `front.log`.
+    logging: bool,
+    transfer: state::Transfer,
+    pending: Option<Pending>,
+    backlog: VecDeque<Message>,
+    events: VecDeque<Event>,
+    replies: VecDeque<Outgoing>,
+    channel_out: VecDeque<Vec<u8>>,
+    refusals: Refusals,
+}
+
+impl Session {
+    /// A session at its beginning: nothing negotiated.
+    #[must_use]
+    pub fn new(config: SessionConfig) -> Self {
+        Self::with(config, Negotiated::default(), Refusals::default())
+    }
+
+    pub(crate) fn with(config: SessionConfig, front: Negotiated, refusals: Refusals) -> Self {
+        Self {
+            config,
+            front,
+            phase: Phase::Open,
+            mapped: false,
+            logging: false,
+            transfer: state::Transfer::default(),
+            pending: None,
+            backlog: VecDeque::new(),
+            events: VecDeque::new(),
+            replies: VecDeque::new(),
+            channel_out: VecDeque::new(),
+            refusals,
+        }
+    }
+
+    /// A session whose front end told everything earlier; the first events have its memory mapped and its queues started.
+    pub(crate) fn restored(config: SessionConfig, front: Negotiated, refusals: Refusals) -> Self {
+        let mut session = Self::with(config, front, refusals);
+        if let Some(features) = session.features() {
+            session.events.push_back(Event::FeaturesSettled { features, protocol: session.front.protocol.0 });
+        }
+        if session.front.regions.is_empty() {
+            session.complete(None, Ok(Outcome::Done));
+        } else {
+            let regions = session.front.regions.clone();
+            session.complete(None, Ok(Outcome::Map(regions)));
+        }
+        session
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.phase == Phase::Frozen
+    }
+
+    pub(crate) fn take(&mut self) -> (SessionConfig, Negotiated, Refusals) {
+        let config = self.config.clone();
+        (config, std::mem::take(&mut self.front), std::mem::take(&mut self.refusals))
+    }
+
+    /// Takes a whole message. Its effects are in the events and replies afterwards, or after an acknowledgement.
+    pub fn on_message(&mut self, message: Message) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        if self.backlog.len() >= MAX_BACKLOG {
+            self.refused(Refusal::Backlog);
+            self.close(CloseReason::Refused(Refusal::Backlog));
+            return;
+        }
+        self.backlog.push_back(message);
+        self.pump();
+    }
+
+    /// The stream was refused (by the decoder), or something else about the connection: counts it and closes.
+    pub fn on_refusal(&mut self, refusal: Refusal) {
+        if self.phase == Phase::Open {
+            self.refused(refusal);
+            self.close(CloseReason::Refused(refusal));
+        }
+    }
+
+    /// Ends the session: running queues are stopped, then [`Event::Closed`] follows.
+    pub fn close(&mut self, reason: CloseReason) {
+        if !matches!(self.phase, Phase::Open | Phase::Frozen) {
+            return;
+        }
+        self.phase = Phase::Closing;
+        self.backlog.clear();
+        self.replies.retain(|_| matches!(reason, CloseReason::Refused(_)));
+        self.channel_out.clear();
+        self.pending = None;
+        self.complete(None, Ok(Outcome::Quiesce(None, Then::Close(reason))));
+    }
+
+    /// Stops all queues so that the session can be taken apart ([`Event::Frozen`], then [`Session::into_parts`]).
+    /// Messages wait meanwhile. Call it when no message is pending ([`Session::is_waiting`]).
+    pub fn freeze(&mut self) {
+        if self.phase == Phase::Open && self.pending.is_none() {
+            self.complete(None, Ok(Outcome::Quiesce(None, Then::Freeze)));
+        }
+    }
+
+    /// The next thing for the owner.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next thing to send to the front end.
+    pub fn next_reply(&mut self) -> Option<Outgoing> {
+        self.replies.pop_front()
+    }
+
+    /// The next request to write to [`Session::channel`].
+    pub fn next_request(&mut self) -> Option<Vec<u8>> {
+        self.channel_out.pop_front()
+    }
+
+    /// The back end's own request channel, when the front end gave one. Non-blocking.
+    #[must_use]
+    pub fn channel(&self) -> Option<BorrowedFd<'_>> {
+        self.front.channel.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Drops the request channel: its other end is gone.
+    pub fn drop_channel(&mut self) {
+        self.front.channel = None;
+        self.channel_out.clear();
+    }
+
+    /// Whether a message is waiting for an acknowledgement: whoever reads the socket pauses, so that what a front end can
+    /// make us hold is bounded.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Whether [`Event::Closed`] was given out or is about to be.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Acknowledged features, closed under their dependencies.
+    #[must_use]
+    pub fn features(&self) -> Option<u64> {
+        self.front.features.map(with_dependencies)
+    }
+
+    /// Negotiated protocol features.
+    #[must_use]
+    pub fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        self.front.protocol.0
+    }
+
+    /// What this port offers.
+    #[must_use]
+    pub fn config(&self) -> &SessionConfig {
+        &self.config
+    }
+
+    /// Device status as the front end last set it.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        self.front.status
+    }
+
+    /// Regions in force or being mapped.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        &self.front.regions
+    }
+
+    /// Queues the front end has spoken of, by index.
+    pub fn queues(&self) -> impl Iterator<Item = QueueStatus> + '_ {
+        self.front.queues.iter().enumerate().map(|(index, queue)| queue.status(index))
+    }
+
+    /// What was refused so far.
+    #[must_use]
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// The worker has let go of a queue, having consumed up to `base` (SET_VRING_BASE encoding).
+    pub fn queue_stopped(&mut self, index: u16, base: u32) {
+        if let Some(queue) = self.front.queues.get_mut(usize::from(index))
+            && queue.run == Run::Stopping
+        {
+            queue.run = Run::Idle;
+            queue.base = Some(base);
+            self.advance();
+        }
+    }
+
+    /// The worker has stopped a queue by itself because its ring is broken. It stays stopped until the front end sets it
+    /// up anew; the front end is told by its error descriptor and by NEEDS_RESET in the status.
+    pub fn queue_broken(&mut self, index: u16, base: u32) {
+        let Some(queue) = self.front.queues.get_mut(usize::from(index)) else { return };
+        match queue.run {
+            Run::Stopping => self.queue_stopped(index, base),
+            Run::Active => {
+                queue.run = Run::Broken;
+                queue.base = Some(base);
+                queue.signal_error();
+                if self.front.status != 0 {
+                    self.front.status |= config::NEEDS_RESET;
+                }
+            }
+            Run::Idle | Run::Broken => {}
+        }
+    }
+
+    /// The owner could not build the ring of a queue it was told to start. Counted; the queue stays stopped until the
+    /// front end sets it up anew.
+    pub fn queue_refused(&mut self, index: u16, refusal: Refusal) {
+        let base = self.front.queues.get(usize::from(index)).and_then(|queue| queue.base).unwrap_or(0);
+        self.refused(refusal);
+        self.queue_broken(index, base);
+    }
+
+    /// The owner has mapped the regions of [`Event::MapMemory`], or could not.
+    pub fn memory_mapped(&mut self, result: Result<(), Refusal>) {
+        match self.pending.take() {
+            Some(Pending { ticket, step: Step::Mapping(regions) }) => {
+                let outcome = result.map(|()| {
+                    self.front.regions = regions;
+                    self.mapped = true;
+                    // Only parts put together have a log that nobody has mapped yet.
+                    if self.log_wanted() == self.logging { Outcome::Done } else { Outcome::Log }
+                });
+                self.complete(ticket, outcome);
+                self.pump();
+            }
+            other => self.pending = other,
+        }
+    }
+
+    /// The owner logs as [`Event::LogChanged`] says, or could not.
+    pub fn log_mapped(&mut self, result: Result<(), Refusal>) {
+        match self.pending.take() {
+            Some(Pending { ticket, step: Step::Logging }) => {
+                self.complete(ticket, result.map(|()| Outcome::Done));
+                self.pump();
+            }
+            other => self.pending = other,
+        }
+    }
+
+    /// The link of the port went up or down: the guest is told through the configuration space (feature STATUS).
+    pub fn set_link(&mut self, up: bool) {
+        if self.front.link_down == up {
+            self.front.link_down = !up;
+            self.config_changed();
+        }
+    }
+
+    /// The MTU of the port changed: the guest is told through the configuration space (feature MTU).
+    pub fn set_mtu(&mut self, mtu: u16) {
+        let mtu = mtu.clamp(config::MIN_MTU, self.config.max_mtu);
+        if self.config.mtu != mtu {
+            self.config.mtu = mtu;
+            self.config_changed();
+        }
+    }
+
+    fn config_changed(&mut self) {
+        let negotiated = self.front.protocol.0.contains(VhostUserProtocolFeatures::CONFIG);
+        if negotiated && self.front.channel.is_some() && self.channel_out.is_empty() {
+            self.channel_out.push_back(backend_request(BackendReq::CONFIG_CHANGE_MSG, &[]));
+        }
+    }
+
+    fn pump(&mut self) {
+        while self.pending.is_none() && self.phase == Phase::Open {
+            let Some(message) = self.backlog.pop_front() else { break };
+            self.dispatch(message);
+        }
+    }
+
+    fn dispatch(&mut self, message: Message) {
+        let request = message.request;
+        let mut ticket = Ticket { request, need_reply: message.need_reply, success: None };
+        // The acknowledgement of SET_PROTOCOL_FEATURES may already use what it negotiates.
+        if message.need_reply && request != FrontendReq::SET_PROTOCOL_FEATURES && !self.has(Self::REPLY_ACK) {
+            self.refused(Refusal::NeedReply);
+            self.close(CloseReason::Refused(Refusal::NeedReply));
+            return;
+        }
+        if request == FrontendReq::SET_LOG_BASE && self.has(VhostUserProtocolFeatures::LOG_SHMFD) {
+            // Front ends wait for a reply whether they asked or not; one of them reads the log's geometry from it.
+            ticket.success = Some(message.payload.clone());
+        }
+        let outcome = self.handle(message);
+        self.complete(Some(ticket), outcome);
+    }
+
+    const REPLY_ACK: VhostUserProtocolFeatures = VhostUserProtocolFeatures::REPLY_ACK;
+
+    fn has(&self, feature: VhostUserProtocolFeatures) -> bool {
+        self.front.protocol.0.contains(feature)
+    }
+
+    fn require(&self, feature: VhostUserProtocolFeatures) -> Result<(), Refusal> {
+        if self.has(feature) { Ok(()) } else { Err(Refusal::NotNegotiated) }
+    }
+
+    fn handle(&mut self, message: Message) -> Result<Outcome, Refusal> {
+        use FrontendReq as R;
+        match message.request {
+            R::GET_FEATURES => Ok(Outcome::u64(self.config.features)),
+            R::SET_FEATURES => self.set_features(&message),
+            R::GET_PROTOCOL_FEATURES => Ok(Outcome::u64(self.config.protocol.bits())),
+            R::SET_PROTOCOL_FEATURES => self.set_protocol_features(&message),
+            R::SET_OWNER => self.set_owner(),
+            R::RESET_OWNER => Ok(Outcome::Quiesce(None, Then::ResetOwner)),
+            R::RESET_DEVICE => self.reset_device(),
+            R::GET_QUEUE_NUM => self.get_queue_num(),
+            R::SET_STATUS => self.set_status(&message),
+            R::GET_STATUS => self.get_status(),
+            R::SET_BACKEND_REQ_FD => self.set_channel(message),
+            R::SET_MEM_TABLE => self.set_mem_table(message),
+            R::GET_MAX_MEM_SLOTS => self.get_max_mem_slots(),
+            R::ADD_MEM_REG => self.add_mem_reg(message),
+            R::REM_MEM_REG => self.rem_mem_reg(&message),
+            R::SET_VRING_NUM => self.set_vring_num(&message),
+            R::SET_VRING_BASE => self.set_vring_base(&message),
+            R::SET_VRING_ADDR => self.set_vring_addr(&message),
+            R::SET_VRING_KICK => self.set_vring_kick(message),
+            R::SET_VRING_CALL => self.set_vring_call(message),
+            R::SET_VRING_ERR => self.set_vring_err(message),
+            R::SET_VRING_ENABLE => self.set_vring_enable(&message),
+            R::GET_VRING_BASE => self.get_vring_base(&message),
+            R::SET_LOG_BASE => self.set_log_base(message),
+            R::SET_LOG_FD => self.set_log_fd(message),
+            R::GET_CONFIG => self.get_config(&message),
+            R::SET_CONFIG => self.set_config(&message),
+            R::NET_SET_MTU => self.net_set_mtu(&message),
+            R::SEND_RARP => self.send_rarp(&message),
+            R::GET_INFLIGHT_FD => self.get_inflight_fd(&message),
+            R::SET_INFLIGHT_FD => self.set_inflight_fd(message),
+            R::SET_DEVICE_STATE_FD => self.set_device_state_fd(message),
+            R::CHECK_DEVICE_STATE => self.check_device_state(),
+            R::IOTLB_MSG => Err(Refusal::Iotlb),
+            R::POSTCOPY_ADVISE | R::POSTCOPY_LISTEN | R::POSTCOPY_END => Err(Refusal::Postcopy),
+            R::SET_VRING_ENDIAN
+            | R::CREATE_CRYPTO_SESSION
+            | R::CLOSE_CRYPTO_SESSION
+            | R::GPU_SET_SOCKET
+            | R::VRING_KICK
+            | R::GET_SHARED_OBJECT
+            | R::GET_SHMEM_CONFIG => Err(Refusal::NotOffered),
+        }
+    }
+
+    /// Carries an outcome as far as it goes: to a reply, or to the next acknowledgement that it needs.
+    fn complete(&mut self, ticket: Option<Ticket>, outcome: Result<Outcome, Refusal>) {
+        match outcome {
+            Ok(Outcome::Done) => {
+                if let Some(ticket) = ticket {
+                    self.acknowledge(ticket);
+                }
+                self.evaluate();
+            }
+            Ok(Outcome::Reply(payload, fds)) => {
+                if let Some(ticket) = ticket {
+                    self.replies.push_back(reply(ticket.request, &payload, fds));
+                }
+                self.evaluate();
+            }
+            Ok(Outcome::Quiesce(which, then)) => {
+                self.ask_to_stop(which);
+                self.pending = Some(Pending { ticket, step: Step::Stopping(then) });
+                self.advance();
+            }
+            Ok(Outcome::Map(regions)) => {
+                self.events.push_back(Event::MapMemory { regions: regions.clone() });
+                self.pending = Some(Pending { ticket, step: Step::Mapping(regions) });
+            }
+            Ok(Outcome::Log) => {
+                self.logging = self.log_wanted();
+                let log = if self.logging { self.front.log.clone() } else { None };
+                self.events.push_back(Event::LogChanged { log });
+                self.pending = Some(Pending { ticket, step: Step::Logging });
+            }
+            Err(refusal) => self.refuse(ticket, refusal),
+        }
+    }
+
+    /// Goes on with what waits for queues to stop, once they all have.
+    fn advance(&mut self) {
+        if self.front.queues.iter().any(|queue| queue.run == Run::Stopping) {
+            return;
+        }
+        match self.pending.take() {
+            Some(Pending { ticket, step: Step::Stopping(then) }) => {
+                let outcome = self.resume(then);
+                self.complete(ticket, outcome);
+                self.pump();
+            }
+            other => self.pending = other,
+        }
+    }
+
+    fn resume(&mut self, then: Then) -> Result<Outcome, Refusal> {
+        match then {
+            Then::Done => Ok(Outcome::Done),
+            Then::ReplyBase(index) => Ok(self.reply_base(index)),
+            Then::Features(features) => Ok(self.apply_features(features)),
+            Then::Memory(regions) => Ok(Outcome::Map(regions)),
+            Then::Log(log) => Ok(self.apply_log(log)),
+            Then::Kick(index, kick) => self.apply_kick(index, kick),
+            Then::ResetDevice => Ok(self.apply_reset_device()),
+            Then::ResetOwner => Ok(self.apply_reset_owner()),
+            Then::ResetStatus => Ok(self.apply_reset_status()),
+            Then::Freeze => {
+                self.phase = Phase::Frozen;
+                self.events.push_back(Event::Frozen);
+                Ok(Outcome::Done)
+            }
+            Then::Close(reason) => {
+                self.phase = Phase::Closed;
+                self.front = Negotiated::default();
+                self.transfer = state::Transfer::default();
+                self.events.push_back(Event::Closed { reason });
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn ask_to_stop(&mut self, which: Option<u16>) {
+        for (index, queue) in (0u16..).zip(self.front.queues.iter_mut()) {
+            if queue.run == Run::Active && which.is_none_or(|only| only == index) {
+                queue.run = Run::Stopping;
+                self.events.push_back(Event::StopQueue { index });
+            }
+        }
+    }
+
+    fn any_active(&self) -> bool {
+        self.front.queues.iter().any(|queue| matches!(queue.run, Run::Active | Run::Stopping))
+    }
+
+    fn log_wanted(&self) -> bool {
+        self.front.log.is_some() && self.front.features.is_some_and(|f| f & VHOST_F_LOG_ALL != 0)
+    }
+
+    fn acknowledge(&mut self, ticket: Ticket) {
+        if let Some(payload) = ticket.success {
+            self.replies.push_back(reply(ticket.request, &payload, Vec::new()));
+        } else if ticket.need_reply && self.has(Self::REPLY_ACK) {
+            self.replies.push_back(reply(ticket.request, &0u64.to_ne_bytes(), Vec::new()));
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal) {
+        self.refusals.count(refusal);
+        self.events.push_back(Event::Refused(refusal));
+    }
+
+    /// Counts, and does what the refusal's decision says.
+    fn refuse(&mut self, ticket: Option<Ticket>, refusal: Refusal) {
+        self.refused(refusal);
+        let nack = ticket.and_then(|ticket| self.nack(&ticket));
+        match (refusal.decision(), nack) {
+            (Decision::NackOrClose | Decision::NackOrIgnore, Some(nack)) => self.replies.push_back(nack),
+            (Decision::NackOrIgnore, None) => {}
+            (Decision::Close | Decision::NackOrClose, _) => {
+                self.close(CloseReason::Refused(refusal));
+                return;
+            }
+        }
+        self.evaluate();
+    }
+
+    /// A reply that says no, where the message has one.
+    fn nack(&self, ticket: &Ticket) -> Option<Outgoing> {
+        use FrontendReq as R;
+        let payload: Vec<u8> = match ticket.request {
+            R::GET_CONFIG => vec![0; 12],
+            R::SET_DEVICE_STATE_FD => (crate::message::NO_DESCRIPTOR | 1).to_ne_bytes().to_vec(),
+            R::CHECK_DEVICE_STATE => 1u64.to_ne_bytes().to_vec(),
+            // Their reply is a value: there is none that says no.
+            R::GET_FEATURES
+            | R::GET_PROTOCOL_FEATURES
+            | R::GET_QUEUE_NUM
+            | R::GET_MAX_MEM_SLOTS
+            | R::GET_STATUS
+            | R::GET_VRING_BASE
+            | R::GET_INFLIGHT_FD
+            | R::GET_SHARED_OBJECT
+            | R::GET_SHMEM_CONFIG
+            | R::POSTCOPY_ADVISE => return None,
+            _ if ticket.need_reply && self.has(Self::REPLY_ACK) => 1u64.to_ne_bytes().to_vec(),
+            _ => return None,
+        };
+        Some(reply(ticket.request, &payload, Vec::new()))
+    }
+
+    /// Starts every queue that can run.
+    fn evaluate(&mut self) {
+        if self.pending.is_some() || self.phase != Phase::Open {
+            return;
+        }
+        let Some(features) = self.front.features else { return };
+        if !self.front.owner || !self.mapped {
+            return;
+        }
+        for index in 0..self.front.queues.len() {
+            let Some(queue) = self.front.queues.get_mut(index) else { break };
+            let resume = self.front.inflight.is_some();
+            match queue.ready(features, &self.front.regions) {
+                Ok(false) => {}
+                Ok(true) => {
+                    queue.run = Run::Active;
+                    if let Some(start) = queue.start(index, features, resume) {
+                        self.events.push_back(Event::QueueReady(Box::new(start)));
+                    }
+                }
+                Err(refusal) => {
+                    // Judged again when its addresses, its size or the memory change.
+                    queue.judged = true;
+                    self.refused(refusal);
+                }
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn u64(value: u64) -> Self {
+        Self::Reply(value.to_ne_bytes().to_vec(), Vec::new())
+    }
+}

@@ -1,0 +1,7 @@
+//! The session against the vhost-user specification, real front ends' orders, and hostile front ends.
+//! Cases are numbered as in the list of hostile cases: V for messages, L for lifecycle.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod orders;
