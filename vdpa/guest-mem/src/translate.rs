@@ -91,6 +91,14 @@ impl<'m, 'c> Translator<'m, 'c> {
         Some(unsafe { ExtentMut::new(host.as_ptr(), len as usize) })
     }
 
+    /// The first of `len` readable bytes at a guest physical address: as many as lie in one region, at least one unless `len` is 0.
+    #[inline]
+    pub fn prefix(&mut self, guest_addr: u64, len: u32) -> Option<Extent<'m>> {
+        let span = self.memory.span_of(guest_addr)?;
+        let here = u64::from(len).min(span.size - (guest_addr - span.guest_addr));
+        self.translate(guest_addr, here as u32)
+    }
+
     /// Host address of `len` bytes in one region, for callers that keep it longer than a burst (and the memory with it).
     #[inline(always)]
     pub fn address(&mut self, guest_addr: u64, len: u32) -> Option<NonNull<u8>> {

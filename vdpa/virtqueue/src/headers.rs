@@ -1,0 +1,119 @@
+//! Where the virtio-net headers of a burst are.
+
+use std::mem::MaybeUninit;
+
+use buf::{BURST_PACKETS, Extent};
+
+use crate::config::MAX_HEADER;
+
+/// The virtio-net headers of the packets that one `take` added to a burst, in the same order. A ring does not know what is in them; the caller
+/// reads those it needs, after it has the whole burst (all lines are on their way by then). Each may be read once: the
+/// guest can change it between two looks.
+pub struct Headers<'m> {
+    count: usize,
+    header_len: usize,
+    /// Empty for a header that was scattered over pieces and gathered in `private`.
+    extents: [MaybeUninit<Extent<'m>>; BURST_PACKETS],
+    private: [MaybeUninit<[u8; MAX_HEADER]>; BURST_PACKETS],
+}
+
+impl std::fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Headers").field("count", &self.count).field("header_len", &self.header_len).finish()
+    }
+}
+
+impl Default for Headers<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'m> Headers<'m> {
+    /// No headers. Costs nothing: its storage is not initialised.
+    #[inline(always)]
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            count: 0,
+            header_len: 0,
+            extents: [const { MaybeUninit::uninit() }; BURST_PACKETS],
+            private: [const { MaybeUninit::uninit() }; BURST_PACKETS],
+        }
+    }
+
+    /// How many there are.
+    #[inline(always)]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Bytes of each.
+    #[inline(always)]
+    #[must_use]
+    pub fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// Copies header `index` into private memory, as many bytes as both have; returns how many (0 when there is no such header).
+    #[inline(always)]
+    pub fn read(&self, index: usize, target: &mut [u8]) -> usize {
+        if index >= self.count {
+            return 0;
+        }
+        let Some(extent) = self.extents.get(index) else { return 0 };
+        // SAFETY: entries below count were written by `push` or `push_private`.
+        let extent = unsafe { extent.assume_init() };
+        if extent.is_empty() { self.read_private(index, target) } else { extent.read(target) }
+    }
+
+    #[cold]
+    fn read_private(&self, index: usize, target: &mut [u8]) -> usize {
+        let Some(bytes) = self.private.get(index).filter(|_| index < self.count) else { return 0 };
+        // SAFETY: index < count and the extent is empty. Either `push_private` wrote these bytes, or `push` was handed an empty header,
+        // which happens only when header_len is 0 and then writes them too.
+        let bytes = unsafe { bytes.assume_init_ref() };
+        let len = self.header_len.min(target.len()).min(MAX_HEADER);
+        for (to, from) in target.iter_mut().zip(bytes.iter().take(len)) {
+            *to = *from;
+        }
+        len
+    }
+
+    #[inline(always)]
+    pub(crate) fn reset(&mut self, header_len: usize) {
+        self.count = 0;
+        self.header_len = header_len.min(MAX_HEADER);
+    }
+
+    /// Appends a header in one piece, of `header_len` bytes.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, extent: Extent<'m>) {
+        if extent.is_empty() {
+            return self.push_private([0; MAX_HEADER]);
+        }
+        if let Some(slot) = self.extents.get_mut(self.count) {
+            slot.write(extent);
+            self.count += 1;
+        }
+    }
+
+    /// Appends a header that was gathered.
+    pub(crate) fn push_private(&mut self, bytes: [u8; MAX_HEADER]) {
+        if let (Some(extent), Some(slot)) =
+            (self.extents.get_mut(self.count), self.private.get_mut(self.count))
+        {
+            extent.write(Extent::from_slice(&[]));
+            slot.write(bytes);
+            self.count += 1;
+        }
+    }
+}

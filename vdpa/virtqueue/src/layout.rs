@@ -1,0 +1,112 @@
+//! What the two ring layouts have in common, as seen by the loops in `queue`.
+
+use std::sync::Arc;
+
+use guest_mem::{DirtyLog, GuestMemory};
+
+use crate::chain::Walked;
+use crate::config::RingConfig;
+use crate::error::{ChainError, RingError, SetupError};
+
+/// Descriptor flags (virtio 1.2 sections 2.7.5 and 2.8.1).
+pub(crate) const NEXT: u16 = 1;
+pub(crate) const WRITE: u16 = 2;
+pub(crate) const INDIRECT: u16 = 4;
+
+/// A descriptor, fetched once. The flags are those above plus reserved ones; bits that only mark availability are gone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Descriptor {
+    pub(crate) addr: u64,
+    pub(crate) len: u32,
+    pub(crate) flags: u16,
+    /// Split: `next`. Packed: the buffer id.
+    pub(crate) link: u16,
+}
+
+/// The first descriptor of the next chain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct First {
+    pub(crate) desc: Descriptor,
+    /// Split: the head. Packed: the position in the ring.
+    pub(crate) at: u16,
+}
+
+/// A chain as it is returned to the driver.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Used {
+    /// Split: the head. Packed: the buffer id.
+    pub(crate) id: u16,
+    /// Packed: ring positions the chain occupies. Split: 1.
+    pub(crate) descs: u16,
+    /// Bytes written to the chain.
+    pub(crate) len: u32,
+}
+
+/// One of the two ring layouts. Holds raw addresses into guest memory: its owner keeps the memory they came from alive and calls
+/// [`Layout::attach`] before that changes.
+pub(crate) trait Layout: Sized {
+    /// Makes the ring.
+    fn new(config: &RingConfig, memory: &GuestMemory) -> Result<Self, SetupError>;
+
+    /// Looks the ring up in another memory.
+    fn attach(&mut self, memory: &GuestMemory) -> Result<(), SetupError>;
+
+    /// Where the ring stands, in the encoding of `GET_VRING_BASE`.
+    fn base(&self) -> u32;
+
+    /// How many chains can be fetched now, at most `want`: an upper bound.
+    fn available(&mut self, want: usize) -> Result<usize, RingError>;
+
+    /// Fetches the first descriptor of the next chain; `None` when there is none. Does not move.
+    fn first(&mut self) -> Result<Option<First>, RingError>;
+
+    /// The buffer of a chain of one descriptor.
+    fn id(first: &First) -> u16;
+
+    /// Fetches the descriptor after `previous`, which is the `step`th (from 1) of the chain.
+    fn follow(&self, first: &First, previous: &Descriptor, step: u16) -> Result<Descriptor, ChainError>;
+
+    /// The buffer of a chain that was walked to its end.
+    fn finish(&self, first: &First, walked: &Walked) -> Used;
+
+    /// Measures a chain that is not worth walking: the buffer to return.
+    fn measure(&self, first: &First) -> Result<Used, RingError>;
+
+    /// Fetches entry `index` of a private copy of an indirect table of `count` entries; sets NEXT when another follows, whose index
+    /// is then in `link`.
+    fn indirect(table: &[[u8; 16]], index: usize) -> Result<Descriptor, ChainError>;
+
+    /// Whether direct descriptors may precede one that refers to a table.
+    const INDIRECT_AFTER_NEXT: bool;
+
+    /// Moves past the chain.
+    fn consume(&mut self, first: &First, descs: u16) -> Result<(), RingError>;
+
+    /// Moves back over chains that were consumed last and are not to be returned, latest last.
+    fn unread(&mut self, chains: &[Used]);
+
+    /// Returns chains to the driver, oldest first, and makes them visible at once. With `as_batch` one entry speaks for all
+    /// (`VIRTIO_F_IN_ORDER`).
+    fn publish(&mut self, chains: &[Used], as_batch: bool, log: Option<&Arc<DirtyLog>>);
+
+    /// Hints that the places of the next `count` chains will be read soon.
+    fn prefetch(&self, count: usize);
+
+    /// Asks the driver not to kick.
+    fn suppress_kicks(&mut self, log: Option<&Arc<DirtyLog>>);
+
+    /// Asks the driver to kick for the next chain; whether one is available already.
+    fn request_kick(&mut self, log: Option<&Arc<DirtyLog>>) -> bool;
+
+    /// Whether the driver wants to hear of what was returned since the last call.
+    fn interrupt_due(&mut self) -> bool;
+
+    /// Size of the ring.
+    fn size(&self) -> u16;
+}
+
+/// `vring_need_event` (virtio 1.2 section 2.7.10): whether moving from `old` to `new` passed `event`.
+#[inline(always)]
+pub(crate) fn passed_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}

@@ -1,0 +1,316 @@
+//! The packed ring (virtio 1.2 section 2.8): one ring of descriptors that both sides write.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use guest_mem::{DirtyLog, GuestMemory};
+
+use crate::area::Area;
+use crate::chain::Walked;
+use crate::config::{MAX_RING_SIZE, RingConfig};
+use crate::error::{ChainError, RingError, SetupError};
+use crate::layout::{Descriptor, First, INDIRECT, Layout, NEXT, Used, WRITE, passed_event};
+
+const DESCRIPTOR: usize = 16;
+/// `VIRTQ_DESC_F_AVAIL` and `VIRTQ_DESC_F_USED`: compared with the wrap counter.
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
+/// Values of the flags of an event suppression structure (section 2.8.14).
+const EVENTS_DISABLE: u16 = 1;
+const EVENTS_AT: u16 = 2;
+
+/// A place in the ring and the wrap counter there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    index: u16,
+    wrap: bool,
+}
+
+impl Position {
+    /// From half of a base.
+    fn decode(half: u16) -> Self {
+        Self { index: half & 0x7fff, wrap: half & 0x8000 != 0 }
+    }
+
+    fn encode(self) -> u16 {
+        self.index | if self.wrap { 0x8000 } else { 0 }
+    }
+
+    /// `by` places on, at most the size of the ring.
+    #[inline(always)]
+    fn advance(&mut self, by: u16, size: u16) {
+        // Both at most 32,768, so the sum does not fit 16 bits only when both are: use 32.
+        let next = u32::from(self.index) + u32::from(by);
+        if next >= u32::from(size) {
+            self.wrap = !self.wrap;
+            self.index = (next - u32::from(size)) as u16;
+        } else {
+            self.index = next as u16;
+        }
+    }
+
+    /// `by` places back, at most the size of the ring.
+    fn retreat(&mut self, by: u16, size: u16) {
+        if self.index >= by {
+            self.index -= by;
+        } else {
+            self.wrap = !self.wrap;
+            self.index = (u32::from(self.index) + u32::from(size) - u32::from(by)) as u16;
+        }
+    }
+}
+
+/// The device's half of a packed ring.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    ring: Area,
+    driver_event: Area,
+    device_event: Area,
+    size: u16,
+    event_idx: bool,
+    /// The next chain to fetch.
+    avail: Position,
+    /// Where the next used descriptor goes.
+    used: Position,
+    /// Ring positions fetched and not returned; at most `size`.
+    outstanding: u16,
+    /// Ring positions returned since the last decision on an interrupt.
+    unsignalled: u32,
+}
+
+impl Packed {
+    /// Second half of the descriptor at `index`: length, id, flags.
+    #[inline(always)]
+    fn load_rest(&self, index: u16) -> u64 {
+        // Acquire: the driver writes the flags last, so the other fields are read after them.
+        u64::from_le(self.ring.u64(usize::from(index) * DESCRIPTOR + 8).load(Ordering::Acquire))
+    }
+
+    #[inline(always)]
+    fn descriptor(&self, index: u16, rest: u64) -> Descriptor {
+        let addr = u64::from_le(self.ring.u64(usize::from(index) * DESCRIPTOR).load(Ordering::Relaxed));
+        let flags = (rest >> 48) as u16 & !(AVAIL | USED);
+        Descriptor { addr, len: rest as u32, flags, link: (rest >> 32) as u16 }
+    }
+
+    #[inline(always)]
+    fn is_available(&self, rest: u64) -> bool {
+        let flags = (rest >> 48) as u16;
+        (flags & AVAIL != 0) == self.avail.wrap && (flags & USED != 0) != self.avail.wrap
+    }
+
+    /// The position `step` behind a chain's first.
+    #[inline(always)]
+    fn place(&self, first: &First, step: u16) -> u16 {
+        let mut position = Position { index: first.at, wrap: false };
+        position.advance(step, self.size);
+        position.index
+    }
+
+    #[inline(always)]
+    fn write_used(&self, at: Position, chain: &Used, log: Option<&Arc<DirtyLog>>) {
+        let mut flags = if at.wrap { AVAIL | USED } else { 0 };
+        if chain.len > 0 {
+            flags |= WRITE;
+        }
+        let rest = u64::from(chain.len) | u64::from(chain.id) << 32 | u64::from(flags) << 48;
+        let offset = usize::from(at.index) * DESCRIPTOR;
+        self.ring.u64(offset + 8).store(rest.to_le(), Ordering::Release);
+        if let Some(log) = log {
+            self.ring.mark(log, offset, DESCRIPTOR);
+        }
+    }
+
+    fn set_device_event(&self, at: u16, flags: u16, log: Option<&Arc<DirtyLog>>) {
+        let value = u32::from(at) | u32::from(flags) << 16;
+        self.device_event.u32(0).store(value.to_le(), Ordering::Relaxed);
+        if let Some(log) = log {
+            self.device_event.mark(log, 0, 4);
+        }
+    }
+}
+
+impl Layout for Packed {
+    const INDIRECT_AFTER_NEXT: bool = false;
+
+    fn new(config: &RingConfig, memory: &GuestMemory) -> Result<Self, SetupError> {
+        let size = config.size;
+        if size == 0 || size > MAX_RING_SIZE {
+            return Err(SetupError::Size(size));
+        }
+        let (low, high) = (config.base as u16, (config.base >> 16) as u16);
+        // Front ends that know only 16 bits leave the used half 0; then nothing is in flight.
+        let used = Position::decode(if high == 0 { low } else { high });
+        if used.index >= size || Position::decode(low).index >= size {
+            return Err(SetupError::Base { base: config.base, size });
+        }
+        let ring =
+            Area::find("descriptor ring", config.desc_addr, usize::from(size) * DESCRIPTOR, 16, memory)?;
+        let driver_event = Area::find("driver event structure", config.driver_addr, 4, 4, memory)?;
+        let device_event = Area::find("device event structure", config.device_addr, 4, 4, memory)?;
+        Area::check_disjoint(&[&ring, &driver_event, &device_event])?;
+        Ok(Self {
+            ring,
+            driver_event,
+            device_event,
+            size,
+            event_idx: config.features.event_idx,
+            avail: used,
+            used,
+            outstanding: 0,
+            unsignalled: 0,
+        })
+    }
+
+    fn attach(&mut self, memory: &GuestMemory) -> Result<(), SetupError> {
+        // All or nothing: the owner keeps only one memory mapped.
+        let (ring, driver_event) = (self.ring.find_again(memory)?, self.driver_event.find_again(memory)?);
+        self.device_event = self.device_event.find_again(memory)?;
+        (self.ring, self.driver_event) = (ring, driver_event);
+        Ok(())
+    }
+
+    fn base(&self) -> u32 {
+        u32::from(self.avail.encode()) | u32::from(self.used.encode()) << 16
+    }
+
+    #[inline(always)]
+    fn available(&mut self, want: usize) -> Result<usize, RingError> {
+        Ok(want)
+    }
+
+    #[inline(always)]
+    fn first(&mut self) -> Result<Option<First>, RingError> {
+        let at = self.avail.index;
+        let rest = self.load_rest(at);
+        if !self.is_available(rest) || self.outstanding >= self.size {
+            return Ok(None);
+        }
+        Ok(Some(First { desc: self.descriptor(at, rest), at }))
+    }
+
+    #[inline(always)]
+    fn id(first: &First) -> u16 {
+        first.desc.link
+    }
+
+    fn follow(&self, first: &First, _previous: &Descriptor, step: u16) -> Result<Descriptor, ChainError> {
+        if step >= self.size - self.outstanding {
+            return Err(ChainError::TooLong);
+        }
+        let index = self.place(first, step);
+        Ok(self.descriptor(index, self.load_rest(index)))
+    }
+
+    fn finish(&self, _first: &First, walked: &Walked) -> Used {
+        Used { id: walked.last_link, descs: walked.descs, len: 0 }
+    }
+
+    fn measure(&self, first: &First) -> Result<Used, RingError> {
+        let mut last = first.desc;
+        for step in 1..=self.size - self.outstanding {
+            if last.flags & NEXT == 0 {
+                return Ok(Used { id: last.link, descs: step, len: 0 });
+            }
+            let index = self.place(first, step);
+            last = self.descriptor(index, self.load_rest(index));
+        }
+        Err(RingError::EndlessChain { position: first.at, size: self.size })
+    }
+
+    fn indirect(table: &[[u8; 16]], index: usize) -> Result<Descriptor, ChainError> {
+        let entry = table.get(index).ok_or(ChainError::Next)?;
+        let value = u128::from_le_bytes(*entry);
+        // Only WRITE has a meaning here (section 2.8.7); entries follow each other to the end of the table.
+        let mut flags = (value >> 112) as u16 & (WRITE | INDIRECT);
+        if index + 1 < table.len() {
+            flags |= NEXT;
+        }
+        Ok(Descriptor { addr: value as u64, len: (value >> 64) as u32, flags, link: (index + 1) as u16 })
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, first: &First, descs: u16) -> Result<(), RingError> {
+        if descs > self.size - self.outstanding {
+            return Err(RingError::EndlessChain { position: first.at, size: self.size });
+        }
+        self.outstanding += descs;
+        self.avail.advance(descs, self.size);
+        Ok(())
+    }
+
+    fn unread(&mut self, chains: &[Used]) {
+        for chain in chains {
+            self.outstanding -= chain.descs;
+            self.avail.retreat(chain.descs, self.size);
+        }
+    }
+
+    #[inline(always)]
+    fn publish(&mut self, chains: &[Used], as_batch: bool, log: Option<&Arc<DirtyLog>>) {
+        let (Some(first), Some(last)) = (chains.first(), chains.last()) else { return };
+        let start = self.used;
+        let mut descs = 0;
+        for (index, chain) in chains.iter().enumerate() {
+            if index > 0 && !as_batch {
+                self.write_used(self.used, chain, log);
+            }
+            self.used.advance(chain.descs, self.size);
+            descs += chain.descs;
+        }
+        // The first goes last: until then the driver sees none of them.
+        self.write_used(start, if as_batch { last } else { first }, log);
+        self.outstanding -= descs;
+        self.unsignalled = self.unsignalled.saturating_add(u32::from(descs));
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, count: usize) {
+        for line in (0..count).step_by(4) {
+            self.ring.prefetch((usize::from(self.avail.index) + line) * DESCRIPTOR);
+        }
+    }
+
+    fn suppress_kicks(&mut self, log: Option<&Arc<DirtyLog>>) {
+        self.set_device_event(0, EVENTS_DISABLE, log);
+    }
+
+    fn request_kick(&mut self, log: Option<&Arc<DirtyLog>>) -> bool {
+        if self.event_idx {
+            self.set_device_event(self.avail.encode(), EVENTS_AT, log);
+        } else {
+            self.set_device_event(0, 0, log);
+        }
+        // Our wish before the driver's descriptors; the driver writes descriptors before it reads our wish.
+        fence(Ordering::SeqCst);
+        self.is_available(self.load_rest(self.avail.index))
+    }
+
+    fn interrupt_due(&mut self) -> bool {
+        if self.unsignalled == 0 {
+            return false;
+        }
+        let count = self.unsignalled;
+        self.unsignalled = 0;
+        // The used descriptors before the driver's wish.
+        fence(Ordering::SeqCst);
+        let event = u32::from_le(self.driver_event.u32(0).load(Ordering::Relaxed));
+        let (at, flags) = (Position::decode(event as u16), (event >> 16) as u16);
+        match flags {
+            EVENTS_DISABLE => false,
+            EVENTS_AT if self.event_idx => {
+                let Ok(count) = u16::try_from(count) else { return true };
+                let new = self.used.index;
+                let event =
+                    if at.wrap == self.used.wrap { at.index } else { at.index.wrapping_sub(self.size) };
+                passed_event(event, new, new.wrapping_sub(count))
+            }
+            // Enabled; reserved values and EVENTS_AT without EVENT_IDX count as that, at most one interrupt per burst either way.
+            _ => true,
+        }
+    }
+
+    fn size(&self) -> u16 {
+        self.size
+    }
+}

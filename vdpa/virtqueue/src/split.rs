@@ -1,0 +1,287 @@
+//! The split ring (virtio 1.2 section 2.7): descriptor table, available ring, used ring.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use guest_mem::{DirtyLog, GuestMemory};
+
+use crate::area::Area;
+use crate::chain::Walked;
+use crate::config::{MAX_RING_SIZE, RingConfig};
+use crate::error::{ChainError, RingError, SetupError};
+use crate::layout::{Descriptor, First, Layout, Used, passed_event};
+
+const DESCRIPTOR: usize = 16;
+/// Offsets in the available and the used ring: flags, index, entries.
+const FLAGS: usize = 0;
+const INDEX: usize = 2;
+const ENTRIES: usize = 4;
+const USED_ENTRY: usize = 8;
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT`, and `VIRTQ_USED_F_NO_NOTIFY` in the other direction.
+const NO_NOTIFICATION: u16 = 1;
+
+/// The device's half of a split ring.
+#[derive(Debug)]
+pub(crate) struct Split {
+    table: Area,
+    available: Area,
+    used: Area,
+    size: u16,
+    mask: u16,
+    event_idx: bool,
+    /// The next chain to fetch.
+    next_avail: u16,
+    /// The driver's index as last loaded: it is loaded again only when these chains are used up.
+    avail_seen: u16,
+    /// Our index, as the driver sees it.
+    next_used: u16,
+    /// Chains returned since the last decision on an interrupt.
+    unsignalled: u32,
+    /// Chains fetched and not returned, by head: a byte each, so that marking one does not wait for marking another.
+    outstanding: Box<[u8]>,
+}
+
+impl Split {
+    #[inline(always)]
+    fn descriptor(&self, index: u16) -> Descriptor {
+        let at = usize::from(index & self.mask) * DESCRIPTOR;
+        let addr = u64::from_le(self.table.u64(at).load(Ordering::Relaxed));
+        let rest = u64::from_le(self.table.u64(at + 8).load(Ordering::Relaxed));
+        Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, link: (rest >> 48) as u16 }
+    }
+
+    fn load_available(&self) -> u16 {
+        u16::from_le(self.available.u16(INDEX).load(Ordering::Acquire))
+    }
+
+    /// The driver wrote to `used_event` the index that it wants to hear of (behind the available ring).
+    fn used_event(&self) -> u16 {
+        let at = ENTRIES + 2 * usize::from(self.size);
+        u16::from_le(self.available.u16(at).load(Ordering::Relaxed))
+    }
+
+    /// Offset of `avail_event`, by which we say which index we want to hear of (behind the used ring).
+    fn avail_event(&self) -> usize {
+        ENTRIES + USED_ENTRY * usize::from(self.size)
+    }
+
+    fn set_avail_event(&self, index: u16, log: Option<&Arc<DirtyLog>>) {
+        self.used.u16(self.avail_event()).store(index.to_le(), Ordering::Relaxed);
+        self.log_used(log, self.avail_event(), 2);
+    }
+
+    fn set_used_flags(&self, flags: u16, log: Option<&Arc<DirtyLog>>) {
+        self.used.u16(FLAGS).store(flags.to_le(), Ordering::Relaxed);
+        self.log_used(log, FLAGS, 2);
+    }
+
+    fn log_used(&self, log: Option<&Arc<DirtyLog>>, offset: usize, len: usize) {
+        if let Some(log) = log {
+            self.used.mark(log, offset, len);
+        }
+    }
+
+    #[inline(always)]
+    fn write_used(&self, index: u16, id: u16, len: u32, log: Option<&Arc<DirtyLog>>) {
+        let at = ENTRIES + USED_ENTRY * usize::from(index & self.mask);
+        self.used.u32(at).store(u32::from(id).to_le(), Ordering::Relaxed);
+        self.used.u32(at + 4).store(len.to_le(), Ordering::Relaxed);
+        self.log_used(log, at, USED_ENTRY);
+    }
+
+    #[inline(always)]
+    fn outstanding(&mut self, head: u16) -> Option<&mut u8> {
+        self.outstanding.get_mut(usize::from(head))
+    }
+}
+
+impl Layout for Split {
+    const INDIRECT_AFTER_NEXT: bool = true;
+
+    fn new(config: &RingConfig, memory: &GuestMemory) -> Result<Self, SetupError> {
+        let size = config.size;
+        if size == 0 || size > MAX_RING_SIZE || !size.is_power_of_two() {
+            return Err(SetupError::Size(size));
+        }
+        let entries = usize::from(size);
+        let event = if config.features.event_idx { 2 } else { 0 };
+        let table = Area::find("descriptor table", config.desc_addr, entries * DESCRIPTOR, 16, memory)?;
+        let available =
+            Area::find("available ring", config.driver_addr, ENTRIES + 2 * entries + event, 2, memory)?;
+        let used_len = ENTRIES + USED_ENTRY * entries + event;
+        let used = Area::find("used ring", config.device_addr, used_len, 4, memory)?;
+        Area::check_disjoint(&[&table, &available, &used])?;
+        // After a crash of a back end the used index is what it really returned; everything behind it is still to be done.
+        let next_used = u16::from_le(used.u16(INDEX).load(Ordering::Acquire));
+        Ok(Self {
+            table,
+            available,
+            used,
+            size,
+            mask: size - 1,
+            event_idx: config.features.event_idx,
+            next_avail: next_used,
+            avail_seen: next_used,
+            next_used,
+            unsignalled: 0,
+            outstanding: vec![0; entries].into_boxed_slice(),
+        })
+    }
+
+    fn attach(&mut self, memory: &GuestMemory) -> Result<(), SetupError> {
+        // All or nothing: the owner keeps only one memory mapped.
+        let (table, available) = (self.table.find_again(memory)?, self.available.find_again(memory)?);
+        self.used = self.used.find_again(memory)?;
+        (self.table, self.available) = (table, available);
+        Ok(())
+    }
+
+    fn base(&self) -> u32 {
+        u32::from(self.next_avail)
+    }
+
+    #[inline(always)]
+    fn available(&mut self, want: usize) -> Result<usize, RingError> {
+        let mut count = self.avail_seen.wrapping_sub(self.next_avail);
+        if count == 0 {
+            let index = self.load_available();
+            if index.wrapping_sub(self.next_used) > self.size {
+                return Err(RingError::AvailableJump { index, used: self.next_used, size: self.size });
+            }
+            self.avail_seen = index;
+            count = index.wrapping_sub(self.next_avail);
+            // An index that went backwards is behind what we fetched already.
+            if count > self.size {
+                return Err(RingError::AvailableJump { index, used: self.next_used, size: self.size });
+            }
+        }
+        Ok(usize::from(count).min(want))
+    }
+
+    #[inline(always)]
+    fn first(&mut self) -> Result<Option<First>, RingError> {
+        if self.next_avail == self.avail_seen {
+            return Ok(None);
+        }
+        let at = ENTRIES + 2 * usize::from(self.next_avail & self.mask);
+        let head = u16::from_le(self.available.u16(at).load(Ordering::Relaxed));
+        match self.outstanding.get(usize::from(head)) {
+            Some(0) => Ok(Some(First { desc: self.descriptor(head), at: head })),
+            Some(_) => Err(RingError::DuplicateHead { head }),
+            None => Err(RingError::Head { head, size: self.size }),
+        }
+    }
+
+    #[inline(always)]
+    fn id(first: &First) -> u16 {
+        first.at
+    }
+
+    fn follow(&self, _first: &First, previous: &Descriptor, _step: u16) -> Result<Descriptor, ChainError> {
+        if previous.link >= self.size {
+            return Err(ChainError::Next);
+        }
+        Ok(self.descriptor(previous.link))
+    }
+
+    fn finish(&self, first: &First, _walked: &Walked) -> Used {
+        Used { id: first.at, descs: 1, len: 0 }
+    }
+
+    fn measure(&self, first: &First) -> Result<Used, RingError> {
+        Ok(Used { id: first.at, descs: 1, len: 0 })
+    }
+
+    fn indirect(table: &[[u8; 16]], index: usize) -> Result<Descriptor, ChainError> {
+        let entry = table.get(index).ok_or(ChainError::Next)?;
+        let value = u128::from_le_bytes(*entry);
+        let rest = (value >> 64) as u64;
+        let flags = (rest >> 32) as u16;
+        Ok(Descriptor { addr: value as u64, len: rest as u32, flags, link: (rest >> 48) as u16 })
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, first: &First, _descs: u16) -> Result<(), RingError> {
+        if let Some(mark) = self.outstanding(first.at) {
+            *mark = 1;
+        }
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(())
+    }
+
+    fn unread(&mut self, chains: &[Used]) {
+        for chain in chains {
+            if let Some(mark) = self.outstanding(chain.id) {
+                *mark = 0;
+            }
+        }
+        self.next_avail = self.next_avail.wrapping_sub(chains.len() as u16);
+    }
+
+    #[inline(always)]
+    fn publish(&mut self, chains: &[Used], as_batch: bool, log: Option<&Arc<DirtyLog>>) {
+        let Some(last) = chains.last() else { return };
+        if as_batch {
+            self.write_used(self.next_used, last.id, last.len, log);
+        } else {
+            for (offset, chain) in (0u16..).zip(chains) {
+                self.write_used(self.next_used.wrapping_add(offset), chain.id, chain.len, log);
+            }
+        }
+        for chain in chains {
+            if let Some(mark) = self.outstanding(chain.id) {
+                *mark = 0;
+            }
+        }
+        self.next_used = self.next_used.wrapping_add(chains.len() as u16);
+        self.unsignalled = self.unsignalled.saturating_add(chains.len() as u32);
+        self.used.u16(INDEX).store(self.next_used.to_le(), Ordering::Release);
+        self.log_used(log, INDEX, 2);
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, count: usize) {
+        self.available.prefetch(ENTRIES + 2 * usize::from(self.next_avail & self.mask));
+        // Drivers hand out descriptors in order nearly always; a wrong guess costs a line.
+        let _ = count;
+    }
+
+    fn suppress_kicks(&mut self, log: Option<&Arc<DirtyLog>>) {
+        if self.event_idx {
+            // An index just behind us is passed again only after 65,535 more chains.
+            self.set_avail_event(self.next_avail.wrapping_sub(1), log);
+        } else {
+            self.set_used_flags(NO_NOTIFICATION, log);
+        }
+    }
+
+    fn request_kick(&mut self, log: Option<&Arc<DirtyLog>>) -> bool {
+        if self.event_idx {
+            self.set_avail_event(self.next_avail, log);
+        } else {
+            self.set_used_flags(0, log);
+        }
+        // The driver writes its index, then reads ours; we write ours, then read its: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        self.load_available() != self.next_avail
+    }
+
+    fn interrupt_due(&mut self) -> bool {
+        if self.unsignalled == 0 {
+            return false;
+        }
+        let (new, count) = (self.next_used, self.unsignalled);
+        self.unsignalled = 0;
+        // As in `request_kick`, the other way round: our index before the driver's wish.
+        fence(Ordering::SeqCst);
+        if !self.event_idx {
+            return u16::from_le(self.available.u16(FLAGS).load(Ordering::Relaxed)) & NO_NOTIFICATION == 0;
+        }
+        let Ok(count) = u16::try_from(count) else { return true };
+        passed_event(self.used_event(), new, new.wrapping_sub(count))
+    }
+
+    fn size(&self) -> u16 {
+        self.size
+    }
+}

@@ -1,0 +1,233 @@
+//! Taking: the guest's transmit ring.
+
+use buf::{BURST_PACKETS, Burst, Extent, Offload};
+use guest_mem::{GuestMemory, RegionCache, Translator};
+
+use crate::chain::{Direction, Piece, Scratch, Walk, Walked};
+use crate::config::{MAX_FRAME, MAX_HEADER, RingFeatures};
+use crate::error::{ChainError, RingError, RingStats};
+use crate::headers::Headers;
+use crate::layout::{First, Layout, Used};
+
+/// Chains that may be taken before they are returned.
+const MAX_TAKEN: usize = 2 * BURST_PACKETS;
+/// Descriptors of chains walked per call, after which a burst ends: it bounds the time a guest can make one call take (O7).
+const WORK_LIMIT: usize = 2048;
+
+/// What a ring keeps for taking.
+#[derive(Debug)]
+pub(crate) struct Taker {
+    pub(crate) features: RingFeatures,
+    pub(crate) header_len: usize,
+    cache: RegionCache,
+    scratch: Scratch,
+    /// Taken and not returned, oldest first; the first `count` are valid.
+    taken: [Used; MAX_TAKEN],
+    count: usize,
+    /// The last burst was full, so the next is likely to be.
+    busy: bool,
+}
+
+/// How an attempt at one chain ended.
+enum Outcome {
+    /// It is a packet of the burst, or was refused; `steps` descriptors were walked.
+    Done { used: Used, steps: usize },
+    /// It does not fit the burst any more: not taken.
+    NoRoom,
+}
+
+impl Taker {
+    pub(crate) fn new(features: RingFeatures, header_len: usize, scratch: Scratch) -> Self {
+        let cache = RegionCache::default();
+        Self {
+            features,
+            header_len,
+            cache,
+            scratch,
+            taken: [Used::default(); MAX_TAKEN],
+            count: 0,
+            busy: false,
+        }
+    }
+
+    /// Chains to be returned.
+    #[inline(always)]
+    pub(crate) fn taken(&self) -> &[Used] {
+        self.taken.get(..self.count).unwrap_or(&[])
+    }
+
+    /// Forgets them.
+    #[inline(always)]
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    #[inline(always)]
+    fn push(&mut self, used: Used) {
+        if let Some(slot) = self.taken.get_mut(self.count) {
+            *slot = used;
+            self.count += 1;
+        }
+    }
+
+    /// Adds chains to `burst` until either is exhausted; asks for the lines of all of them. See `DeviceRing::take`.
+    #[inline(always)]
+    pub(crate) fn take<'m, L: Layout>(
+        &mut self,
+        layout: &mut L,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        headers: &mut Headers<'m>,
+        stats: &mut RingStats,
+    ) -> Result<(), RingError> {
+        headers.reset(self.header_len);
+        let room = (BURST_PACKETS - burst.len()).min(MAX_TAKEN - self.count);
+        if self.busy {
+            layout.prefetch(room);
+        }
+        let want = layout.available(room)?;
+        let mut work = 0;
+        let mut seen = 0;
+        while seen < want && !burst.is_full() && work < WORK_LIMIT {
+            let Some(first) = layout.first()? else { break };
+            let used = match self.plain(&first, memory, burst, headers) {
+                true => Used { id: L::id(&first), descs: 1, len: 0 },
+                false => match self.chain(layout, &first, memory, burst, headers, stats)? {
+                    Outcome::Done { used, steps } => {
+                        work += steps;
+                        used
+                    }
+                    Outcome::NoRoom => break,
+                },
+            };
+            layout.consume(&first, used.descs)?;
+            self.push(used);
+            seen += 1;
+        }
+        self.busy = seen == BURST_PACKETS;
+        Ok(())
+    }
+
+    /// The common case: one readable buffer in the region last used, header and frame together. `false` when it is anything else.
+    #[inline(always)]
+    fn plain<'m>(
+        &mut self,
+        first: &First,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        headers: &mut Headers<'m>,
+    ) -> bool {
+        let desc = &first.desc;
+        // One comparison for "longer than the header" and "not too long".
+        let frame_len = (desc.len as usize).wrapping_sub(self.header_len);
+        if desc.flags != 0 || frame_len.wrapping_sub(1) >= MAX_FRAME {
+            return false;
+        }
+        let mut translator = Translator::new(memory, &mut self.cache);
+        let Some(extent) = translator.translate(desc.addr, desc.len) else { return false };
+        let (header, frame) = extent.split_at(self.header_len);
+        if burst.push_extent(frame).is_err() {
+            burst.abandon();
+            return false;
+        }
+        header.prefetch();
+        frame.prefetch();
+        headers.push(header);
+        burst.commit(Offload::NONE)
+    }
+
+    /// Any other chain.
+    #[cold]
+    #[inline(never)]
+    fn chain<'m, L: Layout>(
+        &mut self,
+        layout: &mut L,
+        first: &First,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        headers: &mut Headers<'m>,
+        stats: &mut RingStats,
+    ) -> Result<Outcome, RingError> {
+        let error = match self.walk(layout, first, memory, burst, headers) {
+            Ok(walked) if burst.commit(Offload::NONE) => {
+                let used = layout.finish(first, &walked);
+                return Ok(Outcome::Done { used, steps: walked.steps });
+            }
+            Ok(_) => ChainError::TooShort,
+            Err(error) => error,
+        };
+        burst.abandon();
+        // Alone it would fit: not the chain's fault.
+        if error == ChainError::TooManyPieces && !burst.is_empty() {
+            return Ok(Outcome::NoRoom);
+        }
+        let used = layout.measure(first)?;
+        stats.count(error);
+        Ok(Outcome::Done { used, steps: usize::from(used.descs) + 1 })
+    }
+
+    /// Walks a chain, pushes its frame's extents and its header.
+    fn walk<'m, L: Layout>(
+        &mut self,
+        layout: &L,
+        first: &First,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        headers: &mut Headers<'m>,
+    ) -> Result<Walked, ChainError> {
+        let mut gather = Gather { want: self.header_len, bytes: [0; MAX_HEADER], filled: 0, whole: None };
+        let mut walk = Walk {
+            direction: Direction::Read,
+            indirect: self.features.indirect,
+            scratch: &mut self.scratch,
+            translator: Translator::new(memory, &mut self.cache),
+            header_len: self.header_len,
+            total: 0,
+        };
+        let walked = walk.run(layout, first, &mut |piece: Piece| {
+            // SAFETY: the piece lies in a mapping of `memory` (`Translator::pieces`), which is borrowed for 'm.
+            let extent = unsafe { Extent::new(piece.host.as_ptr(), piece.len as usize) };
+            let frame = gather.header(extent);
+            frame.prefetch();
+            burst.push_extent(frame).map_err(|_| ChainError::TooManyPieces)
+        })?;
+        if burst.open_bytes() == 0 {
+            return Err(ChainError::TooShort);
+        }
+        if burst.open_bytes() > MAX_FRAME {
+            return Err(ChainError::TooLarge);
+        }
+        match gather.whole {
+            Some(header) => headers.push(header),
+            None => headers.push_private(gather.bytes),
+        }
+        Ok(walked)
+    }
+}
+
+/// Splits the header off the first pieces of a chain.
+struct Gather<'m> {
+    want: usize,
+    bytes: [u8; MAX_HEADER],
+    filled: usize,
+    /// The header, when it lies in one piece.
+    whole: Option<Extent<'m>>,
+}
+
+impl<'m> Gather<'m> {
+    /// Takes from `extent` what is missing of the header; returns the rest.
+    fn header(&mut self, extent: Extent<'m>) -> Extent<'m> {
+        let (part, rest) = extent.split_at(self.want - self.filled);
+        if part.is_empty() {
+            return rest;
+        }
+        if part.len() == self.want {
+            part.prefetch();
+            self.whole = Some(part);
+        } else if let Some(target) = self.bytes.get_mut(self.filled..self.filled + part.len()) {
+            part.read(target);
+        }
+        self.filled += part.len();
+        rest
+    }
+}
