@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 pub use towpath_guest_agent::{Exited, Progress, Reply, Request};
 
-use crate::{Result, wait};
+use crate::{Result, interrupt, wait};
 
 /// How long an ordinary answer may take: a guest is some twenty times slower than its host, and may share a core.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a read lasts before we look whether somebody wants us to stop.
+const LOOK_UP: Duration = Duration::from_millis(200);
 
 /// A transfer that runs in a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +187,8 @@ impl Agent {
                     String::from_utf8_lossy(&line)
                 );
             }
-            self.writer.set_read_timeout(Some(left))?;
+            interrupt::check()?;
+            self.writer.set_read_timeout(Some(left.min(LOOK_UP)))?;
             match self.reader.read_until(b'\n', &mut line) {
                 Ok(0) => bail!("QEMU closed the agent's line"),
                 Ok(_) if line.last() == Some(&b'\n') => {

@@ -241,17 +241,18 @@ impl Guest {
         Ok(Transferred { bytes: received.bytes, sent: sent.checksum, received: received.checksum })
     }
 
-    /// Migrate the running guest into a file, end its QEMU, and return what it was made of and the migration's statistics.
+    /// Migrate the running guest into a file and end its QEMU; returns the migration's statistics.
+    /// [`Guest::resume_from_file`] makes a guest of [`Guest::config`] and the file again.
     ///
     /// # Errors
     /// QEMU refuses or fails to migrate.
-    pub fn migrate_to_file(mut self, file: &Path, limit: Duration) -> Result<(GuestConfig, Value)> {
+    pub fn migrate_to_file(&mut self, file: &Path, limit: Duration) -> Result<Value> {
         self.qmp.execute(
             "migrate-set-parameters",
             &json!({"max-bandwidth": 1_u64 << 30, "downtime-limit": 1000}),
         )?;
         self.qmp.execute("migrate", &json!({"uri": format!("exec:cat > {}", file.display())}))?;
-        let Self { qemu, qmp, .. } = &mut self;
+        let Self { qemu, qmp, .. } = &mut *self;
         let statistics = qemu.until("the end of the migration", limit, |_| {
             let state = qmp.execute("query-migrate", &json!({}))?;
             match state["status"].as_str() {
@@ -261,7 +262,7 @@ impl Guest {
             }
         })?;
         self.quit()?;
-        Ok((self.config, statistics))
+        Ok(statistics)
     }
 
     /// Ask QEMU to end, and wait for it.

@@ -3,14 +3,18 @@
 //! - [`image`] makes the kernel and the initramfs of a guest, once per checkout, in `target/guest`.
 //! - [`guest`] boots QEMU with them under software emulation and talks to the agent inside, [`qmp`] to QEMU itself.
 //! - [`testpmd`] runs DPDK's test application: as a foreign switch to compare with, or as a foreign guest.
+//! - [`daemon`] runs `towpathd` and asks it through `towpath`; [`manifests`] writes what it is told.
 //! - [`process`] is what they stand on: a child that cannot outlive its test.
 //!
 //! Nothing here is installed on the host but Debian packages (`scripts/setup.sh`); sockets, logs and images of a run live in one
 //! temporary folder, a [`scratch::Scratch`].
 
 pub mod agent;
+pub mod daemon;
 pub mod guest;
 pub mod image;
+pub mod interrupt;
+pub mod manifests;
 pub mod process;
 pub mod qmp;
 pub mod scratch;

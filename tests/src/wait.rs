@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::Result;
+use crate::{Result, interrupt};
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -17,6 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(20);
 pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let begin = Instant::now();
     loop {
+        interrupt::check()?;
         if let Some(value) = probe().with_context(|| format!("waiting for {what}"))? {
             return Ok(value);
         }

@@ -66,9 +66,9 @@ fn two_guests_talk_reconnect_and_migrate_through_testpmd() -> Result<()> {
     // And a migration of the one that receives.
     let memory = second.agent().fill_memory(48 << 20, 3)?;
     let state = scratch.join("guest2.state");
-    let (config, statistics) = second.migrate_to_file(&state, LIMIT)?;
+    let statistics = second.migrate_to_file(&state, LIMIT)?;
     assert!(statistics["ram"]["dirty-sync-count"].as_u64() >= Some(2), "{statistics}");
-    let mut second = Guest::resume_from_file(&image, &scratch, config, &state)?;
+    second = Guest::resume_from_file(&image, &scratch, second.config().clone(), &state)?;
     assert_eq!(second.agent().memory_checksum()?, memory);
     let sent = first.agent().until_done(sending, LIMIT)?;
     let received = second.agent().until_done(receiving, LIMIT)?;

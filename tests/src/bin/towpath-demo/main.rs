@@ -1,0 +1,58 @@
+//! `make demo`: what Towpath does, shown with two QEMU guests, one line each, PASS or FAIL.
+//!
+//! Everything it starts ends with it, on every way out.
+
+mod report;
+mod steps;
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use report::Report;
+use towpath_tests::{Result, interrupt};
+use world::World;
+
+/// What a shell expects of a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+fn show(report: &mut Report) {
+    const START: &str = "towpathd and two guests are up";
+    report.begin(START);
+    let mut world = match World::start(report) {
+        Ok(world) => {
+            report.end(START, Ok("QEMU, Debian's cloud kernel, no KVM".to_owned()));
+            world
+        }
+        Err(error) => {
+            report.end(START, Err(error));
+            for (what, _) in steps::STEPS {
+                report.end(what, Err(anyhow!("not reached")));
+            }
+            return;
+        }
+    };
+    for (what, step) in steps::STEPS {
+        report.begin(what);
+        let outcome = interrupt::check().and_then(|()| step(&mut world, report));
+        report.end(what, outcome);
+    }
+    let end = world.daemon.stop().and_then(|status| {
+        anyhow::ensure!(status.success(), "towpathd ended with {status}:\n{}", world.daemon.process().tail());
+        Ok("exit status 0 after SIGTERM".to_owned())
+    });
+    report.begin("towpathd ends cleanly");
+    report.end("towpathd ends cleanly", end);
+}
+
+fn main() -> Result<ExitCode> {
+    interrupt::unwind_on_signals()?;
+    let mut report = Report::new();
+    show(&mut report);
+    let passed = report.finish();
+    Ok(match (passed, interrupt::asked()) {
+        (_, true) => ExitCode::from(INTERRUPTED),
+        (true, false) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::FAILURE,
+    })
+}

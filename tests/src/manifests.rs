@@ -1,0 +1,91 @@
+//! Manifests of one subnet with ports, for a daemon under test. JSON is YAML, so they are written as JSON documents.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::Result;
+
+/// The subnet's prefixes; its first addresses are its gateways.
+pub const CIDRS: [&str; 2] = ["10.0.1.0/24", "fd00:10:0:1::/64"];
+
+/// A port of the subnet.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// The address its guest must use.
+    pub mac: String,
+    /// The addresses its guest may use.
+    pub ips: Vec<IpAddr>,
+    /// Its vhost-user socket.
+    pub socket: PathBuf,
+    /// The daemon's end: `server` or `client`.
+    pub role: &'static str,
+}
+
+impl Port {
+    /// Port `number` (0 to 199) of a test: MAC, IPv4 and IPv6 address follow from it, the socket is in `folder`.
+    #[must_use]
+    pub fn number(number: u8, folder: &Path) -> Self {
+        Self {
+            name: format!("vm{number}-eth0"),
+            mac: format!("02:00:00:00:01:{number:02x}"),
+            ips: vec![
+                [10, 0, 1, 10 + number].into(),
+                [0xfd00, 0x10, 0, 1, 0, 0, 0, 0x10 + u16::from(number)].into(),
+            ],
+            socket: folder.join(format!("vm{number}.sock")),
+            role: "server",
+        }
+    }
+
+    /// Its resource.
+    #[must_use]
+    pub fn resource(&self) -> Value {
+        json!({
+            "apiVersion": "towpath.dev/v1",
+            "kind": "Port",
+            "metadata": {"name": self.name},
+            "spec": {
+                "subnet": "web",
+                "host": "node-a",
+                "mac": self.mac,
+                "ips": self.ips,
+                "attachment": {"vhostUser": {"socket": self.socket, "role": self.role}},
+            },
+        })
+    }
+}
+
+/// The VPC and the subnet the ports are in.
+#[must_use]
+pub fn network() -> Vec<Value> {
+    vec![
+        json!({
+            "apiVersion": "towpath.dev/v1",
+            "kind": "Vpc",
+            "metadata": {"name": "blue"},
+            "spec": {"vni": 100, "cidrs": ["10.0.0.0/16", "fd00:10::/48"]},
+        }),
+        json!({
+            "apiVersion": "towpath.dev/v1",
+            "kind": "Subnet",
+            "metadata": {"name": "web"},
+            "spec": {"vpc": "blue", "cidrs": CIDRS},
+        }),
+    ]
+}
+
+/// Write resources as one file of a manifests folder.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(file: &Path, resources: &[Value]) -> Result<()> {
+    let documents: Vec<String> = resources.iter().map(ToString::to_string).collect();
+    let text = documents.join("\n---\n") + "\n";
+    fs::write(file, text).with_context(|| format!("write {}", file.display()))
+}
