@@ -1,6 +1,6 @@
 //! Packets that outlive their burst: handed to another worker, waiting for a neighbour, mirrored. The one place with a second copy.
 
-use crate::{Extent, Frame, HEAD_BYTES, Offload};
+use crate::{Burst, Extent, Frame, HEAD_BYTES, Offload};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
 
@@ -93,6 +93,21 @@ impl OwnedPacket {
         self.len
     }
 
+    /// Adds the packet to `burst`, whose extents then lie in it; false (and nothing added) when the burst has no room.
+    pub fn add_to<'p>(&'p self, burst: &mut Burst<'p>) -> bool {
+        let (mut left, mut next) = (self.len, self.first.as_deref());
+        while let Some(chunk) = next {
+            let bytes = left.min(CHUNK_BYTES);
+            if burst.push_extent(Extent::from_slice(&chunk.bytes[..bytes])).is_err() {
+                burst.abandon();
+                return false;
+            }
+            left -= bytes;
+            next = chunk.next.as_deref();
+        }
+        burst.commit(self.offload)
+    }
+
     /// Shows the packet as a frame.
     pub fn with_frame<R>(&self, look: impl FnOnce(Frame<'_, '_>) -> R) -> R {
         let mut extents = [Extent::from_slice(&[]); FRAME_CHUNKS];
@@ -151,5 +166,21 @@ mod tests {
         assert!(pool.copy(&Frame::from_head(&[1], Offload::NONE)).is_none());
         drop(kept);
         assert_eq!(pool.available(), 2);
+    }
+
+    #[test]
+    fn a_burst_takes_owned_packets_until_it_is_full() {
+        let pool = Pool::new(2000);
+        let bytes: Vec<u8> = (0..65_000).map(|at| (at % 251) as u8).collect();
+        let body = [Extent::from_slice(&bytes)];
+        let packet = pool.copy(&Frame::new(&[], &body, bytes.len(), Offload::NONE)).unwrap();
+        let mut burst = Burst::new();
+        for _ in 0..crate::BURST_PACKETS {
+            assert!(packet.add_to(&mut burst));
+        }
+        assert!(!packet.add_to(&mut burst));
+        burst.load_heads();
+        assert_eq!(burst.len(), crate::BURST_PACKETS);
+        assert!((0..burst.len()).all(|index| burst.frame(index).unwrap().to_vec() == bytes));
     }
 }
