@@ -1,7 +1,7 @@
 //! Port: one virtual NIC.
 
 use crate::fields::{Fields, Parsed, Reader, Refusal};
-use crate::mac::MacAddr;
+use crate::mac::{MacAddr, derived, parse_unicast};
 use crate::name::{Name, ObjectName};
 use crate::net::{parse_address, parse_allowed};
 use crate::resource::Uid;
@@ -145,7 +145,7 @@ impl PortDraft {
                 Some(_) => Ok(target),
             }
         });
-        let mac = fields.parse(reader, "mac", MacAddr::parse_unicast);
+        let mac = fields.parse(reader, "mac", parse_unicast);
         let mut seen = Vec::new();
         let ips = fields.list(reader, "ips", |text| {
             let address = parse_address(text)?;
@@ -169,7 +169,7 @@ impl PortDraft {
             subnet: subnet?,
             host,
             migrating_to,
-            mac: mac.unwrap_or_else(|| MacAddr::from_uid(uid.as_bytes())),
+            mac: mac.unwrap_or_else(|| derived(uid.as_bytes())),
             ips: ips.unwrap_or_default(),
             attachment,
             unfiltered,
@@ -259,7 +259,7 @@ fn read_allowed(fields: &mut Fields<'_>, reader: &mut Reader) -> Vec<AllowedAddr
     for (path, node) in fields.items(reader, "allowedAddresses").unwrap_or_default() {
         let Some(mut item) = Fields::open(node, &path, reader) else { continue };
         let ip = item.required(reader, "ip", "write the address or network", parse_allowed);
-        let mac = item.parse(reader, "mac", MacAddr::parse_unicast);
+        let mac = item.parse(reader, "mac", parse_unicast);
         item.finish(reader);
         let Some(ip) = ip else { continue };
         let entry = AllowedAddress { ip, mac };

@@ -3,7 +3,7 @@
 use crate::fields::{Fields, Parsed, Reader, Refusal};
 use crate::host::HostSpec;
 use crate::kind::Kind;
-use crate::mac::MacAddr;
+use crate::mac::derived;
 use crate::name::{Key, Name, ObjectName};
 use crate::owner::Owner;
 use crate::port::{PortDraft, PortSpec};
@@ -261,7 +261,7 @@ fn read_spec(
         Kind::Host => DraftSpec::Host(HostSpec::read(fields, reader)),
         Kind::Vpc => DraftSpec::Vpc(VpcDraft::read(fields, reader)),
         Kind::Subnet => {
-            let gateway_mac = MacAddr::from_uid(uid.as_bytes());
+            let gateway_mac = derived(uid.as_bytes());
             DraftSpec::Subnet(SubnetSpec::read(fields, reader, &project, gateway_mac)?)
         }
         Kind::Port => DraftSpec::Port(PortDraft::read(fields, reader, &project, &uid)?),
@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(meta.uid.to_string().len(), 32);
         let Some(crate::Attachment::VhostUser(vhost)) = draft.spec.attachment else { panic!() };
         assert_eq!(vhost.socket, format!("/run/towpath/ports/{}.sock", &meta.uid.to_string()[..12]));
-        assert_eq!(draft.spec.mac, MacAddr::from_uid(meta.uid.as_bytes()));
+        assert_eq!(draft.spec.mac, derived(meta.uid.as_bytes()));
         assert_ne!(
             Uid::derived(&meta.key),
             Uid::derived(&Key { name: Name::parse("b").unwrap(), ..meta.key.clone() })
