@@ -89,3 +89,24 @@ pub fn write(file: &Path, resources: &[Value]) -> Result<()> {
     let text = documents.join("\n---\n") + "\n";
     fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tests_tell_the_daemon_is_valid() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut resources = network();
+        resources.push(json!({
+            "apiVersion": "towpath.dev/v1",
+            "kind": "Host",
+            "metadata": {"name": "node-a"},
+            "spec": {},
+        }));
+        resources.extend((0..3).map(|number| Port::number(number, folder.path()).resource()));
+        write(&folder.path().join("all.yaml"), &resources).unwrap();
+        let set = model::load_path(folder.path(), &model::Environment::default());
+        assert_eq!(set.map(|set| set.len()).map_err(|problems| format!("{problems:?}")), Ok(resources.len()));
+    }
+}

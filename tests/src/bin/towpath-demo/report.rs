@@ -81,7 +81,8 @@ impl Report {
         }
         for row in &self.rows {
             if let Err(error) = &row.outcome {
-                println!("\n{}:\n{error:?}", row.what);
+                let reasons: Vec<String> = error.chain().map(ToString::to_string).collect();
+                println!("\n{}:\n{}", row.what, reasons.join("\nbecause: "));
             }
         }
         println!(
