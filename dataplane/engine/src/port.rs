@@ -2,6 +2,7 @@
 
 use buf::{Burst, Frame};
 use packet::MacAddr;
+use std::any::Any;
 use std::net::IpAddr;
 
 /// A port of this switch: an index into its tables. Given out by the control plane, reused only after all workers forgot it.
@@ -42,7 +43,7 @@ pub enum Armed {
 /// A queue packets come from.
 ///
 /// For each burst the worker calls [`RxQueue::poll`], uses the packets, drops the burst, and calls [`RxQueue::complete`].
-pub trait RxQueue: Send {
+pub trait RxQueue: Send + Any {
     /// Fills `burst` (heads loaded) with what there is, up to its limits. Must not block, allocate or make a system call.
     fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport;
 
@@ -101,7 +102,7 @@ impl TxReport {
 }
 
 /// A queue packets go to. Copies synchronously; keeps nothing of a frame.
-pub trait TxQueue: Send {
+pub trait TxQueue: Send + Any {
     /// What it takes as it is. Constant until the queue is made anew.
     fn capabilities(&self) -> OffloadCapabilities;
 

@@ -1,5 +1,6 @@
 //! Port drivers, and the conformance suite every driver passes.
 //!
+//! * [`vhost`]: the virtqueues of a guest.
 //! * [`null`]: takes everything, yields nothing or always the same.
 //! * [`loopback`]: a wire inside the process.
 //! * [`conformance`]: what any pair of queues is held to.
@@ -7,3 +8,4 @@
 pub mod conformance;
 pub mod loopback;
 pub mod null;
+pub mod vhost;

@@ -1,0 +1,82 @@
+//! The guest's receive ring.
+
+use super::header::{self, NetFeatures};
+use buf::Frame;
+use engine::{OffloadCapabilities, TxQueue, TxReport};
+use guest_mem::{DirtyLog, GuestMemory};
+use std::sync::Arc;
+use virtqueue::{DeviceRing, GiveError, Notifier, Ring, SetupError};
+
+/// Gives packets to a guest.
+pub struct VhostTx {
+    ring: Ring,
+    features: NetFeatures,
+    notifier: Arc<dyn Notifier>,
+}
+
+impl VhostTx {
+    /// A queue over `ring`; `notifier` interrupts the guest.
+    pub fn new(mut ring: Ring, features: NetFeatures, notifier: Arc<dyn Notifier>) -> Self {
+        // A guest that refills its buffers need not tell: they are looked at when there is something to give.
+        ring.suppress_kicks();
+        Self { ring, features, notifier }
+    }
+
+    /// Moves to another memory map.
+    ///
+    /// # Errors
+    ///
+    /// The ring is not in the new memory; the queue takes nothing any more.
+    pub fn set_memory(&mut self, memory: Arc<GuestMemory>) -> Result<(), SetupError> {
+        self.ring.set_memory(memory)
+    }
+
+    /// The ring, to read where it stands or to change its log.
+    pub fn ring_mut(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    /// Starts or ends marking writes in a dirty log.
+    pub fn set_dirty_log(&mut self, log: Option<Arc<DirtyLog>>) {
+        self.ring.set_dirty_log(log);
+    }
+
+    /// Replaces how the guest is interrupted.
+    pub fn set_notifier(&mut self, notifier: Arc<dyn Notifier>) {
+        self.notifier = notifier;
+    }
+}
+
+impl TxQueue for VhostTx {
+    fn capabilities(&self) -> OffloadCapabilities {
+        self.features.receives
+    }
+
+    #[inline]
+    fn send(&mut self, frames: &[Frame<'_, '_>]) -> TxReport {
+        let mut report = TxReport::default();
+        // Asks for the lines of all buffers before the first is written. A ring that is broken says so in `give`.
+        let _ = self.ring.reserve(frames.len());
+        for frame in frames {
+            let header = header::write(frame, &self.features.receives);
+            let Some(header) = header.get(..usize::from(self.features.header_length)) else { continue };
+            match self.ring.give(header, frame) {
+                Ok(()) => {
+                    report.sent += 1;
+                    report.bytes += frame.len() as u64;
+                }
+                Err(GiveError::NoBuffers) => report.full += 1,
+                Err(GiveError::TooSmall) => report.too_large += 1,
+                Err(_) => report.stopped += 1,
+            }
+        }
+        report
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        if self.ring.publish() > 0 && self.ring.interrupt_due() {
+            self.notifier.notify();
+        }
+    }
+}
