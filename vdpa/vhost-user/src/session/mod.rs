@@ -14,31 +14,32 @@
 
 mod config;
 mod descriptor;
+mod event;
 mod inflight;
 mod log;
 mod memory;
 mod negotiation;
+mod offer;
 mod queue;
 mod state;
 mod vring;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use vhost::vhost_user::VhostUserProtocolFeatures;
 use vhost::vhost_user::message::{BackendReq, FrontendReq};
 
-use crate::features::{
-    SUPPORTED_PROTOCOL, VHOST_F_LOG_ALL, VHOST_USER_F_PROTOCOL_FEATURES, with_dependencies,
-};
+use crate::features::{VHOST_F_LOG_ALL, with_dependencies};
 use crate::message::{Message, Outgoing, backend_request, reply};
 use crate::refusal::{Decision, Refusal, Refusals};
 
 pub use config::MAX_MTU;
+pub use event::{CloseReason, Event, QueueStart};
 pub use inflight::InflightRegion;
 pub use log::LogRegion;
 pub use memory::{MAX_MEMORY_SLOTS, Region};
+pub use offer::SessionConfig;
 pub use queue::{Addresses, Kick, QueueState, QueueStatus};
 pub use state::{STATE_VERSION, StateBlob};
 
@@ -46,176 +47,6 @@ pub(crate) use queue::Run;
 
 /// Messages that may wait behind a pending one. A front end that waits for its replies never has more than a handful.
 const MAX_BACKLOG: usize = 1024;
-
-/// What a port offers to its front end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionConfig {
-    /// Features offered by GET_FEATURES.
-    pub features: u64,
-    /// Protocol features offered by GET_PROTOCOL_FEATURES.
-    pub protocol: VhostUserProtocolFeatures,
-    /// Queue pairs, 1 to 128.
-    pub max_queue_pairs: u16,
-    /// MAC address shown in the configuration space (feature MAC is offered only with one).
-    pub mac: Option<[u8; 6]>,
-    /// MTU shown in the configuration space, 68 to `max_mtu`.
-    pub mtu: u16,
-    /// Greatest MTU a front end may set.
-    pub max_mtu: u16,
-}
-
-impl SessionConfig {
-    /// The offer of a port: everything supported that `feature_mask` leaves, without features whose dependency is gone
-    /// (virtio 1.2, 5.1.3.1), and without MAC when the port has none.
-    #[must_use]
-    pub fn new(feature_mask: u64, max_queue_pairs: u16, mac: Option<[u8; 6]>, mtu: u16) -> Self {
-        let mut features = crate::features::SUPPORTED & feature_mask | VHOST_USER_F_PROTOCOL_FEATURES;
-        if mac.is_none() {
-            features &= !crate::features::VIRTIO_NET_F_MAC;
-        }
-        if max_queue_pairs <= 1 {
-            features &= !crate::features::VIRTIO_NET_F_MQ;
-        }
-        Self {
-            features: with_dependencies(features),
-            protocol: SUPPORTED_PROTOCOL,
-            max_queue_pairs: max_queue_pairs.clamp(1, 128),
-            mac,
-            mtu: mtu.clamp(config::MIN_MTU, MAX_MTU),
-            max_mtu: MAX_MTU,
-        }
-    }
-
-    /// Number of queues: two for each pair.
-    #[must_use]
-    pub fn max_queues(&self) -> u16 {
-        self.max_queue_pairs.saturating_mul(2)
-    }
-}
-
-impl Default for SessionConfig {
-    fn default() -> Self {
-        Self::new(u64::MAX, 128, None, 1500)
-    }
-}
-
-/// Everything needed to run a queue.
-#[derive(Clone, Debug)]
-pub struct QueueStart {
-    /// Queue index: even ones receive in the guest (we write), odd ones send (we read).
-    pub index: u16,
-    /// Entries.
-    pub size: u16,
-    /// Acknowledged features, closed under their dependencies.
-    pub features: u64,
-    /// Where to go on, in SET_VRING_BASE encoding.
-    pub base: u32,
-    /// The front end's own addresses of the ring's parts.
-    pub addresses: Addresses,
-    /// Whether an in-flight region is in use and this is the first start of the connection: the guest's used index is
-    /// then the truth, not `base` (split rings; see [`InflightRegion`]).
-    pub resume_from_used: bool,
-    /// How the guest tells of new buffers; nothing to read when it is polled.
-    pub kick: Option<Arc<OwnedFd>>,
-    /// How the guest is told of used buffers; nothing when it polls.
-    pub call: Option<Arc<OwnedFd>>,
-    /// How the front end is told of a broken ring.
-    pub err: Option<Arc<OwnedFd>>,
-}
-
-impl QueueStart {
-    /// Whether the ring is packed (virtio 1.2, 2.8).
-    #[must_use]
-    pub fn is_packed(&self) -> bool {
-        self.features & crate::features::VIRTIO_F_RING_PACKED != 0
-    }
-}
-
-/// What the owner must do or know. In order: acting on them in another order is an error.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// SET_FEATURES was accepted.
-    FeaturesSettled {
-        /// Acknowledged features, closed under their dependencies.
-        features: u64,
-        /// Negotiated protocol features.
-        protocol: VhostUserProtocolFeatures,
-    },
-    /// Map these regions instead of the present ones; no queue runs. Answer with [`Session::memory_mapped`]. On failure
-    /// keep the present mapping.
-    MapMemory {
-        /// All regions; those kept share their descriptor (`Arc::ptr_eq`) with the earlier ones.
-        regions: Vec<Region>,
-    },
-    /// Log dirty pages here (or nowhere) from the next [`Event::QueueReady`] on; no queue runs. Answer with
-    /// [`Session::log_mapped`].
-    LogChanged {
-        /// The log, or nothing.
-        log: Option<LogRegion>,
-    },
-    /// Start this queue, and look into it once without a kick (L-11).
-    QueueReady(Box<QueueStart>),
-    /// Let go of this queue between two bursts. Answer with [`Session::queue_stopped`].
-    StopQueue {
-        /// Queue index.
-        index: u16,
-    },
-    /// Notify the guest through another descriptor from now on. Needs no answer.
-    CallChanged {
-        /// Queue index.
-        index: u16,
-        /// The descriptor, or nothing when the guest polls.
-        call: Option<Arc<OwnedFd>>,
-    },
-    /// Announce the guest's address: a migration ended here (SEND_RARP). The owner applies its anti-spoofing.
-    Rarp {
-        /// A unicast address.
-        mac: [u8; 6],
-    },
-    /// The front end set the guest's MTU.
-    Mtu {
-        /// 68 to the port's greatest.
-        mtu: u16,
-    },
-    /// The device status changed (virtio 1.2, 2.1).
-    Status {
-        /// Status bits.
-        status: u8,
-    },
-    /// Something was refused; it is already counted. For a rate-limited log line.
-    Refused(Refusal),
-    /// All queues stopped after [`Session::freeze`]: the session can be taken apart.
-    Frozen,
-    /// The session is over: unmap the memory, close the socket. All its descriptors are closed.
-    Closed {
-        /// Why.
-        reason: CloseReason,
-    },
-}
-
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The front end closed its end.
-    Disconnected,
-    /// Something was refused in a way that leaves no common ground.
-    Refused(Refusal),
-    /// The socket failed.
-    Io(rustix::io::Errno),
-    /// The owner closed it (port deleted, shutdown).
-    Owner,
-}
-
-impl std::fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Disconnected => f.write_str("front end disconnected"),
-            Self::Refused(refusal) => write!(f, "refused: {refusal}"),
-            Self::Io(errno) => write!(f, "socket failed: {errno}"),
-            Self::Owner => f.write_str("closed by towpathd"),
-        }
-    }
-}
 
 /// How a handled message goes on.
 #[derive(Debug)]
@@ -455,6 +286,12 @@ impl Session {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
+    }
+
+    /// Whether no further message is taken: closing, closed, or frozen.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.phase != Phase::Open
     }
 
     /// Acknowledged features, closed under their dependencies.
