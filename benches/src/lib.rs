@@ -1,1 +1,16 @@
 //! Load generator and benchmarks.
+//!
+//! [`generator`] is a vhost-user front end with guests of its own: it measures any vhost-user back end. `towpath-bench
+//! compare` runs it against towpathd and its peers by turns, on a machine whose cores are sometimes near and sometimes
+//! far from each other (see `docs/benchmarks.md`).
+
+pub mod affinity;
+pub mod attach;
+pub mod clock;
+pub mod frame;
+pub mod generator;
+pub mod guest;
+pub mod null;
+pub mod probe;
+pub mod run;
+pub mod session;

@@ -1,0 +1,518 @@
+//! What the generator sends: frames that carry a sequence number, the time they were meant to leave and a checksum over
+//! their payload.
+//!
+//! A frame is Ethernet, IPv4 and UDP (42 bytes, no checksum) or, for 64 KB, TCP (54 bytes, partial checksum, TSO),
+//! then 16 bytes of ours and a pattern that differs from frame to frame:
+//!
+//! | bytes after the headers | what |
+//! |---|---|
+//! | 0..4 | sequence number of the sending port |
+//! | 4..8 | checksum of everything behind the headers, this field as zero |
+//! | 8..16 | intended send time, time stamp counter |
+//! | 16.. | 8-byte words derived from the sequence number |
+
+use std::{fmt, net::Ipv4Addr, str::FromStr};
+
+use virtio_driver::{Gso, MemoryError, NetHeader, RxFrame, SharedMemory};
+
+/// Bytes of our own fields behind the headers.
+const FIELDS: usize = 16;
+const UDP_HEADERS: usize = 42;
+const TCP_HEADERS: usize = 54;
+/// Longest prefix built in private memory before it is written.
+const PREFIX: usize = TCP_HEADERS + FIELDS;
+/// TCP payload per segment of a 64 KB send, and how many of them.
+const MSS: u16 = 1460;
+const SEGMENTS: u32 = 44;
+
+/// A frame of one length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameKind {
+    /// Bytes on the ring: from the destination MAC to the last byte of payload, no FCS.
+    pub len: u32,
+    /// One TCP send to be segmented (TSO) instead of a UDP packet.
+    pub tso: bool,
+}
+
+/// The sizes of a run, taken in turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sizes {
+    name: String,
+    cycle: Vec<FrameKind>,
+}
+
+impl Sizes {
+    /// Sizes as people name them, for the help.
+    pub const HELP: &'static str = "Frame size as testpmd and RFC 2544 name it, with 4 bytes of FCS that no virtual \
+        ring carries: 64 puts 60 bytes into the ring, 1518 puts 1514, any number from 64 to 9018. 64K: one TCP send of \
+        64294 bytes (54 of headers, 44 segments of 1460) with TSO. IMIX: 7 x 64, 4 x 570, 1 x 1518";
+
+    /// The frames to send in turn.
+    #[must_use]
+    pub fn cycle(&self) -> &[FrameKind] {
+        &self.cycle
+    }
+
+    /// The longest frame's bytes on the ring.
+    #[must_use]
+    pub fn longest(&self) -> u32 {
+        self.cycle.iter().map(|kind| kind.len).max().unwrap_or(60)
+    }
+
+    /// Whether segmentation is used.
+    #[must_use]
+    pub fn tso(&self) -> bool {
+        self.cycle.iter().any(|kind| kind.tso)
+    }
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { name: "64".to_string(), cycle: vec![FrameKind { len: 60, tso: false }] }
+    }
+}
+
+impl FromStr for Sizes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |size: u32| FrameKind { len: size - 4, tso: false };
+        let cycle = match text.to_ascii_uppercase().as_str() {
+            "64K" | "64KB" => vec![FrameKind { len: TCP_HEADERS as u32 + SEGMENTS * u32::from(MSS), tso: true }],
+            "IMIX" => [64, 570, 64, 64, 570, 64, 1518, 64, 570, 64, 64, 570].map(plain).to_vec(),
+            number => match number.parse() {
+                Ok(size @ 64..=9018) => vec![plain(size)],
+                _ => return Err(format!("size {text:?}: use a number from 64 to 9018, 64K or IMIX")),
+            },
+        };
+        Ok(Self { name: text.to_string(), cycle })
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Who a port is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Its address.
+    pub ip: Ipv4Addr,
+}
+
+impl Endpoint {
+    /// Port `index`'s default: 02:00:00:00:01:0a and 10.0.1.10 for the first, counting up.
+    #[must_use]
+    pub fn numbered(index: u8) -> Self {
+        Self { mac: [2, 0, 0, 0, 1, index.wrapping_add(10)], ip: Ipv4Addr::new(10, 0, 1, index.wrapping_add(10)) }
+    }
+}
+
+/// Writes the frames of one direction.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    templates: Vec<Template>,
+    flows: u32,
+    first_port: u16,
+    sequence: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Template {
+    kind: FrameKind,
+    prefix: [u8; PREFIX],
+    headers: usize,
+    net: NetHeader,
+}
+
+impl Sender {
+    /// Frames from one endpoint to another. `odd` says which of the pair's two directions this is: their 5-tuples differ.
+    #[must_use]
+    pub fn new(from: Endpoint, to: Endpoint, sizes: &Sizes, flows: u32, odd: bool, sequence: u32) -> Self {
+        let templates = sizes.cycle().iter().map(|&kind| Template::new(from, to, kind)).collect();
+        Self { templates, flows: flows.max(1), first_port: if odd { 33000 } else { 1024 }, sequence }
+    }
+
+    /// The sequence number of the next frame.
+    #[must_use]
+    pub const fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// The frame written last was not sent: the next one takes its number.
+    pub(crate) const fn take_back(&mut self) {
+        self.sequence = self.sequence.wrapping_sub(1);
+    }
+
+    /// Writes the next frame to `address`; returns its net header and length. All bytes are stored.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] when it does not fit the memory.
+    #[inline]
+    pub fn write(&mut self, memory: &SharedMemory, address: u64, stamp: u64) -> Result<(NetHeader, u32), MemoryError> {
+        let sequence = self.sequence;
+        let count = self.templates.len();
+        let Some(template) = self.templates.get(if count == 1 { 0 } else { sequence as usize % count }) else {
+            return Err(MemoryError::Exhausted { wanted: 0, left: 0 });
+        };
+        let (headers, len) = (template.headers, template.kind.len as usize);
+        let mut prefix = template.prefix;
+        // Flows count up through destination ports in steps of 1,024 source ports: a million of them in all.
+        let flow = if self.flows == 1 { 0 } else { sequence % self.flows };
+        let source = self.first_port.wrapping_add((flow & 1023) as u16);
+        let destination = self.first_port.wrapping_add((flow >> 10) as u16);
+        let word = pattern(sequence);
+        let tail = len - headers - FIELDS;
+        let check = fold(payload_sum(sequence, stamp).wrapping_add(pattern_sum(word, tail)));
+        prefix[34..36].copy_from_slice(&source.to_be_bytes());
+        prefix[36..38].copy_from_slice(&destination.to_be_bytes());
+        if let Some(fields) = prefix.get_mut(headers..headers + FIELDS) {
+            let first = u64::from(sequence) | u64::from(check) << 32;
+            fields[..8].copy_from_slice(&first.to_le_bytes());
+            fields[8..].copy_from_slice(&stamp.to_le_bytes());
+        }
+        let (prefix, _) = prefix.split_at(headers + FIELDS);
+        memory.write(address, prefix)?;
+        memory.fill_words(address + prefix.len() as u64, tail, word)?;
+        self.sequence = sequence.wrapping_add(1);
+        Ok((template.net, template.kind.len))
+    }
+}
+
+impl Template {
+    fn new(from: Endpoint, to: Endpoint, kind: FrameKind) -> Self {
+        let mut p = [0u8; PREFIX];
+        let ip_len = kind.len - 14;
+        let transport_len = ip_len - 20;
+        p[0..6].copy_from_slice(&to.mac);
+        p[6..12].copy_from_slice(&from.mac);
+        p[12..14].copy_from_slice(&[0x08, 0x00]);
+        p[14] = 0x45;
+        p[16..18].copy_from_slice(&(ip_len as u16).to_be_bytes());
+        p[20] = 0x40; // don't fragment
+        p[22] = 64;
+        p[23] = if kind.tso { 6 } else { 17 };
+        p[26..30].copy_from_slice(&from.ip.octets());
+        p[30..34].copy_from_slice(&to.ip.octets());
+        let checksum = !ones_complement(&p[14..34], 0);
+        p[24..26].copy_from_slice(&checksum.to_be_bytes());
+        if !kind.tso {
+            p[38..40].copy_from_slice(&(transport_len as u16).to_be_bytes());
+            return Self { kind, prefix: p, headers: UDP_HEADERS, net: NetHeader::default() };
+        }
+        p[46] = 5 << 4;
+        p[47] = 0x10; // ACK
+        p[48..50].copy_from_slice(&[0xff, 0xff]);
+        let pseudo = ones_complement(&p[26..34], 6 + transport_len);
+        p[50..52].copy_from_slice(&pseudo.to_be_bytes());
+        let net = NetHeader {
+            needs_csum: true,
+            gso: Gso::TcpV4,
+            hdr_len: TCP_HEADERS as u16,
+            gso_size: MSS,
+            csum_start: 34,
+            csum_offset: 16,
+            ..NetHeader::default()
+        };
+        Self { kind, prefix: p, headers: TCP_HEADERS, net }
+    }
+}
+
+/// RFC 1071's sum of big-endian 16-bit words, folded.
+fn ones_complement(bytes: &[u8], start: u32) -> u16 {
+    let words = bytes.chunks(2).map(|pair| match pair {
+        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
+        [high] => u32::from(*high) << 8,
+        _ => 0,
+    });
+    let mut sum = words.fold(start, u32::wrapping_add);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+#[inline]
+const fn pattern(sequence: u32) -> u64 {
+    (sequence as u64 ^ 0x5a5a_0000_0000).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// The sum of our own fields with a zero checksum.
+#[inline]
+const fn payload_sum(sequence: u32, stamp: u64) -> u64 {
+    (sequence as u64).wrapping_add(stamp)
+}
+
+/// What [`SharedMemory::sum`] makes of `len` bytes that [`SharedMemory::fill_words`] wrote.
+#[inline]
+const fn pattern_sum(word: u64, len: usize) -> u64 {
+    let rest = word & ((1u64 << (8 * (len % 8))) - 1);
+    word.wrapping_mul((len / 8) as u64).wrapping_add(rest)
+}
+
+#[inline]
+const fn fold(sum: u64) -> u32 {
+    (sum ^ sum >> 32) as u32
+}
+
+/// What became of the frames of one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Frames received that were sent by the peer port.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Sequence numbers that never came (late ones are taken off again).
+    pub lost: u64,
+    /// Frames behind a later one.
+    pub reordered: u64,
+    /// Frames whose payload or 5-tuple is not what was sent.
+    pub corrupt: u64,
+    /// Frames that are nobody's or another port's.
+    pub foreign: u64,
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            frames: self.frames + other.frames,
+            bytes: self.bytes + other.bytes,
+            lost: self.lost + other.lost,
+            reordered: self.reordered + other.reordered,
+            corrupt: self.corrupt + other.corrupt,
+            foreign: self.foreign + other.foreign,
+        }
+    }
+}
+
+impl std::ops::Sub for Tally {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            frames: self.frames - before.frames,
+            bytes: self.bytes - before.bytes,
+            lost: self.lost.saturating_sub(before.lost),
+            reordered: self.reordered - before.reordered,
+            corrupt: self.corrupt - before.corrupt,
+            foreign: self.foreign - before.foreign,
+        }
+    }
+}
+
+/// Checks the frames of one direction.
+#[derive(Debug, Clone)]
+pub struct Receiver {
+    me: Endpoint,
+    peer: Endpoint,
+    flows: u32,
+    first_port: u16,
+    expected: u32,
+    checked: bool,
+    /// The counts so far.
+    pub tally: Tally,
+}
+
+impl Receiver {
+    /// Expects frames from `peer` to `me`, as the [`Sender`] with the same flows and direction makes them.
+    /// Unchecked, every frame counts as right and nothing as lost: for the null back end, which delivers no bytes.
+    #[must_use]
+    pub fn new(peer: Endpoint, me: Endpoint, flows: u32, odd: bool, expected: u32, checked: bool) -> Self {
+        let first_port = if odd { 33000 } else { 1024 };
+        Self { me, peer, flows: flows.max(1), first_port, expected, checked, tally: Tally::default() }
+    }
+
+    /// The sequence number that is due.
+    #[must_use]
+    pub const fn expected(&self) -> u32 {
+        self.expected
+    }
+
+    /// Gives up what is missing below `sequence`.
+    pub fn give_up(&mut self, sequence: u32) {
+        if self.checked {
+            self.tally.lost += u64::from(sequence.wrapping_sub(self.expected));
+        }
+        self.expected = sequence;
+    }
+
+    /// Reads a whole frame, counts it and returns its intended send time if it is one of ours.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`] when the frame is not in the memory.
+    #[inline]
+    pub fn take(&mut self, memory: &SharedMemory, frame: &RxFrame<'_>) -> Result<Option<(u32, u64)>, MemoryError> {
+        let mut prefix = [0u8; PREFIX];
+        let Some((&(address, part), rest)) = frame.parts.split_first() else { return Ok(None) };
+        let take = (part as usize).min(PREFIX);
+        let (head, _) = prefix.split_at_mut(take);
+        memory.read(address, head)?;
+        let headers = if prefix[23] == 6 { TCP_HEADERS } else { UDP_HEADERS };
+        if take < headers + FIELDS {
+            self.tally.foreign += 1;
+            return Ok(None);
+        }
+        let field = |at: usize| prefix.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let (first, stamp) = (field(headers), field(headers + 8));
+        let (sequence, check) = (first as u32, (first >> 32) as u32);
+        let behind = (headers + FIELDS) as u32;
+        let mut sum = memory.sum(address + u64::from(behind), (part - behind) as usize)?;
+        let mut at = (part - behind) as usize;
+        for &(address, len) in rest {
+            sum = sum.wrapping_add(sum_at(memory, address, len as usize, at)?);
+            at += len as usize;
+        }
+        if !self.checked {
+            self.count(self.expected, frame.len);
+            return Ok(Some((sequence, stamp)));
+        }
+        if prefix[0..6] != self.me.mac || prefix[6..12] != self.peer.mac {
+            self.tally.foreign += 1;
+            return Ok(None);
+        }
+        let intact = fold(payload_sum(sequence, stamp).wrapping_add(sum)) == check && self.same_flow(&prefix, sequence);
+        if !intact {
+            self.tally.corrupt += 1;
+            return Ok(None);
+        }
+        self.count(sequence, frame.len);
+        Ok(Some((sequence, stamp)))
+    }
+
+    #[inline]
+    fn same_flow(&self, prefix: &[u8; PREFIX], sequence: u32) -> bool {
+        let flow = if self.flows == 1 { 0 } else { sequence % self.flows };
+        let source = self.first_port.wrapping_add((flow & 1023) as u16).to_be_bytes();
+        let destination = self.first_port.wrapping_add((flow >> 10) as u16).to_be_bytes();
+        prefix[26..30] == self.peer.ip.octets()
+            && prefix[30..34] == self.me.ip.octets()
+            && prefix[34..38] == [source[0], source[1], destination[0], destination[1]]
+    }
+
+    #[inline]
+    fn count(&mut self, sequence: u32, len: u32) {
+        self.tally.frames += 1;
+        self.tally.bytes += u64::from(len);
+        let ahead = sequence.wrapping_sub(self.expected);
+        if ahead < 1 << 31 {
+            self.tally.lost += u64::from(ahead);
+            self.expected = sequence.wrapping_add(1);
+        } else {
+            self.tally.reordered += 1;
+            self.tally.lost = self.tally.lost.saturating_sub(1);
+        }
+    }
+}
+
+/// The part of a sum that `len` bytes contribute which start `at` bytes into the summed range.
+fn sum_at(memory: &SharedMemory, address: u64, len: usize, at: usize) -> Result<u64, MemoryError> {
+    let shift = at % 8;
+    let first = if shift == 0 { 0 } else { (8 - shift).min(len) };
+    let mut bytes = [0u8; 8];
+    if let Some(head) = bytes.get_mut(shift..shift + first) {
+        memory.read(address, head)?;
+    }
+    let rest = memory.sum(address + first as u64, len - first)?;
+    Ok(u64::from_le_bytes(bytes).wrapping_add(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use virtio_driver::MemoryOptions;
+
+    use super::*;
+
+    fn pair(size: &str, flows: u32) -> (SharedMemory, Sender, Receiver) {
+        let memory = SharedMemory::new(1 << 20, MemoryOptions::default()).unwrap();
+        let (a, b) = (Endpoint::numbered(0), Endpoint::numbered(1));
+        let sizes: Sizes = size.parse().unwrap();
+        (memory, Sender::new(a, b, &sizes, flows, false, 7), Receiver::new(a, b, flows, false, 7, true))
+    }
+
+    fn received<'a>(parts: &'a [(u64, u32)]) -> RxFrame<'a> {
+        RxFrame { header: NetHeader::default(), parts, len: parts.iter().map(|p| p.1).sum() }
+    }
+
+    #[test]
+    fn sizes_are_testpmds() {
+        let len = |text: &str| text.parse::<Sizes>().map(|s| s.longest());
+        assert_eq!(len("64"), Ok(60));
+        assert_eq!(len("1518"), Ok(1514));
+        assert_eq!(len("imix"), Ok(1514));
+        assert_eq!(len("64K"), Ok(64294));
+        assert!(len("63").is_err() && len("9019").is_err() && len("jumbo").is_err());
+        let imix: Sizes = "IMIX".parse().unwrap();
+        let count = |len| imix.cycle().iter().filter(|kind| kind.len == len).count();
+        assert_eq!((count(60), count(566), count(1514)), (7, 4, 1));
+    }
+
+    #[test]
+    fn frames_of_every_size_are_recognised_in_any_number_of_parts() {
+        for size in ["64", "65", "71", "1518", "9000", "64K", "IMIX"] {
+            let (memory, mut sender, mut receiver) = pair(size, 5000);
+            for round in 0..40u32 {
+                let (_, len) = sender.write(&memory, 4096, u64::from(round)).unwrap();
+                let cut = 70.min(len - 1) + round % (len - 70.min(len - 1));
+                let parts = [(4096, cut), (4096 + u64::from(cut), len - cut)];
+                let parts = if len < 80 { vec![(4096, len)] } else { parts.to_vec() };
+                let got = receiver.take(&memory, &received(&parts)).unwrap();
+                assert_eq!(got, Some((7 + round, u64::from(round))), "size {size}");
+            }
+            let tally = receiver.tally;
+            assert_eq!((tally.frames, tally.lost, tally.corrupt, tally.foreign), (40, 0, 0, 0));
+        }
+    }
+
+    #[test]
+    fn any_changed_byte_is_noticed() {
+        let (memory, mut sender, _) = pair("200", 1000);
+        let (_, len) = sender.write(&memory, 4096, 99).unwrap();
+        let (_, _, receiver) = pair("200", 1000);
+        for at in 0..u64::from(len) {
+            let ignored = (12..26).contains(&at) || (38..42).contains(&at);
+            let original = memory.read_vec(4096 + at, 1).unwrap()[0];
+            memory.write(4096 + at, &[original ^ 0x10]).unwrap();
+            let mut receiver = receiver.clone();
+            let got = receiver.take(&memory, &received(&[(4096, len)])).unwrap();
+            assert_eq!(got.is_some(), ignored, "byte {at}");
+            memory.write(4096 + at, &[original]).unwrap();
+        }
+    }
+
+    #[test]
+    fn gaps_count_as_lost_until_they_arrive_late() {
+        let (memory, mut sender, mut receiver) = pair("64", 1);
+        let mut at = |n: u64| {
+            sender.write(&memory, 4096 * n, 0).unwrap();
+        };
+        (1..=4).for_each(&mut at);
+        for n in [1u64, 4, 2] {
+            receiver.take(&memory, &received(&[(4096 * n, 60)])).unwrap();
+        }
+        assert_eq!((receiver.tally.frames, receiver.tally.lost, receiver.tally.reordered), (3, 1, 1));
+    }
+
+    #[test]
+    fn headers_are_right() {
+        let (memory, mut sender, _) = pair("64K", 1);
+        let (net, len) = sender.write(&memory, 0, 0).unwrap();
+        let bytes = memory.read_vec(0, len as usize).unwrap();
+        assert_eq!(ones_complement(&bytes[14..34], 0), 0xffff, "IPv4 header checksum");
+        assert_eq!(u16::from_be_bytes([bytes[16], bytes[17]]) as u32, len - 14);
+        assert_eq!((net.csum_start, net.csum_offset, net.gso_size), (34, 16, 1460));
+        let (_, mut sender, _) = pair("64", 1);
+        let (net, len) = sender.write(&memory, 0, 0).unwrap();
+        let bytes = memory.read_vec(0, len as usize).unwrap();
+        assert_eq!(ones_complement(&bytes[14..34], 0), 0xffff);
+        assert_eq!(u16::from_be_bytes([bytes[38], bytes[39]]) as u32, len - 34);
+        assert_eq!(net, NetHeader::default());
+    }
+}

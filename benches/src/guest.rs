@@ -1,0 +1,184 @@
+//! One port of the generator: it sends its own frames and checks its peer's.
+
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+use virtio_driver::{Kick, RxError, RxQueue, SharedMemory, TxQueue, Virtqueue};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::{
+    attach::{AttachError, Attachment, Connection},
+    clock::Clock,
+    frame::{Endpoint, Receiver, Sender, Sizes},
+    generator::Load,
+};
+
+/// Rings doorbells by eventfd; the null back end needs none.
+pub(crate) struct Doorbells([Option<EventFd>; 2]);
+
+impl Kick for Doorbells {
+    fn kick(&mut self, queue: u16) {
+        if let Some(Some(bell)) = self.0.get(usize::from(queue)) {
+            // A full counter means the bell is ringing already.
+            let _ringing = bell.write(1);
+        }
+    }
+}
+
+/// Records latencies of every n-th frame.
+pub(crate) struct Latency {
+    pub(crate) histogram: Histogram<u64>,
+    pub(crate) clock: Clock,
+    /// A power of two, minus one.
+    pub(crate) mask: u32,
+}
+
+/// A port: queues, who it is, what it has sent and received.
+pub struct Guest {
+    pub(crate) memory: Arc<SharedMemory>,
+    pub(crate) tx: TxQueue,
+    pub(crate) rx: RxQueue,
+    pub(crate) bells: Doorbells,
+    pub(crate) me: Endpoint,
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver,
+    /// Frames handed to the back end since the start.
+    pub(crate) sent: u64,
+    /// Receive buffers a frame of the longest size takes.
+    pub(crate) buffers_per_frame: usize,
+    refill_at: usize,
+    posted: usize,
+    ring_size: usize,
+    connection: Option<Connection>,
+}
+
+/// Descriptors of one burst.
+pub(crate) const BURST: usize = 32;
+
+impl Guest {
+    /// A guest on a back end.
+    #[must_use]
+    pub fn attached(attachment: Attachment, me: Endpoint, peer: Endpoint) -> Self {
+        let Attachment { memory, tx, rx, kicks: [receive, transmit], connection, .. } = attachment;
+        let mut guest = Self::new(memory, tx, rx, me, peer);
+        guest.bells = Doorbells([Some(receive), Some(transmit)]);
+        guest.connection = Some(connection);
+        guest
+    }
+
+    /// A guest on a null back end; its queues are served by somebody else.
+    #[must_use]
+    pub fn new(memory: Arc<SharedMemory>, tx: TxQueue, rx: RxQueue, me: Endpoint, peer: Endpoint) -> Self {
+        let ring_size = usize::from(rx.queue_ref().size());
+        let posted = usize::from(rx.queue_ref().in_flight());
+        Self {
+            memory,
+            tx,
+            rx,
+            bells: Doorbells([None, None]),
+            me,
+            sender: Sender::new(me, peer, &Sizes::default(), 1, false, 0),
+            receiver: Receiver::new(peer, me, 1, false, 0, true),
+            sent: 0,
+            buffers_per_frame: 1,
+            refill_at: BURST.min(ring_size / 2).max(1),
+            posted,
+            ring_size,
+            connection: None,
+        }
+    }
+
+    /// Sets what is sent and expected from now on; sequence numbers go on.
+    pub(crate) fn load(&mut self, peer: Endpoint, load: &Load, odd: bool, expected: u32) {
+        let (sizes, flows, checked) = (&load.sizes, load.flows, load.checked);
+        let tally = self.receiver.tally;
+        self.sender = Sender::new(self.me, peer, sizes, flows, odd, self.sender.sequence());
+        self.receiver = Receiver::new(peer, self.me, flows, !odd, expected, checked);
+        self.receiver.tally = tally;
+        let buffer = if sizes.longest() > 9018 { 4096 } else { 2060 };
+        self.buffers_per_frame = (sizes.longest() as usize + 12).div_ceil(buffer);
+    }
+
+    /// Receives a burst, if there is one, and posts buffers again; returns frames received.
+    #[inline]
+    pub(crate) fn receive(&mut self, latency: &mut Latency) -> Result<usize, RxError> {
+        if !self.rx.queue().has_used() {
+            return Ok(0);
+        }
+        let now = cpu::time_stamp();
+        let Self { rx, receiver, memory, .. } = self;
+        let mut failed = None;
+        let mut buffers = 0;
+        let frames = rx.receive(2 * BURST, |frame| {
+            buffers += frame.parts.len();
+            match receiver.take(memory, frame) {
+                Ok(Some((sequence, stamp))) if sequence & latency.mask == 0 => {
+                    let nanoseconds = latency.clock.nanoseconds(now.saturating_sub(stamp));
+                    latency.histogram.saturating_record(nanoseconds);
+                }
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        self.posted -= buffers.min(self.posted);
+        if self.ring_size - self.posted >= self.refill_at {
+            self.posted += self.rx.refill(self.ring_size);
+            self.rx.queue().kick_if_needed(0, &mut self.bells);
+        }
+        Ok(frames)
+    }
+
+    /// Sends up to `count` frames; `stamp` says when the n-th of them was meant to leave. Returns how many were sent.
+    #[inline]
+    pub(crate) fn send(&mut self, count: usize, stamp: impl Fn(usize) -> u64) -> Result<usize, RxError> {
+        if self.tx.room() < count.max(BURST) {
+            self.tx.reclaim(usize::MAX)?;
+        }
+        let count = count.min(self.tx.room()).min(BURST);
+        let mut sent = 0;
+        for _ in 0..count {
+            let Some(slot) = self.tx.slot() else { break };
+            let (header, len) = self.sender.write(&self.memory, slot.address, stamp(sent))?;
+            if self.tx.send(&header, len).is_err() {
+                // Too few descriptors, of which long frames take several: written again next time.
+                self.sender.take_back();
+                break;
+            }
+            sent += 1;
+        }
+        if sent > 0 {
+            self.tx.queue().publish();
+            self.tx.queue().kick_if_needed(1, &mut self.bells);
+            self.sent += sent as u64;
+        }
+        Ok(sent)
+    }
+
+    /// Frames of ours that may be under way without any being dropped for want of receive buffers.
+    pub(crate) fn window(&self) -> usize {
+        (self.ring_size.saturating_sub(self.refill_at) / self.buffers_per_frame).max(1)
+    }
+
+    /// Frames of ours that `peer` has neither received nor given up.
+    #[inline]
+    pub(crate) fn under_way(&self, peer: &Self) -> usize {
+        self.sender.sequence().wrapping_sub(peer.receiver.expected()) as usize
+    }
+
+    /// What `self` still misses of the peer's frames below `sequence` is lost.
+    pub(crate) fn give_up(&mut self, sequence: u32) {
+        self.receiver.give_up(sequence);
+    }
+
+    /// Detaches from the back end, waiting until it has stopped.
+    ///
+    /// # Errors
+    ///
+    /// When the back end does not answer.
+    pub fn detach(self) -> Result<(), AttachError> {
+        self.connection.map_or(Ok(()), Connection::stop)
+    }
+}

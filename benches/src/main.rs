@@ -1,0 +1,33 @@
+//! `towpath-bench`: a vhost-user load generator, and the comparison of towpathd with its peers.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use towpath_bench::run::{self, RunArgs};
+
+/// Load generator for vhost-user switches.
+#[derive(Debug, Parser)]
+#[command(name = "towpath-bench", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure one vhost-user back end: be the guests on both sides, send, check and count
+    Run(Box<RunArgs>),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("towpath-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
