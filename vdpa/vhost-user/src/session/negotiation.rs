@@ -2,7 +2,7 @@
 
 use vhost::vhost_user::VhostUserProtocolFeatures;
 
-use super::{Event, Outcome, QueueState, Run, Session, Then, descriptor};
+use super::{Event, Outcome, Session, Then, descriptor};
 use crate::features::VHOST_F_LOG_ALL;
 use crate::message::{Message, Reader};
 use crate::refusal::Refusal;
@@ -118,19 +118,12 @@ impl Session {
         Outcome::Done
     }
 
-    /// Status 0: the driver let the device go (virtio 1.2, 2.4). Rings stop and begin anew; descriptors for
-    /// notifications and whether rings are enabled are the front end's and stay.
+    /// Status 0: the driver let the device go (virtio 1.2, 2.4). Rings stop. Where they stopped is kept: QEMU resets the
+    /// status before it asks for the bases, and a migration needs them. Notifications and whether rings are enabled are
+    /// the front end's and stay as well.
     pub(super) fn apply_reset_status(&mut self) -> Outcome {
         for queue in &mut self.front.queues {
-            let old = std::mem::take(queue);
-            *queue = QueueState {
-                call: old.call,
-                err: old.err,
-                enabled: old.enabled,
-                ran: old.ran,
-                run: Run::Idle,
-                ..QueueState::default()
-            };
+            queue.stop();
         }
         self.put_status(0);
         Outcome::Done
