@@ -55,6 +55,13 @@ impl Sum {
         Sum(fold(word as u64))
     }
 
+    /// This sum without `other`, which is part of it.
+    #[inline]
+    #[must_use]
+    pub const fn minus(self, other: Sum) -> Sum {
+        self.plus(Sum(!other.0))
+    }
+
     /// Both together.
     #[inline]
     #[must_use]
@@ -90,10 +97,10 @@ impl Sum {
         !self.0
     }
 
-    /// The checksum field's value in UDP, where 0 would mean that there is none (RFC 768).
+    /// The same, but never 0, which in UDP would mean that there is none (RFC 768). To any receiver 0xffff says what 0 does.
     #[inline]
     #[must_use]
-    pub const fn finish_udp(self) -> u16 {
+    pub const fn finish_nonzero(self) -> u16 {
         match self.finish() {
             0 => 0xffff,
             checksum => checksum,
@@ -153,14 +160,13 @@ pub const fn update32(checksum: u16, old: u32, new: u32) -> u16 {
 /// everything from `start` on is added and the complement stored.
 ///
 /// `head` is the private head, `body` the sum of what follows it in the frame, as if that began at an even offset.
-/// `udp` says whether a result of 0 becomes 0xffff. `None`, with `head` unchanged, if the field is not in the head.
-pub fn complete_partial(head: &mut [u8], start: u16, offset: u16, body: Sum, udp: bool) -> Option<()> {
+/// `None`, with `head` unchanged, if the field is not in the head.
+pub fn complete_partial(head: &mut [u8], start: u16, offset: u16, body: Sum) -> Option<()> {
     let field = usize::from(start) + usize::from(offset);
     let covered = head.get(usize::from(start)..)?;
     be16(head, field)?;
     let sum = Sum::of(covered).plus(body.at_offset(covered.len()));
-    let checksum = if udp { sum.finish_udp() } else { sum.finish() };
-    crate::bytes::put16(head, field, checksum)
+    crate::bytes::put16(head, field, sum.finish_nonzero())
 }
 
 #[cfg(test)]
@@ -248,7 +254,7 @@ mod tests {
             head in proptest::collection::vec(any::<u8>(), 0..128), start: u16, offset: u16, body: u16
         ) {
             let mut copy = head.clone();
-            let done = complete_partial(&mut copy, start, offset, Sum::from_folded(body), false);
+            let done = complete_partial(&mut copy, start, offset, Sum::from_folded(body));
             let field = usize::from(start) + usize::from(offset);
             prop_assert_eq!(done.is_some(), usize::from(start) <= head.len() && field + 2 <= head.len());
             if done.is_none() {
@@ -263,7 +269,7 @@ mod tests {
             let (head, body) = bytes.split_at(cut.min(bytes.len()));
             let mut head = head.to_vec();
             let offset = field * 2;
-            complete_partial(&mut head, start, offset, Sum::of(body), false).unwrap();
+            complete_partial(&mut head, start, offset, Sum::of(body)).unwrap();
             // The field held the pseudo header's sum, which the receiver adds: here the old content of the field.
             let pseudo = be16(&bytes, usize::from(start + offset)).unwrap();
             let mut covered = head[usize::from(start)..].to_vec();
@@ -281,7 +287,7 @@ mod tests {
 
     #[test]
     fn udp_never_says_that_there_is_none() {
-        assert_eq!(Sum::from_folded(0xffff).finish_udp(), 0xffff);
+        assert_eq!(Sum::from_folded(0xffff).finish_nonzero(), 0xffff);
         assert_eq!(Sum::from_folded(0xffff).finish(), 0);
     }
 

@@ -21,8 +21,10 @@ pub mod ipv4;
 pub mod ipv6;
 mod mac;
 pub mod ndp;
+mod offload;
 mod parse;
 pub mod sctp;
+pub mod segment;
 pub mod tcp;
 pub mod udp;
 mod upper;
@@ -32,7 +34,8 @@ pub mod vrrp;
 pub use error::ParseError;
 pub use headers::{Fragment, Headers, L3, L4};
 pub use mac::{MacAddr, MacAddrError};
+pub use offload::{OffloadError, validate_offload};
 pub use parse::parse;
 
 /// Bytes of a packet that are copied into private memory and may influence a verdict.
-pub const HEAD_LENGTH: usize = 128;
+pub const HEAD_LENGTH: usize = buf::HEAD_BYTES;
