@@ -1,1 +1,14 @@
-//! Turns desired state into what one host does: a state machine without threads, sockets or clocks.
+//! What one host does about the desired state: a state machine without threads, sockets or clocks.
+//!
+//! [`Agent::apply`] takes a validated [`ResourceSet`](model::ResourceSet) and returns the [`Action`]s that lead from what this host has realized to
+//! what it should, in an order in which nothing is forwarded before the port it concerns is bound and nothing is left
+//! behind when it goes. [`Agent::announced`] does the same for an address that moves between ports. Whoever drives the switch (the daemon, the
+//! simulator) carries the actions out; a port's index is free again when it says so with [`Agent::closed`].
+
+mod agent;
+mod holders;
+mod index;
+mod plan;
+
+pub use agent::{Action, Agent, Exhausted};
+pub use plan::PortPlan;

@@ -44,7 +44,7 @@ impl Default for PortCounters {
 impl PortCounters {
     /// Counts `packets` of this port as ended for `reason`. A packet is counted at the port that sent it.
     #[inline]
-    pub fn drop(&self, reason: DropReason, packets: u64) {
+    pub fn count_drop(&self, reason: DropReason, packets: u64) {
         if let Some(counter) = self.drops.get(reason as usize) {
             counter.add(packets);
         }

@@ -6,12 +6,14 @@
 //! * [`DropReason`]: every way a packet can end other than delivered, each with a counter per port ([`PortCounters`]).
 //! * [`Observer`]: what tracing, captures and the simulator's coverage see; [`Unobserved`] compiles to nothing.
 
+mod adapt;
 mod batch;
 mod counters;
 mod drop_reason;
 mod observer;
 mod port;
 
+pub use adapt::deliver_adapted;
 pub use batch::{Batch, Indices, Metadata, Output};
 pub use counters::{CounterTotals, PortCounters};
 pub use drop_reason::DropReason;

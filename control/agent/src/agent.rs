@@ -1,0 +1,339 @@
+//! The state machine.
+
+use crate::holders::Holders;
+use crate::index::Indices;
+use crate::plan::PortPlan;
+use engine::{Announcement, PortIndex};
+use model::{Name, ObjectName, PortSpec, ResourceSet, Typed};
+use packet::MacAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Ports one host can have.
+const PORT_LIMIT: usize = 16_384;
+
+/// One thing to do. Actions are carried out in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make the port: open its socket, let workers know it. Nothing reaches it before its addresses are bound.
+    OpenPort {
+        /// Its index.
+        index: PortIndex,
+        /// What it is.
+        plan: Box<PortPlan>,
+    },
+    /// Change the port without closing its socket.
+    ChangePort {
+        /// Its index.
+        index: PortIndex,
+        /// What it is from now on.
+        plan: Box<PortPlan>,
+    },
+    /// Take the port away. Its addresses are unbound already.
+    ClosePort {
+        /// Its index.
+        index: PortIndex,
+    },
+    /// Frames to `mac` in `subnet` go to `port`.
+    BindMac {
+        /// The subnet's number.
+        subnet: u16,
+        /// The address.
+        mac: MacAddr,
+        /// The port.
+        port: PortIndex,
+    },
+    /// Frames to `mac` in `subnet` go nowhere, if they still go to `port`.
+    UnbindMac {
+        /// The subnet's number.
+        subnet: u16,
+        /// The address.
+        mac: MacAddr,
+        /// The port.
+        port: PortIndex,
+    },
+    /// Who asks for `address` in `subnet` is told `mac`.
+    BindAddress {
+        /// The subnet's number.
+        subnet: u16,
+        /// The address.
+        address: IpAddr,
+        /// What is answered.
+        mac: MacAddr,
+        /// The port that has it.
+        port: PortIndex,
+    },
+    /// Who asks for `address` in `subnet` gets no answer, if it is still `port` that has it.
+    UnbindAddress {
+        /// The subnet's number.
+        subnet: u16,
+        /// The address.
+        address: IpAddr,
+        /// The port.
+        port: PortIndex,
+    },
+}
+
+/// This host has no number left for another port or subnet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "port {port}: this host already has {PORT_LIMIT} ports or subnets; delete some, or place the port on another host (spec.host)"
+)]
+pub struct Exhausted {
+    /// The port that was left out.
+    pub port: String,
+}
+
+struct Realized {
+    index: PortIndex,
+    subnet: ObjectName,
+    plan: PortPlan,
+}
+
+/// See the crate's documentation.
+pub struct Agent {
+    host: Name,
+    ports: BTreeMap<ObjectName, Realized>,
+    by_index: BTreeMap<PortIndex, ObjectName>,
+    subnets: BTreeMap<ObjectName, u16>,
+    port_indices: Indices,
+    subnet_indices: Indices,
+    holders: Holders,
+}
+
+impl Agent {
+    /// An agent for the host of that name, which has realized nothing.
+    pub fn new(host: Name) -> Self {
+        Self {
+            host,
+            ports: BTreeMap::new(),
+            by_index: BTreeMap::new(),
+            subnets: BTreeMap::new(),
+            port_indices: Indices::default(),
+            subnet_indices: Indices::default(),
+            holders: Holders::default(),
+        }
+    }
+
+    /// What must be done so that this host realizes `desired`; ports it has no room for are left out and reported.
+    pub fn apply(&mut self, desired: &ResourceSet) -> (Vec<Action>, Vec<Exhausted>) {
+        let (mut actions, mut exhausted) = (Vec::new(), Vec::new());
+        let host = self.host.clone();
+        let wanted: BTreeMap<ObjectName, Typed<'_, PortSpec>> =
+            desired.ports_on(&host).map(|port| (port.meta.object(), port)).collect();
+        // A port that changes subnet or MAC address is unbound as it was and bound as it is.
+        let gone: Vec<ObjectName> =
+            self.ports.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        for name in gone {
+            self.remove(&name, &mut actions);
+        }
+        for (name, port) in wanted {
+            if let Err(error) = self.realize(name, port, desired, &mut actions) {
+                exhausted.push(error);
+            }
+        }
+        self.drop_unheld(&mut actions);
+        self.drop_unused_subnets();
+        (actions, exhausted)
+    }
+
+    /// What follows from a port saying that it holds an address. Nothing when it may not (any more), when the address is
+    /// some port's own, or when it is known.
+    pub fn announced(&mut self, announcement: Announcement) -> Vec<Action> {
+        let Announcement { port, address, mac } = announcement;
+        let Some(realized) = self.by_index.get(&port).and_then(|name| self.ports.get(name)) else {
+            return Vec::new();
+        };
+        let profile = &realized.plan.profile;
+        let subnet = profile.subnet;
+        let own_of_another = self
+            .ports
+            .values()
+            .any(|other| other.plan.profile.subnet == subnet && other.plan.addresses().contains(&address));
+        if own_of_another || !profile.up || !profile.may_announce(mac, address) {
+            return Vec::new();
+        }
+        let own_mac = mac == profile.mac;
+        let Ok(before) = self.holders.set(subnet, address, port, mac) else { return Vec::new() };
+        let mut actions = Vec::new();
+        if !own_mac {
+            actions.push(Action::BindMac { subnet, mac, port });
+        }
+        actions.push(Action::BindAddress { subnet, address, mac, port });
+        if let Some((old_port, old_mac)) = before {
+            self.unbind_spare_mac(subnet, old_port, old_mac, &mut actions);
+        }
+        actions
+    }
+
+    /// The port that last announced `address` in the subnet of `port`, and the MAC address it said.
+    pub fn holder(&self, port: PortIndex, address: IpAddr) -> Option<(PortIndex, MacAddr)> {
+        let subnet = self.plan(port)?.profile.subnet;
+        self.holders.get(subnet, address)
+    }
+
+    /// Says that no worker knows the port of an [`Action::ClosePort`] any more.
+    pub fn closed(&mut self, index: PortIndex) {
+        if !self.by_index.contains_key(&index) {
+            self.port_indices.give_back(index.0);
+        }
+    }
+
+    /// The port of that index.
+    pub fn plan(&self, index: PortIndex) -> Option<&PortPlan> {
+        self.ports.get(self.by_index.get(&index)?).map(|realized| &realized.plan)
+    }
+
+    /// All ports realized, in the order of their names.
+    pub fn ports(&self) -> impl Iterator<Item = (PortIndex, &PortPlan)> {
+        self.ports.values().map(|realized| (realized.index, &realized.plan))
+    }
+
+    fn realize(
+        &mut self,
+        name: ObjectName,
+        port: Typed<'_, PortSpec>,
+        desired: &ResourceSet,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), Exhausted> {
+        let no_room = || Exhausted { port: name.to_string() };
+        let subnet = match self.subnets.get(&port.spec.subnet) {
+            Some(number) => *number,
+            None => {
+                let number = self.subnet_indices.take(PORT_LIMIT).ok_or_else(no_room)?;
+                self.subnets.insert(port.spec.subnet.clone(), number);
+                number
+            }
+        };
+        let plan = PortPlan::of(port, desired, subnet);
+        if let Some(realized) = self.ports.get(&name)
+            && needs_reopening(&realized.plan, &plan)
+        {
+            self.remove(&name, actions);
+        }
+        match self.ports.get_mut(&name) {
+            Some(realized) if realized.plan == plan => {}
+            Some(realized) => {
+                let (index, before) = (realized.index, std::mem::replace(&mut realized.plan, plan.clone()));
+                realized.subnet = port.spec.subnet.clone();
+                rebind(index, &before, &plan, actions);
+            }
+            None => {
+                let index = PortIndex(self.port_indices.take(PORT_LIMIT).ok_or_else(no_room)?);
+                actions.push(Action::OpenPort { index, plan: Box::new(plan.clone()) });
+                bind(index, &plan, actions);
+                self.by_index.insert(index, name.clone());
+                self.ports.insert(name, Realized { index, subnet: port.spec.subnet.clone(), plan });
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &ObjectName, actions: &mut Vec<Action>) {
+        let Some(realized) = self.ports.remove(name) else { return };
+        self.by_index.remove(&realized.index);
+        self.drop_unheld(actions);
+        unbind(realized.index, &realized.plan, actions);
+        actions.push(Action::ClosePort { index: realized.index });
+    }
+
+    /// Unbinds announced addresses whose holder is gone, down, or not allowed any more.
+    fn drop_unheld(&mut self, actions: &mut Vec<Action>) {
+        let (ports, by_index) = (&self.ports, &self.by_index);
+        let gone = self.holders.retain(|subnet, address, port, mac| {
+            let plan =
+                by_index.get(&port).and_then(|name| ports.get(name)).map(|realized| &realized.plan.profile);
+            plan.is_some_and(|profile| {
+                profile.subnet == subnet && profile.up && profile.may_announce(mac, address)
+            })
+        });
+        for (subnet, address, port, mac) in gone {
+            // An address that became some port's own was bound to it after it was announced.
+            let own = self.ports.values().any(|other| {
+                other.plan.profile.subnet == subnet && other.plan.addresses().contains(&address)
+            });
+            if !own {
+                actions.push(Action::UnbindAddress { subnet, address, port });
+            }
+            self.unbind_spare_mac(subnet, port, mac, actions);
+        }
+    }
+
+    /// Unbinds a MAC address that only announced addresses went by, when none does any more.
+    fn unbind_spare_mac(&self, subnet: u16, port: PortIndex, mac: MacAddr, actions: &mut Vec<Action>) {
+        let of_a_port = self
+            .ports
+            .values()
+            .any(|other| other.plan.profile.subnet == subnet && other.plan.profile.mac == mac);
+        let moved = actions
+            .iter()
+            .any(|action| matches!(action, Action::BindMac { mac: bound, .. } if *bound == mac));
+        if !of_a_port && !moved && !self.holders.uses(subnet, port, mac) {
+            actions.push(Action::UnbindMac { subnet, mac, port });
+        }
+    }
+
+    fn drop_unused_subnets(&mut self) {
+        let used: BTreeSet<&ObjectName> = self.ports.values().map(|realized| &realized.subnet).collect();
+        let indices = &mut self.subnet_indices;
+        self.subnets.retain(|name, number| {
+            let stays = used.contains(name);
+            if !stays {
+                indices.give_back(*number);
+            }
+            stays
+        });
+    }
+}
+
+/// Whether the difference touches the socket itself.
+fn needs_reopening(old: &PortPlan, new: &PortPlan) -> bool {
+    old.attachment != new.attachment || old.uid != new.uid
+}
+
+fn bind(port: PortIndex, plan: &PortPlan, actions: &mut Vec<Action>) {
+    let profile = &plan.profile;
+    actions.push(Action::BindMac { subnet: profile.subnet, mac: profile.mac, port });
+    for address in plan.addresses() {
+        actions.push(Action::BindAddress {
+            subnet: profile.subnet,
+            address: *address,
+            mac: profile.mac,
+            port,
+        });
+    }
+}
+
+fn unbind(port: PortIndex, plan: &PortPlan, actions: &mut Vec<Action>) {
+    let profile = &plan.profile;
+    actions.push(Action::UnbindMac { subnet: profile.subnet, mac: profile.mac, port });
+    for address in plan.addresses() {
+        actions.push(Action::UnbindAddress { subnet: profile.subnet, address: *address, port });
+    }
+}
+
+/// From `old` to `new`: what is not new is unbound first, the profile changes, what was not old is bound last.
+fn rebind(port: PortIndex, old: &PortPlan, new: &PortPlan, actions: &mut Vec<Action>) {
+    let (before, after) = (&old.profile, &new.profile);
+    let same_station = (before.subnet, before.mac) == (after.subnet, after.mac);
+    if !same_station {
+        unbind(port, old, actions);
+    } else {
+        for address in old.addresses().iter().filter(|address| !new.addresses().contains(address)) {
+            actions.push(Action::UnbindAddress { subnet: before.subnet, address: *address, port });
+        }
+    }
+    actions.push(Action::ChangePort { index: port, plan: Box::new(new.clone()) });
+    if !same_station {
+        bind(port, new, actions);
+    } else {
+        for address in new.addresses().iter().filter(|address| !old.addresses().contains(address)) {
+            actions.push(Action::BindAddress {
+                subnet: after.subnet,
+                address: *address,
+                mac: after.mac,
+                port,
+            });
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Answers ARP and neighbour discovery for every address of the subnet, and notes who announces an address that may move.
+//!
+//! A stage of its own because it turns packets round: an answer is written over the question and goes back to the port it came from.
+//! Nothing of these protocols crosses from port to port, so nobody can poison a neighbour's cache. It looks only at the packets
+//! that [`port_security`](crate::port_security) marked.
+//!
+//! Drops: [`DropReason::SpoofedNeighbour`], [`DropReason::BadNeighbour`], [`DropReason::UnknownNeighbour`],
+//! [`DropReason::NeighbourConsumed`], [`DropReason::RogueService`].
+
+use buf::HEAD_BYTES;
+use engine::{Announcement, Batch, DropReason, Indices, Output, PortIndex};
+use packet::{Headers, L3, L4, MacAddr, announce, arp, ethernet, icmp, ndp};
+use std::net::IpAddr;
+use tables::{AddressReader, PortProfile, TokenBucket};
+
+/// What the stage decides about one packet.
+enum Verdict {
+    /// Not a neighbour message: goes on.
+    Pass,
+    /// The first so many bytes of the scratch head go back to the sender.
+    Answer(u32),
+    Drop(DropReason),
+}
+
+/// Runs the stage for packets sent by `ingress`. Announcements beyond `budget` are ignored.
+#[inline]
+pub fn run(
+    batch: &mut Batch<'_, '_>,
+    profile: &PortProfile,
+    ingress: PortIndex,
+    addresses: &AddressReader,
+    budget: &mut TokenBucket,
+    announce: &mut impl FnMut(Announcement),
+) {
+    let marked = batch.attention & batch.alive();
+    if marked == 0 {
+        return;
+    }
+    let stage = Stage { profile, ingress, addresses };
+    for index in Indices(marked) {
+        let headers = batch.metadata[index].headers;
+        let Some(packet) = batch.burst.packet_mut(index) else { continue };
+        let mut scratch = [0; HEAD_BYTES];
+        let head = packet.head();
+        scratch[..head.len().min(HEAD_BYTES)].copy_from_slice(&head[..head.len().min(HEAD_BYTES)]);
+        stage.note_announcement(head, &headers, batch.now, budget, announce);
+        match stage.judge(head.len(), &mut scratch, &headers) {
+            Verdict::Pass => {}
+            Verdict::Drop(reason) => batch.drop(index, reason),
+            Verdict::Answer(len) => {
+                packet.replace(&scratch[..(len as usize).min(HEAD_BYTES)]);
+                batch.metadata[index].output = Output::Port(ingress);
+            }
+        }
+    }
+}
+
+struct Stage<'a> {
+    profile: &'a PortProfile,
+    ingress: PortIndex,
+    addresses: &'a AddressReader,
+}
+
+impl Stage<'_> {
+    fn judge(&self, len: usize, scratch: &mut [u8; HEAD_BYTES], headers: &Headers) -> Verdict {
+        match (headers.l3, headers.l4) {
+            (L3::Arp, _) => self.judge_arp(scratch, headers),
+            (L3::Ipv6, L4::Icmpv6) => self.judge_icmpv6(len, scratch, headers),
+            _ => Verdict::Pass,
+        }
+    }
+
+    fn judge_arp(&self, scratch: &mut [u8; HEAD_BYTES], headers: &Headers) -> Verdict {
+        let Some((message, source)) = arp::View::new(scratch, headers).zip(source_of(scratch)) else {
+            return Verdict::Drop(DropReason::BadNeighbour);
+        };
+        let sender = IpAddr::V4(message.sender_ip());
+        let is_probe = message.sender_ip().is_unspecified() && message.operation() == arp::Operation::Request;
+        if message.sender_mac() != source || !(is_probe || self.profile.may_send_from(source, sender)) {
+            return Verdict::Drop(DropReason::SpoofedNeighbour);
+        }
+        if message.is_gratuitous() || message.operation() != arp::Operation::Request {
+            return Verdict::Drop(DropReason::NeighbourConsumed);
+        }
+        match self.holder(IpAddr::V4(message.target_ip())) {
+            Ok(mac) => arp::reply_in_place(scratch, headers, mac)
+                .map_or(Verdict::Drop(DropReason::BadNeighbour), Verdict::Answer),
+            Err(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    fn judge_icmpv6(&self, len: usize, scratch: &mut [u8; HEAD_BYTES], headers: &Headers) -> Verdict {
+        if let Some((ndp::ROUTER_ADVERTISEMENT | ndp::REDIRECT, _)) = icmp::type_and_code(scratch, headers) {
+            return Verdict::Drop(DropReason::RogueService);
+        }
+        let Some(source) = source_of(scratch) else { return Verdict::Drop(DropReason::BadNeighbour) };
+        match ndp::parse(&scratch[..len.min(HEAD_BYTES)], headers) {
+            Err(_) => Verdict::Drop(DropReason::BadNeighbour),
+            Ok(ndp::Message::Other) => Verdict::Pass,
+            Ok(ndp::Message::Advertisement(advertisement)) => {
+                let honest = advertisement.target_link.is_none_or(|mac| mac == source)
+                    && self.profile.may_send_from(source, IpAddr::V6(advertisement.target));
+                Verdict::Drop(if honest {
+                    DropReason::NeighbourConsumed
+                } else {
+                    DropReason::SpoofedNeighbour
+                })
+            }
+            Ok(ndp::Message::Solicitation(solicitation)) => {
+                if solicitation.source_link.is_some_and(|mac| mac != source) {
+                    return Verdict::Drop(DropReason::SpoofedNeighbour);
+                }
+                match self.holder(IpAddr::V6(solicitation.target)) {
+                    Ok(mac) => ndp::advertise_in_place(scratch, headers, &solicitation, mac, ndp::Role::Host)
+                        .map_or(Verdict::Drop(DropReason::BadNeighbour), Verdict::Answer),
+                    Err(reason) => Verdict::Drop(reason),
+                }
+            }
+        }
+    }
+
+    /// The MAC address at which `address` is to be reached from this port.
+    fn holder(&self, address: IpAddr) -> Result<MacAddr, DropReason> {
+        match self.addresses.lookup(self.profile.subnet, address) {
+            Some(entry) if entry.port == u32::from(self.ingress.0) => Err(DropReason::NeighbourConsumed),
+            Some(entry) => Ok(entry.mac),
+            None => Err(DropReason::UnknownNeighbour),
+        }
+    }
+
+    /// Passes on that the port now holds an address that is not its own but that it may hold.
+    fn note_announcement(
+        &self,
+        head: &[u8],
+        headers: &Headers,
+        now: u64,
+        budget: &mut TokenBucket,
+        announce: &mut impl FnMut(Announcement),
+    ) {
+        let (Some(seen), Some(source)) = (announce::detect(head, headers), source_of(head)) else { return };
+        let mac = seen.mac();
+        if mac != source {
+            return;
+        }
+        for address in seen.addresses() {
+            let foreign = !self.profile.addresses().contains(&address);
+            if foreign && self.profile.may_announce(mac, address) && budget.take(now, 1) {
+                announce(Announcement { port: self.ingress, address, mac });
+            }
+        }
+    }
+}
+
+fn source_of(head: &[u8]) -> Option<MacAddr> {
+    ethernet::View::new(head).map(|view| view.source())
+}

@@ -1,0 +1,243 @@
+//! The last stage: groups packets by output and copies them into the receivers' buffers.
+//!
+//! It is here and not in `stages` because it alone touches queues of other ports.
+//!
+//! Drops: [`DropReason::ReceiverFull`], [`DropReason::TooLarge`], [`DropReason::ReceiverStopped`], [`DropReason::HandoverFull`],
+//! [`DropReason::PoolExhausted`]; all counted at the port the packet came from.
+
+use crate::handover::{Handover, Links};
+use arrayvec::ArrayVec;
+use buf::{BURST_PACKETS, Frame, Offload, Pool};
+use engine::{
+    Batch, DropReason, Indices, Observer, Output, PortCounters, PortIndex, TxQueue, TxReport, deliver_adapted,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use sync::Shared;
+
+/// A transmit queue that any worker may take for a burst and control threads may take away.
+pub type SharedTx = Arc<Shared<Option<Box<dyn TxQueue>>>>;
+
+/// Entries of the table that remembers on which queue pair a guest sends which flows.
+const STEERING: usize = 256;
+
+/// A port as a destination, as one worker sees it.
+#[derive(Clone)]
+pub struct OutputPort {
+    /// Its transmit queues, by queue pair.
+    pub queues: Vec<SharedTx>,
+    /// The worker that drains handovers for it.
+    pub home: usize,
+    /// This worker's counters of it.
+    pub counters: Arc<PortCounters>,
+    /// By flow hash: the queue pair its guest last sent that flow on (virtio 1.2 section 5.1.6.5.6.1, automatic receive steering).
+    /// Shared by all workers; a stale or torn choice costs a reordering at most.
+    pub steering: Option<Arc<[AtomicU8]>>,
+}
+
+impl OutputPort {
+    /// An output of the given queues, steered only if there is more than one.
+    pub fn new(
+        queues: Vec<SharedTx>,
+        home: usize,
+        counters: Arc<PortCounters>,
+        steering: &Arc<[AtomicU8]>,
+    ) -> Self {
+        let steering = (queues.len() > 1).then(|| steering.clone());
+        Self { queues, home, counters, steering }
+    }
+
+    /// A steering table in which every flow goes to the first queue pair.
+    pub fn steering_table() -> Arc<[AtomicU8]> {
+        (0..STEERING).map(|_| AtomicU8::new(0)).collect()
+    }
+
+    #[inline(always)]
+    fn pair(&self, flow_hash: u32) -> usize {
+        match &self.steering {
+            None => 0,
+            Some(steering) => {
+                let slot = steering.get(flow_hash as usize % STEERING);
+                slot.map_or(0, |slot| usize::from(slot.load(Relaxed))) % self.queues.len().max(1)
+            }
+        }
+    }
+
+    /// Remembers that this port's guest sent flow `flow_hash` on `pair`.
+    #[inline(always)]
+    pub(crate) fn steer(&self, flow_hash: u32, pair: u16) {
+        if let Some(slot) =
+            self.steering.as_ref().and_then(|steering| steering.get(flow_hash as usize % STEERING))
+            && slot.load(Relaxed) != pair as u8
+        {
+            slot.store(pair as u8, Relaxed);
+        }
+    }
+}
+
+/// What delivery works with besides the batch.
+pub(crate) struct Delivery<'w> {
+    pub(crate) outputs: &'w [Option<OutputPort>],
+    pub(crate) links: &'w mut Links,
+    pub(crate) pool: &'w Pool,
+    pub(crate) worker: usize,
+    /// Workers that were asleep when something was handed to them, as bits.
+    pub(crate) wake: &'w mut u64,
+}
+
+impl Delivery<'_> {
+    /// Delivers every packet alive in `batch`; returns how many frames were sent.
+    #[inline(always)]
+    pub(crate) fn run<O: Observer>(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        ingress: PortIndex,
+        observer: &mut O,
+    ) -> u32 {
+        let mut remaining = batch.alive();
+        let mut sent = 0;
+        while remaining != 0 {
+            let first = (remaining.trailing_zeros() & 31) as usize;
+            let output = batch.metadata[first].output;
+            let Output::Port(port) = output else {
+                remaining &= remaining - 1;
+                continue;
+            };
+            let target = self.outputs.get(usize::from(port.0)).and_then(Option::as_ref);
+            let pair = target.map_or(0, |target| target.pair(batch.metadata[first].flow_hash));
+            let mut group = 0u32;
+            for index in Indices(remaining) {
+                let metadata = &batch.metadata[index];
+                let same = metadata.output == output
+                    && target.is_none_or(|target| target.pair(metadata.flow_hash) == pair);
+                group |= u32::from(same) << index;
+            }
+            remaining &= !group;
+            let mut frames: ArrayVec<Frame<'_, '_>, BURST_PACKETS> = ArrayVec::new();
+            for index in Indices(group) {
+                if let Some(frame) = batch.burst.frame(index) {
+                    frames.push(frame);
+                }
+            }
+            if O::ACTIVE {
+                frames.iter().for_each(|frame| observer.forwarded(ingress, output, frame));
+            }
+            let report = match target {
+                Some(target) => self.send(target, port, pair, ingress, &frames),
+                None => GroupReport::stopped(frames.len()),
+            };
+            drop(frames);
+            sent += report.sent;
+            report.count(batch);
+        }
+        sent
+    }
+
+    #[inline(always)]
+    fn send(
+        &mut self,
+        target: &OutputPort,
+        port: PortIndex,
+        pair: usize,
+        ingress: PortIndex,
+        frames: &[Frame<'_, '_>],
+    ) -> GroupReport {
+        let Some(queue) = target.queues.get(pair) else { return GroupReport::stopped(frames.len()) };
+        let elsewhere = target.home != self.worker;
+        if elsewhere && !self.links.is_clear(target.home) {
+            return self.hand_over(target, port, pair, ingress, frames);
+        }
+        match queue.try_take() {
+            Some(mut guard) => match guard.as_deref_mut() {
+                Some(queue) => GroupReport::from(transmit(queue, &target.counters, frames)),
+                None => GroupReport::stopped(frames.len()),
+            },
+            None if elsewhere => self.hand_over(target, port, pair, ingress, frames),
+            None => GroupReport::stopped(frames.len()),
+        }
+    }
+
+    #[cold]
+    fn hand_over(
+        &mut self,
+        target: &OutputPort,
+        port: PortIndex,
+        pair: usize,
+        ingress: PortIndex,
+        frames: &[Frame<'_, '_>],
+    ) -> GroupReport {
+        let mut report = GroupReport::default();
+        for frame in frames {
+            let Some(packet) = self.pool.copy(frame) else {
+                report.pool_exhausted += 1;
+                continue;
+            };
+            let handover = Handover { output: port, pair: pair as u16, ingress, packet };
+            match self.links.push(target.home, handover) {
+                Ok(()) => report.sent += 1,
+                Err(_) => report.handover_full += 1,
+            }
+        }
+        target.counters.handed_over.add(u64::from(report.sent));
+        if self.links.is_asleep(target.home) {
+            *self.wake |= 1u64.wrapping_shl(target.home as u32);
+        }
+        report
+    }
+}
+
+/// Sends, flushes and counts at the receiving port.
+#[inline(always)]
+pub(crate) fn transmit(
+    queue: &mut dyn TxQueue,
+    counters: &PortCounters,
+    frames: &[Frame<'_, '_>],
+) -> TxReport {
+    let plain = frames.iter().all(|frame| frame.offload == Offload::NONE);
+    let report = if plain { queue.send(frames) } else { deliver_adapted(queue, frames) };
+    queue.flush();
+    counters.tx_packets.add(u64::from(report.sent));
+    counters.tx_bytes.add(report.bytes);
+    report
+}
+
+/// What became of one group of packets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct GroupReport {
+    sent: u32,
+    full: u32,
+    too_large: u32,
+    stopped: u32,
+    handover_full: u32,
+    pool_exhausted: u32,
+}
+
+impl From<TxReport> for GroupReport {
+    #[inline(always)]
+    fn from(report: TxReport) -> Self {
+        Self {
+            sent: report.sent,
+            full: report.full,
+            too_large: report.too_large,
+            stopped: report.stopped,
+            ..Self::default()
+        }
+    }
+}
+
+impl GroupReport {
+    fn stopped(count: usize) -> Self {
+        Self { stopped: count as u32, ..Self::default() }
+    }
+
+    #[inline(always)]
+    fn count(&self, batch: &mut Batch<'_, '_>) {
+        if self.full | self.too_large | self.stopped | self.handover_full | self.pool_exhausted != 0 {
+            batch.lost(DropReason::ReceiverFull, self.full);
+            batch.lost(DropReason::TooLarge, self.too_large);
+            batch.lost(DropReason::ReceiverStopped, self.stopped);
+            batch.lost(DropReason::HandoverFull, self.handover_full);
+            batch.lost(DropReason::PoolExhausted, self.pool_exhausted);
+        }
+    }
+}

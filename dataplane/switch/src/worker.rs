@@ -1,0 +1,407 @@
+//! A worker: the poll set it owns, the outputs it knows, and one step of its loop.
+
+use crate::clock::Clock;
+use crate::deliver::{Delivery, OutputPort, transmit};
+use crate::handover::Links;
+use crate::pipeline::{self, Tables};
+use crate::poll_set::{PollQueue, PollSet, QueueId};
+use buf::{BURST_PACKETS, Burst, Pool};
+use crossbeam::queue::{ArrayQueue, SegQueue};
+use engine::{
+    Announcement, Armed, Batch, DropReason, Metadata, Observer, PortCounters, PortIndex, QueueFault,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use sync::Counter;
+use tables::{AddressReader, MacReader};
+
+/// Handed-over packets delivered per step and peer.
+const HANDOVERS_PER_STEP: usize = 64;
+
+/// A change of what a worker polls or delivers to.
+pub enum Command {
+    /// Polls a queue (again).
+    AddQueue(Box<PollQueue>),
+    /// Forgets a queue.
+    RemoveQueue(QueueId),
+    /// Makes a port a destination, or changes how it is reached.
+    SetOutput(PortIndex, OutputPort),
+    /// Makes a port no destination any more.
+    RemoveOutput(PortIndex),
+}
+
+/// Where control threads leave commands. Done in order, between bursts.
+#[derive(Clone, Default)]
+pub struct Mailbox(Arc<MailboxState>);
+
+#[derive(Default)]
+struct MailboxState {
+    commands: SegQueue<Command>,
+    sent: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Mailbox {
+    /// Leaves a command; returns its number.
+    pub fn send(&self, command: Command) -> u64 {
+        self.0.commands.push(command);
+        self.0.sent.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Whether the command of that number (and all before) took effect.
+    pub fn is_done(&self, number: u64) -> bool {
+        self.0.done.load(Ordering::Acquire) >= number
+    }
+}
+
+/// What a worker did since it started. It is the only writer.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Packets taken from queues.
+    pub packets: Counter,
+    /// Frames delivered.
+    pub delivered: Counter,
+    /// Cycles of polls that found packets, and of what was done with them.
+    pub busy_cycles: Counter,
+    /// Cycles of everything else: empty polls, commands.
+    pub idle_cycles: Counter,
+    /// Receive queues polled.
+    pub queues: Counter,
+    /// Bursts that were full.
+    pub full_bursts: Counter,
+    /// Bursts that held at least one packet.
+    pub bursts: Counter,
+    /// Announcements that did not fit the queue to the control plane.
+    pub announcements_lost: Counter,
+}
+
+/// What a worker is made of.
+pub struct WorkerParts {
+    /// Its number, from 0.
+    pub index: usize,
+    /// Its ends of the handover rings (see [`crate::mesh`]).
+    pub links: Links,
+    /// MAC addresses of all ports.
+    pub macs: MacReader,
+    /// IP addresses of all ports.
+    pub addresses: AddressReader,
+    /// Memory for packets that outlive their burst; shared by all workers.
+    pub pool: Pool,
+    /// Where announcements of addresses go; shared by all workers.
+    pub announcements: Arc<ArrayQueue<Announcement>>,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Packets taken.
+    pub packets: u32,
+    /// Their bytes.
+    pub bytes: u32,
+    /// Queues looked at.
+    pub polls: u32,
+    /// Handed-over packets delivered.
+    pub handovers: u32,
+    /// Commands done.
+    pub commands: u32,
+    /// Workers that sleep and must be woken, as bits.
+    pub wake: u64,
+}
+
+impl Progress {
+    /// Whether there was anything to do.
+    pub fn is_idle(&self) -> bool {
+        self.packets == 0 && self.handovers == 0 && self.commands == 0
+    }
+}
+
+/// See the crate's documentation.
+pub struct Worker {
+    index: usize,
+    poll_set: PollSet,
+    outputs: Vec<Option<OutputPort>>,
+    tables: Tables,
+    links: Links,
+    pool: Pool,
+    announcements: Arc<ArrayQueue<Announcement>>,
+    mailbox: Mailbox,
+    counters: Arc<WorkerCounters>,
+    metadata: Box<[Metadata; BURST_PACKETS]>,
+    faults: Vec<(QueueId, QueueFault)>,
+}
+
+impl Worker {
+    /// A worker that polls nothing yet.
+    pub fn new(parts: WorkerParts) -> Self {
+        Self {
+            index: parts.index,
+            poll_set: PollSet::default(),
+            outputs: Vec::new(),
+            tables: Tables { macs: parts.macs, addresses: parts.addresses },
+            links: parts.links,
+            pool: parts.pool,
+            announcements: parts.announcements,
+            mailbox: Mailbox::default(),
+            counters: Arc::default(),
+            metadata: Box::new([Metadata::default(); BURST_PACKETS]),
+            faults: Vec::with_capacity(16),
+        }
+    }
+
+    /// Where to leave commands for it.
+    pub fn mailbox(&self) -> Mailbox {
+        self.mailbox.clone()
+    }
+
+    /// What it did.
+    pub fn counters(&self) -> Arc<WorkerCounters> {
+        self.counters.clone()
+    }
+
+    /// Looks once at everything that is due at `now` (nanoseconds). Bounded: 64 handovers per peer, one burst per queue last found short, one
+    /// burst of one queue last found full.
+    pub fn step<C: Clock, O: Observer>(&mut self, now: u64, clock: &mut C, observer: &mut O) -> Progress {
+        let mut progress = Progress { commands: self.do_commands(), ..Progress::default() };
+        self.tables.macs.refresh();
+        self.tables.addresses.refresh();
+        let mut cycles = clock.cycles();
+        progress.handovers = self.take_handovers();
+        if progress.handovers > 0 {
+            cycles = self.charge(cycles, clock, true);
+        }
+        // One of the full ones first: those found full in this step wait until the next.
+        let full = self.poll_set.next_full();
+        if let Some(at) = full {
+            self.poll(at, now, &mut progress, &mut cycles, clock, observer);
+        }
+        for at in (0..self.poll_set.len()).filter(|at| Some(*at) != full) {
+            if self.poll_set.short(at).is_some_and(|queue| queue.not_before <= now) {
+                self.poll(at, now, &mut progress, &mut cycles, clock, observer);
+            }
+        }
+        self.charge(cycles, clock, false);
+        progress
+    }
+
+    /// Queues that broke since the last call. They are polled no more until they are added again.
+    pub fn take_faults(&mut self) -> impl Iterator<Item = (QueueId, QueueFault)> + '_ {
+        self.faults.drain(..)
+    }
+
+    /// Asks every queue for an event with its next packet, before the worker sleeps. [`Armed::Ready`] when there is something to do
+    /// already; the worker then goes on as if it had not asked.
+    pub fn arm(&mut self, now: u64) -> Armed {
+        if let Some(asleep) = self.links.asleep.get(self.index) {
+            asleep.store(true, Ordering::SeqCst);
+        }
+        let waiting = !self.mailbox.0.commands.is_empty()
+            || self.links.from.iter().any(|consumer| !consumer.is_empty());
+        let ready = waiting || self.poll_set.iter_mut().any(|queue| !is_quiet(queue, now));
+        if ready {
+            self.disarm();
+            return Armed::Ready;
+        }
+        self.tables.macs.off_line();
+        self.tables.addresses.off_line();
+        self.poll_set.iter_mut().for_each(|queue| queue.profile.off_line());
+        Armed::Quiet
+    }
+
+    /// Ends what [`Worker::arm`] began: polling again, no events needed.
+    pub fn disarm(&mut self) {
+        if let Some(asleep) = self.links.asleep.get(self.index) {
+            asleep.store(false, Ordering::SeqCst);
+        }
+        for queue in self.poll_set.iter_mut() {
+            if let Some(mut guard) = queue.queue.try_take()
+                && let Some(queue) = guard.as_mut()
+            {
+                queue.disarm();
+            }
+        }
+    }
+
+    fn poll<C: Clock, O: Observer>(
+        &mut self,
+        at: usize,
+        now: u64,
+        progress: &mut Progress,
+        cycles: &mut u64,
+        clock: &mut C,
+        observer: &mut O,
+    ) {
+        let taken = self.poll_queue(at, now, progress, observer);
+        progress.polls += 1;
+        let before = *cycles;
+        *cycles = self.charge(before, clock, taken > 0);
+        if taken > 0
+            && let Some(queue) = self.poll_set.get_mut(at)
+        {
+            queue.counters.busy_cycles.add(cycles.wrapping_sub(before));
+        }
+    }
+
+    /// Takes one burst from the queue at `at` and sees it through to the receivers; returns how many packets it had.
+    fn poll_queue<O: Observer>(
+        &mut self,
+        at: usize,
+        now: u64,
+        progress: &mut Progress,
+        observer: &mut O,
+    ) -> u32 {
+        let Some(entry) = self.poll_set.get_mut(at) else { return 0 };
+        let shared = entry.queue.clone();
+        let Some(mut guard) = shared.try_take() else { return 0 };
+        let Some(queue) = guard.as_deref_mut() else { return 0 };
+        let mut burst = Burst::new();
+        let report = queue.poll(&mut burst);
+        let (count, bytes) = (burst.len() as u32, burst.bytes() as u32);
+        if report.refused > 0 {
+            entry.counters.count_drop(DropReason::BadChain, u64::from(report.refused));
+            (0..report.refused).for_each(|_| observer.dropped(entry.id.port, DropReason::BadChain));
+        }
+        if count > 0 {
+            entry.profile.refresh();
+            if O::ACTIVE {
+                (0..burst.len())
+                    .filter_map(|index| burst.frame(index))
+                    .for_each(|frame| observer.received(entry.id.port, &frame));
+            }
+            let mut batch = Batch::new(&mut burst, &mut self.metadata, now);
+            let (announcements, lost) = (&self.announcements, &self.counters.announcements_lost);
+            pipeline::run(&mut batch, entry, &self.tables, &mut |announcement| {
+                if announcements.push(announcement).is_err() {
+                    lost.add(1);
+                }
+            });
+            if let Some(Some(own)) = self.outputs.get(usize::from(entry.id.port.0))
+                && own.steering.is_some()
+            {
+                batch.indices().for_each(|index| own.steer(batch.metadata[index].flow_hash, entry.id.pair));
+            }
+            let mut delivery = Delivery {
+                outputs: &self.outputs,
+                links: &mut self.links,
+                pool: &self.pool,
+                worker: self.index,
+                wake: &mut progress.wake,
+            };
+            let delivered = delivery.run(&mut batch, entry.id.port, observer);
+            for (reason, packets) in batch.drops() {
+                entry.counters.count_drop(reason, packets);
+                (0..packets).for_each(|_| observer.dropped(entry.id.port, reason));
+            }
+            entry.counters.rx_packets.add(u64::from(count));
+            entry.counters.rx_bytes.add(u64::from(bytes));
+            self.counters.packets.add(u64::from(count));
+            self.counters.delivered.add(u64::from(delivered));
+            self.counters.bursts.add(1);
+            progress.packets += count;
+            progress.bytes += bytes;
+        }
+        if count > 0 || report.refused > 0 {
+            queue.complete();
+        }
+        if let Some(fault) = report.fault {
+            let id = entry.id;
+            entry.not_before = u64::MAX;
+            self.faults.push((id, fault));
+        }
+        if report.more {
+            self.counters.full_bursts.add(1);
+            self.poll_set.found_full(at);
+        }
+        count
+    }
+
+    fn do_commands(&mut self) -> u32 {
+        let mut done = 0;
+        while let Some(command) = self.mailbox.0.commands.pop() {
+            match command {
+                Command::AddQueue(queue) => self.poll_set.add(*queue),
+                Command::RemoveQueue(id) => drop(self.poll_set.remove(id)),
+                Command::SetOutput(port, output) => {
+                    let at = usize::from(port.0);
+                    if self.outputs.len() <= at {
+                        self.outputs.resize(at + 1, None);
+                    }
+                    self.outputs[at] = Some(output);
+                }
+                Command::RemoveOutput(port) => {
+                    if let Some(output) = self.outputs.get_mut(usize::from(port.0)) {
+                        *output = None;
+                    }
+                }
+            }
+            done += 1;
+        }
+        if done > 0 {
+            self.counters.queues.set(self.poll_set.len() as u64);
+            self.mailbox.0.done.fetch_add(u64::from(done), Ordering::AcqRel);
+        }
+        done
+    }
+
+    /// Delivers what other workers handed over. A packet leaves its ring only once it was delivered or lost.
+    fn take_handovers(&mut self) -> u32 {
+        let mut taken = 0;
+        for consumer in &mut self.links.from {
+            for _ in 0..HANDOVERS_PER_STEP {
+                let Ok(handover) = consumer.peek() else { break };
+                let output = self.outputs.get(usize::from(handover.output.0)).and_then(Option::as_ref);
+                let queue =
+                    output.and_then(|output| Some((output, output.queues.get(usize::from(handover.pair))?)));
+                let mut reason = Some(DropReason::ReceiverStopped);
+                if let Some((output, queue)) = queue {
+                    let Some(mut guard) = queue.try_take() else { break };
+                    if let Some(queue) = guard.as_deref_mut() {
+                        let report =
+                            handover.packet.with_frame(|frame| transmit(queue, &output.counters, &[frame]));
+                        reason = lost_for(&report);
+                        self.counters.delivered.add(u64::from(report.sent));
+                    }
+                }
+                if let (Some(reason), Some(counters)) =
+                    (reason, own_counters(&self.outputs, handover.ingress))
+                {
+                    counters.count_drop(reason, 1);
+                }
+                let _ = consumer.pop();
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    #[inline(always)]
+    fn charge<C: Clock>(&self, since: u64, clock: &mut C, busy: bool) -> u64 {
+        let now = clock.cycles();
+        let counter = if busy { &self.counters.busy_cycles } else { &self.counters.idle_cycles };
+        counter.add(now.wrapping_sub(since));
+        now
+    }
+}
+
+fn is_quiet(entry: &mut PollQueue, now: u64) -> bool {
+    if entry.not_before > now {
+        return true;
+    }
+    match entry.queue.try_take() {
+        // Taken by a control thread, which is about to change it: look again.
+        None => false,
+        Some(mut guard) => guard.as_mut().is_none_or(|queue| queue.arm() == Armed::Quiet),
+    }
+}
+
+fn own_counters(outputs: &[Option<OutputPort>], port: PortIndex) -> Option<&PortCounters> {
+    outputs.get(usize::from(port.0))?.as_ref().map(|output| &*output.counters)
+}
+
+fn lost_for(report: &engine::TxReport) -> Option<DropReason> {
+    match (report.full, report.too_large, report.stopped) {
+        (0, 0, 0) => None,
+        (_, 0, 0) => Some(DropReason::ReceiverFull),
+        (_, _, 0) => Some(DropReason::TooLarge),
+        _ => Some(DropReason::ReceiverStopped),
+    }
+}

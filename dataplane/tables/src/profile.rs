@@ -1,0 +1,95 @@
+//! What one port may send as. Immutable; replaced as a whole when the port changes.
+
+use ipnet::IpNet;
+use packet::MacAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An address or prefix a port may use besides its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AllowedAddress {
+    /// The address (a full-length prefix) or prefix.
+    pub prefix: IpNet,
+    /// The MAC address it goes with; the port's when absent.
+    pub mac: Option<MacAddr>,
+}
+
+/// What the packet path knows of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortProfile {
+    /// The subnet's number on this host.
+    pub subnet: u16,
+    /// The port's MAC address.
+    pub mac: MacAddr,
+    /// Whether it may send and receive.
+    pub up: bool,
+    /// Largest network-layer packet it is given or may send uncut, in bytes.
+    pub mtu: u16,
+    first_ipv4: Option<Ipv4Addr>,
+    first_ipv6: Option<Ipv6Addr>,
+    addresses: Vec<IpAddr>,
+    allowed: Vec<AllowedAddress>,
+}
+
+impl PortProfile {
+    /// A port that is up. Its link-local IPv6 address (RFC 4291 appendix A, from the MAC address) is always among its addresses.
+    pub fn new(subnet: u16, mac: MacAddr, mtu: u16, addresses: &[IpAddr], allowed: &[AllowedAddress]) -> Self {
+        let mut all = addresses.to_vec();
+        all.push(IpAddr::V6(link_local(mac)));
+        Self {
+            subnet,
+            mac,
+            up: true,
+            mtu,
+            first_ipv4: addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None }),
+            first_ipv6: addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None }),
+            addresses: all,
+            allowed: allowed.to_vec(),
+        }
+    }
+
+    /// The port's own addresses, its link-local one included.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Whether `address` is the first IPv4 address of the port: what nearly all of its packets come from.
+    #[inline(always)]
+    pub fn is_first_ipv4(&self, address: Ipv4Addr) -> bool {
+        self.first_ipv4 == Some(address)
+    }
+
+    /// Likewise for IPv6.
+    #[inline(always)]
+    pub fn is_first_ipv6(&self, address: Ipv6Addr) -> bool {
+        self.first_ipv6 == Some(address)
+    }
+
+    /// Whether frames may come from `mac` at all.
+    #[inline]
+    pub fn may_use_mac(&self, mac: MacAddr) -> bool {
+        mac == self.mac || self.allowed.iter().any(|allowed| allowed.mac == Some(mac))
+    }
+
+    /// Whether packets may come from `address` in frames from `mac`.
+    pub fn may_send_from(&self, mac: MacAddr, address: IpAddr) -> bool {
+        (mac == self.mac && self.addresses.contains(&address)) || self.allowing(mac, address).is_some()
+    }
+
+    /// Whether the port may say that `mac` has `address`: its own, or a single address (no prefix) it was allowed.
+    pub fn may_announce(&self, mac: MacAddr, address: IpAddr) -> bool {
+        (mac == self.mac && self.addresses.contains(&address))
+            || self.allowing(mac, address).is_some_and(|allowed| allowed.prefix.prefix_len() == allowed.prefix.max_prefix_len())
+    }
+
+    fn allowing(&self, mac: MacAddr, address: IpAddr) -> Option<&AllowedAddress> {
+        self.allowed
+            .iter()
+            .find(|allowed| allowed.mac.unwrap_or(self.mac) == mac && allowed.prefix.contains(&address))
+    }
+}
+
+/// The link-local address that follows from a MAC address (modified EUI-64, RFC 4291 appendix A).
+pub fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
