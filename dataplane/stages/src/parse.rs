@@ -5,7 +5,7 @@
 //!
 //! Drops: every [`ParseError`](packet::ParseError) under its own name; [`DropReason::BadOffload`].
 
-use engine::{Batch, DropReason};
+use engine::{Batch, DropReason, Metadata};
 
 /// Runs the stage.
 #[inline]
@@ -28,7 +28,8 @@ pub fn run(batch: &mut Batch<'_, '_>) {
                 }
             }
         }
-        batch.metadata[index].headers = headers;
+        // All of it: what stands there is of an earlier burst.
+        batch.metadata[index] = Metadata { headers, ..Metadata::default() };
     }
 }
 

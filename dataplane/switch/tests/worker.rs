@@ -1,0 +1,274 @@
+//! Workers over loopback ports: forwarding, drops, answers, handovers, fairness, and what a packet may not cost.
+
+use buf::{Frame, Offload, Pool};
+use engine::{Armed, DropReason, PortIndex, RxQueue, TxQueue, Unobserved};
+use packet::MacAddr;
+use ports::loopback::{LoopbackRx, LoopbackTx, loopback};
+use ports::null::{NullRx, NullTx};
+use std::net::{IpAddr, Ipv4Addr};
+use switch::{Clock, Control, Progress, SwitchConfig, Worker};
+use tables::PortProfile;
+use towpath_switch as switch;
+
+/// Counts calls: time passes whenever somebody looks.
+#[derive(Default)]
+struct Ticks(u64);
+
+impl Clock for Ticks {
+    fn cycles(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+fn mac(port: u16) -> MacAddr {
+    MacAddr([2, 0, 0, 0, (port >> 8) as u8, port as u8])
+}
+
+fn address(port: u16) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, (port >> 8) as u8, port as u8)
+}
+
+/// A UDP packet of one port to another; the payload starts with `number`.
+fn udp(from: u16, to: u16, number: u16) -> Vec<u8> {
+    let mut frame = [mac(to).0, mac(from).0].concat();
+    frame.extend([8, 0, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0]);
+    frame.extend(address(from).octets());
+    frame.extend(address(to).octets());
+    frame.extend([3, 232, 3, 233, 0, 26, 0, 0]);
+    frame.extend(number.to_be_bytes());
+    frame.resize(60, 0);
+    frame
+}
+
+/// The guest's side of a port.
+struct Guest {
+    sends: LoopbackTx,
+    receives: LoopbackRx,
+    pool: Pool,
+}
+
+impl Guest {
+    fn send(&mut self, frame: &[u8]) {
+        let report = self.sends.send(&[Frame::from_head(frame, Offload::NONE)]);
+        assert_eq!(report.sent, 1);
+        self.sends.flush();
+    }
+
+    fn receive(&mut self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        loop {
+            let mut burst = buf::Burst::new();
+            self.receives.poll(&mut burst);
+            if burst.is_empty() {
+                return frames;
+            }
+            frames.extend((0..burst.len()).map(|index| burst.frame(index).unwrap().to_vec()));
+            self.receives.complete();
+        }
+    }
+}
+
+struct World {
+    control: Control,
+    workers: Vec<Worker>,
+    guests: Vec<Guest>,
+}
+
+impl World {
+    fn new(workers: usize, ports: u16) -> Self {
+        let (control, workers) = Control::new(&SwitchConfig { workers, pool_chunks: 4096, secret: [1, 2] });
+        let mut world = Self { control, workers, guests: Vec::new() };
+        for port in 0..ports {
+            let index = PortIndex(port);
+            world.add_port(port);
+            let pool = Pool::new(1024);
+            let (rx, sends) = loopback(&pool, 256, || {});
+            let (receives, tx) = loopback(&pool, 256, || {});
+            world.control.attach_rx(index, 0, Box::new(rx)).unwrap();
+            world.control.attach_tx(index, 0, Box::new(tx)).unwrap();
+            world.guests.push(Guest { sends, receives, pool });
+        }
+        world.step();
+        world
+    }
+
+    fn add_port(&mut self, port: u16) {
+        let (index, ip) = (PortIndex(port), IpAddr::V4(address(port)));
+        self.control.add_port(index, PortProfile::new(1, mac(port), 1500, &[ip], &[]));
+        self.control.bind_mac(1, mac(port), index);
+        self.control.bind_address(1, ip, mac(port), index);
+    }
+
+    fn step(&mut self) -> Progress {
+        let mut total = Progress::default();
+        for worker in 0..self.workers.len() {
+            let progress = self.step_one(worker);
+            total.packets += progress.packets;
+            total.handovers += progress.handovers;
+            total.polls += progress.polls;
+        }
+        total
+    }
+
+    fn step_one(&mut self, worker: usize) -> Progress {
+        self.workers[worker].step(0, &mut Ticks::default(), &mut Unobserved)
+    }
+
+    fn drops(&self, port: u16) -> Vec<(DropReason, u64)> {
+        self.control.counters(PortIndex(port)).unwrap().drops
+    }
+}
+
+fn numbers(frames: &[Vec<u8>]) -> Vec<u16> {
+    frames.iter().map(|frame| u16::from_be_bytes([frame[42], frame[43]])).collect()
+}
+
+#[test]
+fn packets_reach_the_port_with_their_destination_and_no_other() {
+    let mut world = World::new(1, 3);
+    for number in 0..100 {
+        let frame = udp(0, 1 + number % 2, number);
+        world.guests[0].send(&frame);
+    }
+    while world.step().packets > 0 {}
+    assert_eq!(numbers(&world.guests[1].receive()), (0..100).step_by(2).collect::<Vec<_>>());
+    assert_eq!(numbers(&world.guests[2].receive()), (1..100).step_by(2).collect::<Vec<_>>());
+    assert!(world.guests[0].receive().is_empty());
+    let sent = world.control.counters(PortIndex(0)).unwrap();
+    assert_eq!((sent.rx_packets, sent.rx_bytes, sent.dropped()), (100, 6000, 0));
+    assert_eq!(world.control.counters(PortIndex(1)).unwrap().tx_packets, 50);
+}
+
+#[test]
+fn what_is_not_delivered_has_a_name() {
+    let mut world = World::new(1, 2);
+    let mut broadcast = udp(0, 1, 0);
+    broadcast[..6].fill(0xff);
+    for frame in [udp(0, 9, 0), udp(0, 0, 0), broadcast, udp(1, 0, 0)] {
+        world.guests[0].send(&frame);
+    }
+    world.step();
+    use DropReason::{Hairpin, Multicast, SpoofedMac, UnknownUnicast};
+    assert_eq!(world.drops(0), [(SpoofedMac, 1), (UnknownUnicast, 1), (Multicast, 1), (Hairpin, 1)]);
+    assert!(world.guests.iter_mut().all(|guest| guest.receive().is_empty()));
+}
+
+#[test]
+fn arp_is_answered_by_the_switch_and_goes_nowhere_else() {
+    let mut world = World::new(1, 3);
+    let mut request = [vec![0xff; 6], mac(0).0.to_vec(), vec![8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+    request.extend(mac(0).0);
+    request.extend(address(0).octets());
+    request.extend([0; 6]);
+    request.extend(address(2).octets());
+    request.resize(60, 0);
+    world.guests[0].send(&request);
+    world.step();
+    let answers = world.guests[0].receive();
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0][20..22], [0, 2], "a reply");
+    assert_eq!(answers[0][22..28], mac(2).0);
+    assert_eq!(answers[0][28..32], address(2).octets());
+    assert!(world.guests[1].receive().is_empty() && world.guests[2].receive().is_empty());
+}
+
+#[test]
+fn a_receiver_that_is_slow_loses_only_what_is_for_it() {
+    let mut world = World::new(1, 3);
+    for number in 0..250u16 {
+        world.guests[0].send(&udp(0, 1, number));
+    }
+    while world.step().packets > 0 {}
+    for number in 0..100u16 {
+        world.guests[0].send(&udp(0, 1 + number % 2, number));
+    }
+    while world.step().packets > 0 {}
+    assert_eq!(world.guests[2].receive().len(), 50);
+    let received = world.guests[1].receive().len() as u64;
+    assert_eq!(world.drops(0), [(DropReason::ReceiverFull, 300 - received)]);
+    assert!(received >= 250);
+}
+
+#[test]
+fn l15_a_removed_port_receives_nothing_and_its_index_is_free_after_all_workers_know() {
+    let mut world = World::new(2, 2);
+    let removal = world.control.remove_port(PortIndex(1));
+    assert!(!world.control.is_removed(&removal));
+    world.guests[0].send(&udp(0, 1, 0));
+    world.step();
+    assert!(world.control.is_removed(&removal));
+    assert_eq!(world.drops(0), [(DropReason::ReceiverStopped, 1)]);
+    assert!(world.guests[1].receive().is_empty());
+}
+
+#[test]
+fn a_queue_in_use_elsewhere_gets_its_packets_handed_over_in_order() {
+    let mut world = World::new(2, 2);
+    let (sender, receiver) = (PortIndex(0), PortIndex(1));
+    let (sending, owning) = (world.control.home(sender).unwrap(), world.control.home(receiver).unwrap());
+    assert_ne!(sending, owning, "ports spread over workers");
+    let World { control, workers, guests } = &mut world;
+    let mut step = |worker: usize| workers[worker].step(0, &mut Ticks::default(), &mut Unobserved);
+    guests[0].send(&udp(0, 1, 0));
+    // While somebody holds the receiver's queue, the sender's worker cannot.
+    control.with_tx(receiver, 0, |_| step(sending)).unwrap();
+    // Now it could, but what was handed over is still on its way.
+    guests[0].send(&udp(0, 1, 1));
+    step(sending);
+    assert!(guests[1].receive().is_empty());
+    assert_eq!(step(owning).handovers, 2);
+    guests[0].send(&udp(0, 1, 2));
+    step(sending);
+    assert_eq!(numbers(&guests[1].receive()), [0, 1, 2]);
+    assert_eq!(control.counters(receiver).unwrap().handed_over, 2);
+    assert_eq!(control.pool().available(), 4096);
+}
+
+#[test]
+fn a_flood_does_not_keep_a_quiet_queue_waiting() {
+    let mut world = World::new(1, 2);
+    for flooding in 2..10 {
+        world.add_port(flooding);
+        let index = PortIndex(flooding);
+        world.control.attach_rx(index, 0, Box::new(NullRx::endless(udp(flooding, 9, 0)))).unwrap();
+        world.control.attach_tx(index, 0, Box::new(NullTx)).unwrap();
+    }
+    for _ in 0..20 {
+        world.step();
+    }
+    world.guests[0].send(&udp(0, 1, 7));
+    let progress = world.step();
+    assert_eq!(numbers(&world.guests[1].receive()), [7], "one burst of somebody else's at most");
+    assert!(progress.packets <= 33, "{progress:?}");
+}
+
+#[test]
+fn a_worker_that_is_armed_is_quiet_and_ready_when_something_came() {
+    let mut world = World::new(1, 2);
+    assert_eq!(world.workers[0].arm(0), Armed::Quiet);
+    world.workers[0].disarm();
+    world.guests[0].send(&udp(0, 1, 7));
+    assert_eq!(world.workers[0].arm(0), Armed::Ready);
+    world.step();
+    assert_eq!(numbers(&world.guests[1].receive()), [7]);
+}
+
+#[test]
+fn a_packet_costs_no_allocation() {
+    let mut world = World::new(1, 2);
+    let frames: Vec<_> = (0..32).map(|number| udp(0, 1, number)).collect();
+    let round = |world: &mut World| {
+        frames.iter().for_each(|frame| world.guests[0].send(frame));
+        let allocations = allocation_counter::measure(|| {
+            assert_eq!(world.step().packets, 32);
+        });
+        assert_eq!(world.guests[1].receive().len(), 32);
+        allocations.count_total
+    };
+    round(&mut world);
+    for _ in 0..50 {
+        assert_eq!(round(&mut world), 0);
+    }
+    assert_eq!(world.guests[1].pool.available(), 1024);
+}

@@ -1,0 +1,325 @@
+//! The control thread: the one place where this host's ports, tables and sockets change.
+//!
+//! It waits for front ends, workers' reports and requests of the other threads (the API, a reload), and never for long for any of them.
+
+use crate::port::{Port, Surroundings};
+use crate::worker::{Fault, Waker, WorkerHandle};
+use agent::{Action, Agent};
+use crossbeam::queue::ArrayQueue;
+use engine::{Announcement, PortIndex};
+use model::{Name, Problem, ResourceSet};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+use switch::{Control, Removal};
+
+/// How often rates are taken and quiet failures looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// How soon to look again for workers that have yet to forget a port.
+const REMOVAL_CHECK: Duration = Duration::from_millis(5);
+/// Which descriptor an event is of, where it is not a port's.
+const OWN_EVENT: u64 = u64::MAX;
+
+/// Something to be done on the control thread.
+type Request = Box<dyn FnOnce(&mut Host) + Send>;
+
+/// A way to have things done on the control thread, for all other threads.
+#[derive(Clone)]
+pub struct HostHandle {
+    requests: Sender<Request>,
+    bell: Arc<Bell>,
+}
+
+/// Wakes the control thread; rung by workers at most once until it was heard.
+pub struct Bell {
+    event: OwnedFd,
+    rung: AtomicBool,
+}
+
+impl Bell {
+    /// Wakes the control thread.
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn hear(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.event, &mut count);
+        self.rung.store(false, Ordering::Release);
+    }
+}
+
+impl HostHandle {
+    /// Does `what` on the control thread.
+    pub fn ask(&self, what: impl FnOnce(&mut Host) + Send + 'static) {
+        // A control thread that is gone has nothing to answer; whoever waits for an answer sees the channel close.
+        if self.requests.send(Box::new(what)).is_ok() {
+            self.bell.ring();
+        }
+    }
+}
+
+/// What the control thread is made of.
+pub struct HostParts {
+    /// This host's name.
+    pub name: Name,
+    /// The switch.
+    pub control: Control,
+    /// Its workers, running.
+    pub workers: Vec<WorkerHandle>,
+    /// Queues that broke.
+    pub faults: Arc<ArrayQueue<Fault>>,
+    /// Wakes it.
+    pub bell: Arc<Bell>,
+}
+
+/// See the module's documentation.
+pub struct Host {
+    /// What is desired.
+    pub resources: ResourceSet,
+    /// The ports realized here.
+    pub ports: BTreeMap<PortIndex, Port>,
+    /// The workers.
+    pub workers: Vec<WorkerHandle>,
+    /// The switch.
+    pub control: Control,
+    agent: Agent,
+    wakers: Vec<Waker>,
+    removals: Vec<(PortIndex, Removal)>,
+    faults: Arc<ArrayQueue<Fault>>,
+    announcements: Arc<ArrayQueue<Announcement>>,
+    epoll: OwnedFd,
+    bell: Arc<Bell>,
+    began: Instant,
+    next_tick: Duration,
+    stopping: bool,
+}
+
+/// Makes the bell, which workers need before the control thread exists.
+///
+/// # Errors
+///
+/// No descriptors left.
+pub fn bell() -> io::Result<Arc<Bell>> {
+    let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    Ok(Arc::new(Bell { event, rung: AtomicBool::new(false) }))
+}
+
+/// Starts the control thread.
+///
+/// # Errors
+///
+/// No descriptors or threads left.
+pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandle<()>)> {
+    let (requests, receiver) = channel();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, &parts.bell.event, epoll::EventData::new_u64(OWN_EVENT), epoll::EventFlags::IN)?;
+    let handle = HostHandle { requests, bell: parts.bell.clone() };
+    let host = Host {
+        resources: ResourceSet::default(),
+        ports: BTreeMap::new(),
+        wakers: parts.workers.iter().map(|worker| worker.waker.clone()).collect(),
+        workers: parts.workers,
+        agent: Agent::new(parts.name),
+        announcements: parts.control.announcements().clone(),
+        control: parts.control,
+        removals: Vec::new(),
+        faults: parts.faults,
+        epoll,
+        bell: parts.bell,
+        began: Instant::now(),
+        next_tick: TICK,
+        stopping: false,
+    };
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || host.run(&receiver))?;
+    Ok((handle, thread))
+}
+
+impl Host {
+    /// Realizes `resources`; what there was no room for.
+    pub fn apply(&mut self, resources: ResourceSet) -> Vec<Problem> {
+        let (actions, exhausted) = self.agent.apply(&resources);
+        self.resources = resources;
+        self.carry_out(actions);
+        let remedy = "delete ports of this host, or place some on another";
+        exhausted.into_iter().map(|error| Problem::new(error.to_string(), remedy).of(error.port)).collect()
+    }
+
+    /// Ends everything: ports are closed, workers stopped, then the thread returns.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    fn run(mut self, requests: &Receiver<Request>) {
+        let mut ready = Vec::with_capacity(64);
+        while !self.stopping {
+            self.wait(&mut ready);
+            while let Ok(request) = requests.try_recv() {
+                request(&mut self);
+            }
+            self.hear_workers();
+            for index in ready.drain(..).collect::<std::collections::BTreeSet<_>>() {
+                self.with_port(index, Port::on_ready);
+            }
+            self.meet_deadlines();
+            self.free_indices();
+            if self.now() >= self.next_tick {
+                self.tick();
+            }
+        }
+        self.shut_down();
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Waits for the next thing to do; the ports that have something go to `ready`.
+    fn wait(&self, ready: &mut Vec<PortIndex>) {
+        let deadlines = self.ports.values().filter_map(|port| port.device()?.endpoint().deadline());
+        let wake_at = deadlines.fold(self.next_tick, Duration::min);
+        let mut timeout = wake_at.saturating_sub(self.now());
+        if !self.removals.is_empty() {
+            timeout = timeout.min(REMOVAL_CHECK);
+        }
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        let mut events = Vec::with_capacity(64);
+        // An interrupted wait is a wait that ended early.
+        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).is_err() {
+            return;
+        }
+        for event in events {
+            let event: epoll::Event = event;
+            match event.data.u64() {
+                OWN_EVENT => self.bell.hear(),
+                index => ready.push(PortIndex(index as u16)),
+            }
+        }
+    }
+
+    fn meet_deadlines(&mut self) {
+        let now = self.now();
+        let due: Vec<PortIndex> = self
+            .ports
+            .values()
+            .filter(|port| port.device().and_then(|device| device.endpoint().deadline()).is_some_and(|at| at <= now))
+            .map(|port| port.index)
+            .collect();
+        due.into_iter().for_each(|index| self.with_port(index, Port::on_ready));
+    }
+
+    fn hear_workers(&mut self) {
+        while let Some(announcement) = self.announcements.pop() {
+            let actions = self.agent.announced(announcement);
+            if !actions.is_empty() {
+                let Announcement { port, address, mac } = announcement;
+                let name = self.agent.plan(port).map_or("", |plan| plan.name.as_str());
+                tracing::info!(port = name, %address, %mac, "address announced");
+            }
+            self.carry_out(actions);
+        }
+        while let Some(fault) = self.faults.pop() {
+            self.with_port(fault.port(), |port, around| port.on_fault(fault.queue.pair, fault.fault, around));
+        }
+    }
+
+    fn tick(&mut self) {
+        self.next_tick = self.now() + TICK;
+        let all: Vec<PortIndex> = self.ports.keys().copied().collect();
+        all.into_iter().for_each(|index| self.with_port(index, Port::tick));
+        self.control.reclaim();
+        for worker in self.workers.iter().filter(|worker| worker.is_dead()) {
+            tracing::error!(core = worker.core, "a worker died; its ports do not forward. Restart towpathd and report the log");
+        }
+    }
+
+    /// Does something with a port, then waits for whatever sockets it has now.
+    fn with_port(&mut self, index: PortIndex, act: impl FnOnce(&mut Port, &mut Surroundings<'_>)) {
+        let now = self.now();
+        let Some(port) = self.ports.get_mut(&index) else { return };
+        act(port, &mut Surroundings { control: &mut self.control, wakers: &self.wakers, now });
+        watch_sockets(&self.epoll, port);
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        let now = self.now();
+        for action in actions {
+            match action {
+                Action::OpenPort { index, plan } => {
+                    let mut around = Surroundings { control: &mut self.control, wakers: &self.wakers, now };
+                    let port = Port::open(index, *plan, &mut around);
+                    self.ports.insert(index, port);
+                    self.with_port(index, Port::on_ready);
+                }
+                Action::ChangePort { index, plan } => self.with_port(index, |port, around| port.change(*plan, around)),
+                Action::ClosePort { index } => self.close_port(index),
+                Action::BindMac { subnet, mac, port } => self.control.bind_mac(subnet, mac, port),
+                Action::UnbindMac { subnet, mac, port } => self.control.unbind_mac(subnet, mac, port),
+                Action::BindAddress { subnet, address, mac, port } => {
+                    self.control.bind_address(subnet, address, mac, port);
+                }
+                Action::UnbindAddress { subnet, address, port } => {
+                    self.control.unbind_address(subnet, address, port);
+                }
+            }
+        }
+        // Commands are done between bursts; a sleeping worker has none.
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
+    fn close_port(&mut self, index: PortIndex) {
+        let now = self.now();
+        if let Some(mut port) = self.ports.remove(&index) {
+            port.close(&mut Surroundings { control: &mut self.control, wakers: &self.wakers, now });
+        }
+        let removal = self.control.remove_port(index);
+        self.removals.push((index, removal));
+    }
+
+    /// Indices of closed ports may be used again once no worker knows them.
+    fn free_indices(&mut self) {
+        let (control, agent) = (&self.control, &mut self.agent);
+        self.removals.retain(|(index, removal)| {
+            let done = control.is_removed(removal);
+            if done {
+                agent.closed(*index);
+            }
+            !done
+        });
+    }
+
+    fn shut_down(mut self) {
+        let all: Vec<PortIndex> = self.ports.keys().copied().collect();
+        all.into_iter().for_each(|index| self.close_port(index));
+        self.workers.iter_mut().for_each(WorkerHandle::stop);
+        tracing::info!("all ports closed, all workers stopped");
+    }
+}
+
+/// Registers the sockets a port has now. Closed ones left the epoll set by themselves.
+fn watch_sockets(epoll: &OwnedFd, port: &Port) {
+    let Some(device) = port.device() else { return };
+    for (socket, interest) in device.endpoint().sockets() {
+        let mut flags = epoll::EventFlags::empty();
+        flags.set(epoll::EventFlags::IN, interest.read);
+        flags.set(epoll::EventFlags::OUT, interest.write);
+        if let Err(error) = watch_socket(epoll, socket, port.index, flags) {
+            tracing::error!(port = %port.plan.name, %error, "a socket cannot be waited for");
+        }
+    }
+}
+
+fn watch_socket(epoll: &OwnedFd, socket: BorrowedFd<'_>, index: PortIndex, flags: epoll::EventFlags) -> io::Result<()> {
+    let data = epoll::EventData::new_u64(u64::from(index.0));
+    match epoll::modify(epoll, socket, data, flags) {
+        Err(rustix::io::Errno::NOENT) => Ok(epoll::add(epoll, socket, data, flags)?),
+        other => Ok(other?),
+    }
+}

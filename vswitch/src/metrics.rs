@@ -1,0 +1,125 @@
+//! Metrics over HTTP in the OpenMetrics text format (Prometheus).
+
+use crate::backend::word;
+use crate::host::Host;
+use crate::port::Port;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+
+/// One sample: labels and value.
+type Sample = (Vec<(&'static str, String)>, f64);
+
+/// A family of samples.
+#[derive(Debug)]
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    counter: bool,
+    samples: Vec<Sample>,
+}
+
+/// A copy of all numbers, made on the control thread.
+#[derive(Debug)]
+pub struct Snapshot(Vec<Family>);
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        for family in &self.0 {
+            let kind = if family.counter { ConstCounter::new(0u64).metric_type() } else { ConstGauge::new(0u64).metric_type() };
+            let mut metric = encoder.encode_descriptor(family.name, family.help, None::<&Unit>, kind)?;
+            for (labels, value) in &family.samples {
+                let encoder = metric.encode_family(labels)?;
+                if family.counter {
+                    ConstCounter::new(*value).encode(encoder)?;
+                } else {
+                    ConstGauge::new(*value).encode(encoder)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// Reads everything.
+    pub fn of(host: &Host) -> Self {
+        let mut families = ports(host);
+        families.extend(workers(host));
+        families.push(Family {
+            name: "towpath_pool_free_chunks",
+            help: "Free 2 KiB pieces of memory for packets that outlive their burst.",
+            counter: false,
+            samples: vec![(Vec::new(), host.control.pool().available() as f64)],
+        });
+        Self(families)
+    }
+
+    /// As text.
+    ///
+    /// # Errors
+    ///
+    /// None that a `String` can have.
+    pub fn text(self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+fn family(name: &'static str, help: &'static str, counter: bool) -> Family {
+    Family { name, help, counter, samples: Vec::new() }
+}
+
+fn ports(host: &Host) -> Vec<Family> {
+    let mut packets = family("towpath_port_packets", "Packets, by direction as the VM sees it.", true);
+    let mut bytes = family("towpath_port_bytes", "Bytes of frames without FCS, by direction as the VM sees it.", true);
+    let mut drops = family("towpath_port_drops", "Packets sent by the port that were dropped, by reason.", true);
+    let mut handed_over = family("towpath_port_handovers", "Packets given to the port as a second copy.", true);
+    let mut refusals = family("towpath_port_refusals", "What the port's front end asked and was refused, by name.", true);
+    let mut connects = family("towpath_port_connects", "Front ends that have connected.", true);
+    let mut phases = family("towpath_port_phase", "1 for the phase the port is in.", false);
+    for port in host.ports.values() {
+        let name = || ("port", port.plan.name.clone());
+        let Some(totals) = host.control.counters(port.index) else { continue };
+        for (direction, count, size) in
+            [("egress", totals.rx_packets, totals.rx_bytes), ("ingress", totals.tx_packets, totals.tx_bytes)]
+        {
+            let labels = vec![name(), ("direction", direction.to_owned())];
+            packets.samples.push((labels.clone(), count as f64));
+            bytes.samples.push((labels, size as f64));
+        }
+        let reasons = totals.drops.iter();
+        drops.samples.extend(reasons.map(|(reason, count)| (vec![name(), ("reason", reason.name().to_owned())], *count as f64)));
+        let refused = port.refusals().into_iter();
+        refusals.samples.extend(refused.map(|(refusal, count)| (vec![name(), ("refusal", refusal.to_owned())], count as f64)));
+        handed_over.samples.push((vec![name()], totals.handed_over as f64));
+        connects.samples.push((vec![name()], port.connects() as f64));
+        phases.samples.push((vec![name(), ("phase", phase(port))], 1.0));
+    }
+    vec![packets, bytes, drops, handed_over, refusals, connects, phases]
+}
+
+fn phase(port: &Port) -> String {
+    word(port.phase().0).to_owned()
+}
+
+fn workers(host: &Host) -> Vec<Family> {
+    let mut packets = family("towpath_worker_packets", "Packets taken from receive queues.", true);
+    let mut busy = family("towpath_worker_busy_cycles", "Time stamp cycles of polls that found packets.", true);
+    let mut idle = family("towpath_worker_idle_cycles", "Time stamp cycles of everything else, asleep excepted.", true);
+    let mut queues = family("towpath_worker_queues", "Receive queues polled.", false);
+    for (index, worker) in host.workers.iter().enumerate() {
+        let labels = vec![("worker", index.to_string())];
+        packets.samples.push((labels.clone(), worker.counters.packets.get() as f64));
+        busy.samples.push((labels.clone(), worker.counters.busy_cycles.get() as f64));
+        idle.samples.push((labels.clone(), worker.counters.idle_cycles.get() as f64));
+        queues.samples.push((labels, worker.counters.queues.get() as f64));
+    }
+    vec![packets, busy, idle, queues]
+}

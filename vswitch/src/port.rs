@@ -1,0 +1,432 @@
+//! One port of this host: its socket, the queues it runs, and how far it has come.
+
+use crate::worker::Waker;
+use agent::PortPlan;
+use engine::{CounterTotals, PortIndex, QueueFault};
+use model::{Role as ManifestRole, VhostUserAttachment};
+use packet::MacAddr;
+use ports::vhost::{NetFeatures, VhostRx, VhostTx};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use switch::Control;
+use tables::TokenBucket;
+use vhost_user::connector::Connector;
+use vhost_user::device::{Device, DeviceEvent, ReadyQueue};
+use vhost_user::endpoint::{Endpoint, Role};
+use vhost_user::listener::{ListenOptions, Listener};
+use vhost_user::session::SessionConfig;
+use virtqueue::{CallFd, DeviceRing, Notifier, Ring};
+
+/// Log lines per second and port about what a front end did wrong, and at once.
+const LOG_RATE: (u64, u64) = (1, 10);
+
+/// How far a port has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Not realized.
+    Pending,
+    /// The socket waits for a front end.
+    Listening,
+    /// A front end is there, its driver does not run yet.
+    Connected,
+    /// Packets move.
+    Forwarding,
+    /// Something is wrong.
+    Error,
+}
+
+/// What the ring of a queue was last seen to be, for the status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Running {
+    packed: bool,
+}
+
+/// A guest that polls needs no interrupts.
+struct Silent;
+
+impl Notifier for Silent {
+    fn notify(&self) {}
+}
+
+/// What a port works with besides itself.
+pub struct Surroundings<'a> {
+    /// The switch's tables and queues.
+    pub control: &'a mut Control,
+    /// By worker.
+    pub wakers: &'a [Waker],
+    /// Since the daemon's clock began.
+    pub now: Duration,
+}
+
+/// See the module's documentation.
+pub struct Port {
+    /// Its index in the switch.
+    pub index: PortIndex,
+    /// What it is to be.
+    pub plan: PortPlan,
+    device: Option<Device>,
+    failure: Option<String>,
+    features: Option<u64>,
+    running: BTreeMap<u16, Running>,
+    kicks: BTreeMap<u16, Arc<OwnedFd>>,
+    log_budget: TokenBucket,
+    /// Totals when rates were last taken, and the rates.
+    sampled: (Duration, CounterTotals),
+    /// Packets and bits per second: sent by the guest, received by it.
+    pub rates: [f64; 4],
+    spoofs_seen: u64,
+    /// Whether packets with a foreign MAC address came since rates were last taken but one.
+    spoofing: bool,
+}
+
+impl Port {
+    /// Makes the port in the switch and opens its socket.
+    pub fn open(index: PortIndex, plan: PortPlan, around: &mut Surroundings<'_>) -> Self {
+        around.control.add_port(index, plan.profile.clone());
+        let mut port = Self {
+            index,
+            plan,
+            device: None,
+            failure: None,
+            features: None,
+            running: BTreeMap::new(),
+            kicks: BTreeMap::new(),
+            log_budget: TokenBucket::new(LOG_RATE.0, LOG_RATE.1),
+            sampled: (around.now, CounterTotals::default()),
+            rates: [0.0; 4],
+            spoofs_seen: 0,
+            spoofing: false,
+        };
+        port.open_socket();
+        port
+    }
+
+    fn open_socket(&mut self) {
+        let Some(attachment) = self.plan.attachment.clone() else { return };
+        let profile = &self.plan.profile;
+        let mac = Some(profile.mac.0);
+        let config = SessionConfig::new(u64::MAX, attachment.max_queue_pairs, mac, profile.mtu);
+        match role_of(&attachment) {
+            Ok(role) => {
+                self.device = Some(Device::new(Endpoint::new(role, config)));
+                tracing::info!(port = %self.plan.name, socket = %attachment.socket, role = attachment.role.as_str(), "port opened");
+            }
+            Err(error) => {
+                tracing::error!(port = %self.plan.name, %error, "the port's socket could not be opened");
+                self.failure = Some(error);
+            }
+        }
+    }
+
+    /// Takes up another plan with the same socket.
+    pub fn change(&mut self, plan: PortPlan, around: &mut Surroundings<'_>) {
+        around.control.set_profile(self.index, plan.profile.clone());
+        if let Some(device) = &mut self.device {
+            if plan.profile.mtu != self.plan.profile.mtu {
+                device.endpoint_mut().set_mtu(plan.profile.mtu);
+            }
+            if plan.profile.up != self.plan.profile.up
+                && let Some(session) = device.endpoint_mut().session_mut()
+            {
+                session.set_link(plan.profile.up);
+            }
+        }
+        tracing::info!(port = %plan.name, "port changed");
+        self.plan = plan;
+        self.on_ready(around);
+    }
+
+    /// Stops the port's queues and closes its socket. The switch's port is to be removed afterwards.
+    pub fn close(&mut self, around: &mut Surroundings<'_>) {
+        if let Some(device) = &mut self.device {
+            device.close();
+        }
+        self.on_ready(around);
+        self.device = None;
+        tracing::info!(port = %self.plan.name, "port closed");
+    }
+
+    /// The sockets to wait for.
+    pub fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
+    }
+
+    /// Handles whatever the front end said.
+    pub fn on_ready(&mut self, around: &mut Surroundings<'_>) {
+        // Bounded: a front end that talks without pause is heard again in the next round.
+        for _ in 0..64 {
+            let Some(device) = &mut self.device else { return };
+            let more = device.on_ready(around.now);
+            let mut any = false;
+            while let Some(event) = self.device.as_mut().and_then(Device::next_event) {
+                any = true;
+                self.handle(event, around);
+            }
+            if !more && !any {
+                return;
+            }
+        }
+    }
+
+    /// A worker found a queue broken.
+    pub fn on_fault(&mut self, pair: u16, fault: QueueFault, around: &mut Surroundings<'_>) {
+        let index = pair * 2 + 1;
+        let Some(base) = self.stop_queue(index, around) else { return };
+        self.log_refusal(around.now, &format!("queue {index} stopped: {fault:?}"));
+        if let Some(device) = &mut self.device {
+            device.queue_broken(index, base);
+        }
+        if fault == QueueFault::MemoryGone {
+            self.close_session(around);
+        }
+        self.on_ready(around);
+    }
+
+    /// Once a second: rates, and what no event tells.
+    pub fn tick(&mut self, around: &mut Surroundings<'_>) {
+        self.sample(around);
+        if self.device.as_ref().is_some_and(Device::is_memory_dead) {
+            self.failure = Some("MemoryGone: the front end truncated the guest's memory".to_owned());
+            self.close_session(around);
+        }
+        let broken: Vec<u16> = self.running.keys().copied().filter(|index| index % 2 == 0 && self.tx_is_broken(*index, around)).collect();
+        for index in broken {
+            if let Some(base) = self.stop_queue(index, around) {
+                self.log_refusal(around.now, &format!("queue {index} stopped: its ring is corrupt"));
+                if let Some(device) = &mut self.device {
+                    device.queue_broken(index, base);
+                }
+            }
+        }
+        self.on_ready(around);
+    }
+
+    /// How far the port has come, and why when that alone does not say.
+    pub fn phase(&self) -> (Phase, Option<String>) {
+        if let Some(failure) = &self.failure {
+            return (Phase::Error, Some(failure.clone()));
+        }
+        if !self.plan.profile.up {
+            return (Phase::Pending, Some("Shutdown: spec.shutdown is true".to_owned()));
+        }
+        let Some(device) = &self.device else {
+            return (Phase::Pending, Some("NoAttachment: the port names none (spec.attachment)".to_owned()));
+        };
+        let (gives, takes) = self.running.keys().fold((false, false), |(gives, takes), index| {
+            if index % 2 == 0 { (true, takes) } else { (gives, true) }
+        });
+        let phase = match (device.endpoint().session().is_some(), gives && takes) {
+            (false, _) => Phase::Listening,
+            (true, false) => Phase::Connected,
+            (true, true) => Phase::Forwarding,
+        };
+        (phase, self.mac_mismatch())
+    }
+
+    /// Feature bits that the driver negotiated.
+    pub fn features(&self) -> Option<u64> {
+        self.features
+    }
+
+    /// Whether the rings are packed; nothing before one runs.
+    pub fn is_packed(&self) -> Option<bool> {
+        self.running.values().next().map(|running| running.packed)
+    }
+
+    /// Queue pairs of which both queues run.
+    pub fn queue_pairs(&self) -> usize {
+        self.running.keys().filter(|index| *index % 2 == 0 && self.running.contains_key(&(*index + 1))).count()
+    }
+
+    /// What the front end had refused, by name.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        let refusals = self.device.as_ref().map(|device| device.endpoint().refusals());
+        refusals.iter().flat_map(|refusals| refusals.iter()).map(|(refusal, count)| (refusal.name(), count)).collect()
+    }
+
+    /// Front ends that have connected.
+    pub fn connects(&self) -> u64 {
+        self.device.as_ref().map_or(0, |device| device.endpoint().connects())
+    }
+
+    fn mac_mismatch(&self) -> Option<String> {
+        let seen = MacAddr::from_u64(self.sampled.1.last_spoofed_mac);
+        self.spoofing.then(|| format!("MacMismatch: the guest sends {seen}, the port says {}", self.plan.profile.mac))
+    }
+
+    fn sample(&mut self, around: &Surroundings<'_>) {
+        let Some(totals) = around.control.counters(self.index) else { return };
+        let (before, old) = &self.sampled;
+        let seconds = around.now.saturating_sub(*before).as_secs_f64();
+        if seconds > 0.0 {
+            let rate = |new: u64, old: u64| new.saturating_sub(old) as f64 / seconds;
+            self.rates = [
+                rate(totals.rx_packets, old.rx_packets),
+                rate(totals.rx_bytes, old.rx_bytes) * 8.0,
+                rate(totals.tx_packets, old.tx_packets),
+                rate(totals.tx_bytes, old.tx_bytes) * 8.0,
+            ];
+        }
+        let spoofs = spoofs_in(&totals);
+        // A guest with the wrong address keeps sending; one stray packet does not stay in the status for ever.
+        self.spoofing = spoofs > self.spoofs_seen || (self.spoofing && self.rates[0] < 1.0);
+        self.spoofs_seen = spoofs;
+        self.sampled = (around.now, totals);
+    }
+
+    fn handle(&mut self, event: DeviceEvent, around: &mut Surroundings<'_>) {
+        match event {
+            DeviceEvent::FeaturesSettled { features } => self.features = Some(features),
+            DeviceEvent::QueueReady(ready) => self.start_queue(*ready, around),
+            DeviceEvent::StopQueue { index } => {
+                let base = self.stop_queue(index, around).unwrap_or(0);
+                if let Some(device) = &mut self.device {
+                    device.queue_stopped(index, base);
+                }
+            }
+            DeviceEvent::CallChanged { index, call } => self.change_call(index, call, around),
+            DeviceEvent::Rarp { mac } => self.announce(MacAddr(mac)),
+            DeviceEvent::Refused { refusal, detail } => {
+                let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
+                self.log_refusal(around.now, &format!("{refusal}{detail}"));
+            }
+            DeviceEvent::LinkUp => tracing::info!(port = %self.plan.name, "the guest's driver runs"),
+            DeviceEvent::LinkDown => tracing::info!(port = %self.plan.name, "the guest's driver stopped"),
+            DeviceEvent::Closed { reason } => {
+                self.features = None;
+                tracing::info!(port = %self.plan.name, %reason, "front end gone");
+            }
+            DeviceEvent::MemoryChanged { bytes, regions } => {
+                // What was wrong with the memory before is gone with it.
+                self.failure = None;
+                tracing::debug!(port = %self.plan.name, bytes, regions, "guest memory mapped");
+            }
+            DeviceEvent::LogChanged { logging } => tracing::info!(port = %self.plan.name, logging, "dirty log"),
+            DeviceEvent::Mtu { mtu } => tracing::debug!(port = %self.plan.name, mtu, "the front end set the MTU"),
+            DeviceEvent::Status { status } => tracing::debug!(port = %self.plan.name, status, "device status"),
+            DeviceEvent::Frozen => {}
+        }
+    }
+
+    /// The guest arrived here by migration. It may announce only its own address.
+    fn announce(&mut self, mac: MacAddr) {
+        if mac == self.plan.profile.mac {
+            tracing::info!(port = %self.plan.name, %mac, "guest announced itself");
+        } else {
+            tracing::warn!(port = %self.plan.name, %mac, "refused an announcement of another address than the port's");
+        }
+    }
+
+    fn start_queue(&mut self, ready: ReadyQueue, around: &mut Surroundings<'_>) {
+        let net = NetFeatures::from_bits(self.features.unwrap_or(0));
+        let (index, pair) = (ready.index, ready.index / 2);
+        let packed = ready.ring.features().layout == virtqueue::RingLayout::Packed;
+        let notifier = notifier_of(ready.call);
+        let worker = if index % 2 == 0 {
+            let queue = VhostTx::new(ready.ring, net, notifier);
+            around.control.attach_tx(self.index, pair, Box::new(queue));
+            around.control.home(self.index)
+        } else {
+            let queue = VhostRx::new(ready.ring, net, notifier);
+            let worker = around.control.attach_rx(self.index, pair, Box::new(queue));
+            if let (Some(kick), Some(waker)) = (&ready.kick, worker.and_then(|worker| around.wakers.get(worker))) {
+                self.watch(index, kick, waker, around.now);
+            }
+            worker
+        };
+        self.running.insert(index, Running { packed });
+        // Every worker must hear of a new output; the home worker of a new queue looks into it without a kick.
+        around.wakers.iter().for_each(Waker::wake);
+        tracing::debug!(port = %self.plan.name, index, packed, ?worker, "queue started");
+    }
+
+    fn watch(&mut self, index: u16, kick: &Arc<OwnedFd>, waker: &Waker, now: Duration) {
+        match waker.watch(kick.as_fd()) {
+            Ok(()) => {
+                self.kicks.insert(index, kick.clone());
+            }
+            Err(error) => self.log_refusal(now, &format!("queue {index}: its kick descriptor cannot be waited for: {error}")),
+        }
+    }
+
+    /// Takes a queue from the switch; where its ring stands.
+    fn stop_queue(&mut self, index: u16, around: &mut Surroundings<'_>) -> Option<u32> {
+        self.running.remove(&index);
+        if let Some(kick) = self.kicks.remove(&index) {
+            around.wakers.iter().for_each(|waker| waker.forget(kick.as_fd()));
+        }
+        let pair = index / 2;
+        let base = if index % 2 == 0 {
+            let queue: Box<dyn Any> = around.control.detach_tx(self.index, pair)?;
+            queue.downcast::<VhostTx>().ok()?.ring_mut().base()
+        } else {
+            let queue: Box<dyn Any> = around.control.detach_rx(self.index, pair)?;
+            queue.downcast::<VhostRx>().ok()?.ring_mut().base()
+        };
+        around.wakers.iter().for_each(Waker::wake);
+        Some(base)
+    }
+
+    fn change_call(&self, index: u16, call: Option<Arc<CallFd>>, around: &Surroundings<'_>) {
+        let (pair, notifier) = (index / 2, notifier_of(call));
+        if index % 2 == 0 {
+            around.control.with_tx(self.index, pair, |queue| {
+                if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<VhostTx>() {
+                    queue.set_notifier(notifier);
+                }
+            });
+        } else {
+            around.control.with_rx(self.index, pair, |queue| {
+                if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<VhostRx>() {
+                    queue.set_notifier(notifier);
+                }
+            });
+        }
+    }
+
+    fn tx_is_broken(&self, index: u16, around: &Surroundings<'_>) -> bool {
+        let broken = around.control.with_tx(self.index, index / 2, |queue| {
+            (queue as &mut dyn Any).downcast_mut::<VhostTx>().is_some_and(|queue| Ring::broken(queue.ring_mut()).is_some())
+        });
+        broken.unwrap_or(false)
+    }
+
+    fn close_session(&mut self, around: &mut Surroundings<'_>) {
+        if let Some(device) = &mut self.device {
+            device.close();
+        }
+        self.on_ready(around);
+    }
+
+    fn log_refusal(&mut self, now: Duration, what: &str) {
+        if self.log_budget.take(now.as_nanos() as u64, 1) {
+            tracing::warn!(port = %self.plan.name, "front end: {what}");
+        }
+    }
+}
+
+fn spoofs_in(totals: &CounterTotals) -> u64 {
+    let spoofed = |(reason, _): &&(engine::DropReason, u64)| *reason == engine::DropReason::SpoofedMac;
+    totals.drops.iter().find(spoofed).map_or(0, |(_, count)| *count)
+}
+
+fn notifier_of(call: Option<Arc<CallFd>>) -> Arc<dyn Notifier> {
+    match call {
+        Some(call) => call,
+        None => Arc::new(Silent),
+    }
+}
+
+fn role_of(attachment: &VhostUserAttachment) -> Result<Role, String> {
+    match attachment.role {
+        ManifestRole::Client => Ok(Role::Client(Connector::new(&attachment.socket))),
+        ManifestRole::Server => {
+            let owner = attachment.owner.as_ref().map(crate::owner::resolve).transpose()?.unwrap_or((None, None));
+            let options = ListenOptions { mode: attachment.mode, owner, ..ListenOptions::new(&attachment.socket) };
+            Ok(Role::Server(Listener::bind(&options).map_err(|error| error.to_string())?))
+        }
+    }
+}
