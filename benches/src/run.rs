@@ -90,7 +90,7 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 0)]
     core: usize,
     /// Probe the distance of two cores before and after
-    #[arg(long, value_delimiter = ',', num_args = 2)]
+    #[arg(long, value_delimiter = ',', value_name = "CORE,CORE")]
     probe: Vec<usize>,
     /// Use 4 KiB pages although 2 MiB pages are free
     #[arg(long)]
@@ -215,7 +215,11 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 fn probe(args: &RunArgs) -> anyhow::Result<Vec<Probe>> {
-    let [a, b] = args.probe[..] else { return Ok(Vec::new()) };
+    let (a, b) = match args.probe[..] {
+        [] => return Ok(Vec::new()),
+        [a, b] => (a, b),
+        _ => bail!("--probe: two cores, as 0,1"),
+    };
     Ok(vec![ping_pong((a, b), Duration::from_millis(60)).context("probing the cores")?])
 }
 
