@@ -45,6 +45,12 @@ impl Manifests {
         manifests
     }
 
+    /// Puts the documents of `more` behind these.
+    pub fn append(&mut self, more: Self) {
+        self.documents.extend(more.documents);
+        self.problems.extend(more.problems);
+    }
+
     /// Number of documents read, whether right or wrong.
     pub fn len(&self) -> usize {
         self.documents.len()

@@ -32,8 +32,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Control.
     ("model", &["packet"]),
     ("agent", &["model", "tables", "engine", "packet"]),
-    ("api", &[]),
-    ("cli", &["api"]),
+    ("api", &["model"]),
+    ("cli", &["api", "model"]),
 ];
 
 /// May import any of ours but these: binaries that put the rest together.

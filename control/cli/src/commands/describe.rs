@@ -1,0 +1,124 @@
+//! `towpath describe KIND NAME`
+
+use super::find_resource;
+use super::get::{port_value, resource_value, text_at};
+use crate::Failed;
+use crate::args::Format;
+use crate::output::{Column, pairs, scaled, structured, table};
+use api::{Client, pb};
+use model::{Kind, ObjectName};
+use serde_json::Value;
+use std::io::Write;
+
+/// Shows everything about one resource.
+pub(crate) async fn run(
+    client: &mut Client,
+    kind: Kind,
+    name: &ObjectName,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), Failed> {
+    if kind != Kind::Port {
+        let value = resource_value(&find_resource(client, kind, name).await?)?;
+        if !structured(out, format, &value)? {
+            // Nothing but its own words is known about these, and YAML is how people write them.
+            structured(out, Format::Yaml, &value)?;
+        }
+        return Ok(());
+    }
+    let port = client.get_port(name.into()).await?;
+    let value = port_value(&port)?;
+    if structured(out, format, &value)? {
+        return Ok(());
+    }
+    describe_port(out, &port.status.unwrap_or_default(), &value)
+}
+
+fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) -> Result<(), Failed> {
+    let at = |pointer: &str| text_at(value, pointer);
+    let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    let counters = status.counters.unwrap_or_default();
+    let rates = status.rates.unwrap_or_default();
+    let lines = [
+        ("Name", format!("{}/{}", at("/metadata/project"), at("/metadata/name"))),
+        ("Uid", at("/metadata/uid")),
+        ("Owner", at("/status/owner")),
+        ("Phase", at("/status/phase")),
+        ("Reason", or_none(at("/status/reason"))),
+        ("Subnet", at("/spec/subnet")),
+        ("MAC", at("/spec/mac")),
+        ("Addresses", at("/spec/ips")),
+        ("Also allowed", or_none(allowed(value))),
+        ("MTU", status.mtu.to_string()),
+        ("Rings", or_none(at("/status/ringLayout"))),
+        (
+            "Queue pairs",
+            format!("{} of at most {}", status.queue_pairs, at("/spec/attachment/vhostUser/maxQueuePairs")),
+        ),
+        ("Features", or_none(status.features.join(", "))),
+        ("Sent", amounts(counters.egress_packets, counters.egress_bytes, counters.egress_drops)),
+        ("", speeds(rates.egress_packets_per_second, rates.egress_bits_per_second)),
+        ("Received", amounts(counters.ingress_packets, counters.ingress_bytes, counters.ingress_drops)),
+        ("", speeds(rates.ingress_packets_per_second, rates.ingress_bits_per_second)),
+    ];
+    pairs(out, &lines)?;
+    bindings(out, &status.bindings)?;
+    port_workers(out, &status.workers)?;
+    if !status.drops.is_empty() {
+        writeln!(out, "\nDrops:")?;
+        let columns = [Column::text("REASON"), Column::number("PACKETS"), Column::text("EXPLANATION")];
+        let row =
+            |drop: &pb::Drop| vec![drop.reason.clone(), drop.packets.to_string(), drop.explanation.clone()];
+        table(out, &columns, &status.drops.iter().map(row).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn allowed(value: &Value) -> String {
+    let entries = value.pointer("/spec/allowedAddresses").and_then(Value::as_array);
+    let one = |entry: &Value| match text_at(entry, "/mac") {
+        mac if mac.is_empty() => text_at(entry, "/ip"),
+        mac => format!("{} as {mac}", text_at(entry, "/ip")),
+    };
+    entries.map(|entries| entries.iter().map(one).collect::<Vec<_>>().join(", ")).unwrap_or_default()
+}
+
+fn amounts(packets: u64, bytes: u64, drops: u64) -> String {
+    format!("{packets} packets, {bytes} bytes, {drops} dropped")
+}
+
+fn speeds(packets: f64, bits: f64) -> String {
+    format!("{}, {}", scaled(packets, "pps"), scaled(bits, "bps"))
+}
+
+fn bindings(out: &mut dyn Write, bindings: &[pb::Binding]) -> Result<(), Failed> {
+    if bindings.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nBindings:")?;
+    let columns =
+        [Column::text("HOST"), Column::text("PHASE"), Column::text("FORWARDS"), Column::text("SOCKET")];
+    let row = |binding: &pb::Binding| {
+        let forwards = if binding.active { "yes" } else { "no" };
+        vec![
+            binding.host.clone(),
+            binding.phase().word().to_owned(),
+            forwards.to_owned(),
+            binding.socket.clone().unwrap_or_default(),
+        ]
+    };
+    table(out, &columns, &bindings.iter().map(row).collect::<Vec<_>>())
+}
+
+fn port_workers(out: &mut dyn Write, workers: &[pb::PortWorker]) -> Result<(), Failed> {
+    if workers.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\nWorkers:")?;
+    let columns = [Column::number("WORKER"), Column::number("PACKETS"), Column::number("CYCLES/PACKET")];
+    let row = |worker: &pb::PortWorker| {
+        let cycles = worker.busy_cycles_per_packet.map(|cycles| format!("{cycles:.1}")).unwrap_or_default();
+        vec![worker.worker.to_string(), worker.packets.to_string(), cycles]
+    };
+    table(out, &columns, &workers.iter().map(row).collect::<Vec<_>>())
+}

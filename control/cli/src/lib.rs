@@ -1,1 +1,0 @@
-//! The towpath command line.
