@@ -211,6 +211,35 @@ impl<'m> Burst<'m> {
         true
     }
 
+    /// Adds a packet of one extent: what `push_extent` and `commit` do, in fewer steps. False (and nothing kept) when there is no room, the
+    /// extent is empty or beyond `u32::MAX` bytes, or another packet is being put together.
+    #[inline(always)]
+    pub fn push_packet(&mut self, extent: Extent<'m>) -> bool {
+        let (index, at, bytes) = (self.count, self.used_extents, extent.len());
+        if index >= BURST_PACKETS
+            || at >= BURST_EXTENTS
+            || bytes.wrapping_sub(1) >= u32::MAX as usize
+            || self.open_extents != 0
+        {
+            return false;
+        }
+        self.extents[at].write(extent);
+        let slot = self.packets[index].as_mut_ptr();
+        // SAFETY: `slot` is valid for writes; only plain fields are written, `bytes` stays uninitialised (it is MaybeUninit).
+        unsafe {
+            (&raw mut (*slot).len).write(bytes as u32);
+            (&raw mut (*slot).head_start).write(HEAD_ROOM as u16);
+            (&raw mut (*slot).head_len).write(0);
+            (&raw mut (*slot).first_extent).write(at as u16);
+            (&raw mut (*slot).extents).write(1);
+            (&raw mut (*slot).offload).write(Offload::NONE);
+        }
+        self.used_extents = at + 1;
+        self.bytes += bytes;
+        self.count = index + 1;
+        true
+    }
+
     /// Copies the first bytes of every packet committed since the last call into its private head. Drivers have asked for the lines
     /// ([`Extent::prefetch`]) of all packets before.
     #[inline(always)]

@@ -207,6 +207,15 @@ impl GuestMemory {
         })
     }
 
+    /// The guest physical address of an address of ours: for the dirty log of what was written there.
+    #[must_use]
+    pub fn guest_addr_of_host(&self, host: *const u8) -> Option<u64> {
+        self.spans.iter().find_map(|span| {
+            let offset = (host as u64).checked_sub(span.host.as_ptr() as u64)?;
+            (offset < span.size).then(|| span.guest_addr + offset)
+        })
+    }
+
     /// A translator with this memory and the caller's cache.
     #[inline(always)]
     pub fn translator<'m, 'c>(&'m self, cache: &'c mut RegionCache) -> crate::Translator<'m, 'c> {

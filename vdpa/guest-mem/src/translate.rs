@@ -105,21 +105,16 @@ impl<'m, 'c> Translator<'m, 'c> {
         self.host(guest_addr, len)
     }
 
-    /// Calls `piece(guest_addr, address, len)` for each run of host memory that holds part of `len` bytes at `guest_addr`: several when they cross
+    /// Calls `piece(address, len)` for each run of host memory that holds part of `len` bytes at `guest_addr`: several when they cross
     /// regions that adjoin in guest addresses but not here. `false` when a byte lies in no region; pieces may have been seen by then.
-    pub fn pieces(
-        &mut self,
-        guest_addr: u64,
-        len: u32,
-        mut piece: impl FnMut(u64, NonNull<u8>, u32),
-    ) -> bool {
+    pub fn pieces(&mut self, guest_addr: u64, len: u32, mut piece: impl FnMut(NonNull<u8>, u32)) -> bool {
         let (mut at, mut left) = (guest_addr, len);
         while left > 0 {
             let Some(span) = self.memory.span_of(at) else { return false };
             let rest_of_region = span.size - (at - span.guest_addr);
             let step = u64::from(left).min(rest_of_region) as u32;
             let Some(host) = self.host(at, step) else { return false };
-            piece(at, host, step);
+            piece(host, step);
             left -= step;
             let Some(next) = at.checked_add(u64::from(step)) else { return left == 0 };
             at = next;

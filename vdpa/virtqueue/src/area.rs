@@ -60,13 +60,12 @@ impl Area {
         Ok(())
     }
 
-    /// Address of `len` bytes at `offset`.
+    /// Address of `len` bytes at `offset`, which our own masked positions keep inside: no value of the guest's is ever an offset.
     #[inline(always)]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         debug_assert!(offset + len <= self.len, "{} + {offset}", self.name);
-        // Our own arithmetic keeps offsets inside; should it ever be wrong, the first field is hit, not somebody else's memory.
-        let offset = if offset + len <= self.len { offset } else { 0 };
-        // SAFETY: offset + len <= self.len, which is inside one mapping (`find`).
+        // SAFETY: offset + len <= self.len, which is inside one mapping (`find`). Split masks or range-checks every index, packed keeps
+        // its positions below the size; the areas were found with the lengths of that size.
         unsafe { self.start.as_ptr().add(offset) }
     }
 

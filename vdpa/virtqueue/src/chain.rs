@@ -32,7 +32,6 @@ pub(crate) enum Direction {
 /// A contiguous run of host memory that a chain describes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Piece {
-    pub(crate) guest_addr: u64,
     pub(crate) host: NonNull<u8>,
     pub(crate) len: u32,
 }
@@ -66,7 +65,7 @@ impl Walk<'_, '_, '_> {
         first: &First,
         piece: &mut impl FnMut(Piece) -> Result<(), ChainError>,
     ) -> Result<Walked, ChainError> {
-        let mut desc = first.desc;
+        let mut desc = L::descriptor(first);
         let (mut descs, mut steps) = (1u16, 1usize);
         let limit = usize::from(layout.size()).min(MAX_CHAIN);
         loop {
@@ -160,9 +159,9 @@ impl Walk<'_, '_, '_> {
             return Err(ChainError::TooLarge);
         }
         let mut shown = Ok(());
-        let inside = self.translator.pieces(desc.addr, desc.len, |guest_addr, host, len| {
+        let inside = self.translator.pieces(desc.addr, desc.len, |host, len| {
             if shown.is_ok() {
-                shown = piece(Piece { guest_addr, host, len });
+                shown = piece(Piece { host, len });
             }
         });
         shown?;

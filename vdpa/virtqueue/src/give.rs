@@ -18,30 +18,36 @@ const MAX_PIECES: usize = 1088;
 /// Offset of `num_buffers` in the virtio-net header (virtio 1.2 section 5.1.6).
 const NUM_BUFFERS: usize = 10;
 
-/// A chain fetched from the ring: its buffers, found and checked.
+/// Where the bytes of a reserved chain go. 16 bytes, four to a line.
 #[derive(Debug, Clone, Copy)]
-struct Reserved {
-    used: Used,
-    /// Bytes it can hold; 0 for a bad chain.
+struct Target {
+    /// The first piece; the only one when `pieces` is 0.
+    host: NonNull<u8>,
+    /// Bytes the chain can hold; 0 for a bad chain.
     capacity: u32,
-    /// Its first piece; the only one when `pieces` is 0.
-    first: Piece,
     /// Its pieces in the arena.
     first_piece: u16,
     pieces: u16,
 }
 
+/// A target for no bytes.
+const NOWHERE: Target = Target { host: NonNull::dangling(), capacity: 0, first_piece: 0, pieces: 0 };
+
 /// What a ring keeps for giving.
 #[derive(Debug)]
 pub(crate) struct Giver {
     pub(crate) features: RingFeatures,
-    pub(crate) header_len: usize,
-    cache: RegionCache,
-    scratch: Scratch,
-    /// Chains in ring order: filled ones, then reserved ones.
-    chains: Vec<Reserved>,
+    header_len: usize,
+    /// Chains in ring order: first the filled ones, then up to `fetched` the reserved ones.
     filled: usize,
+    fetched: usize,
+    cache: RegionCache,
+    targets: Box<[Target]>,
+    used: Box<[Used]>,
     pieces: Vec<Piece>,
+    /// The arena was too full for a chain.
+    out_of_pieces: bool,
+    scratch: Scratch,
 }
 
 // SAFETY: the raw addresses in it are of guest memory that the ring owning this keeps mapped (`Queue::memory`); they belong to no thread.
@@ -49,14 +55,24 @@ unsafe impl Send for Giver {}
 
 impl Giver {
     pub(crate) fn new(features: RingFeatures, header_len: usize, scratch: Scratch) -> Self {
-        let (chains, pieces) = (Vec::with_capacity(MAX_RESERVED), Vec::with_capacity(MAX_PIECES));
-        Self { features, header_len, cache: RegionCache::default(), scratch, chains, filled: 0, pieces }
+        Self {
+            features,
+            header_len,
+            filled: 0,
+            fetched: 0,
+            cache: RegionCache::default(),
+            targets: vec![NOWHERE; MAX_RESERVED].into_boxed_slice(),
+            used: vec![Used::default(); MAX_RESERVED].into_boxed_slice(),
+            pieces: Vec::with_capacity(MAX_PIECES),
+            out_of_pieces: false,
+            scratch,
+        }
     }
 
     /// Chains reserved and not filled.
     #[inline(always)]
     pub(crate) fn reserved(&self) -> usize {
-        self.chains.len() - self.filled
+        self.fetched - self.filled
     }
 
     /// Fetches chains until `want` are reserved or the ring or the room for them ends; asks for their first lines.
@@ -68,43 +84,61 @@ impl Giver {
         memory: &GuestMemory,
         stats: &mut RingStats,
     ) -> Result<usize, RingError> {
-        let missing = want.saturating_sub(self.reserved()).min(MAX_RESERVED - self.chains.len());
+        let missing = want.saturating_sub(self.reserved()).min(MAX_RESERVED - self.fetched);
         if missing == 0 {
             return Ok(self.reserved());
         }
-        for _ in 0..layout.available(missing)? {
-            let Some(first) = layout.first()? else { break };
-            let chain = match self.plain::<L>(&first, memory) {
-                Some(chain) => chain,
-                None => match self.chain(layout, &first, memory, stats)? {
-                    Some(chain) => chain,
-                    None => break,
+        let end = self.fetched + layout.available(missing)?;
+        let header_len = self.header_len;
+        let (mut cursor, mut at) = (layout.cursor(), self.fetched);
+        let mut broken = Ok(());
+        while at < end {
+            let first = match layout.fetch(&cursor) {
+                Ok(Some(first)) => first,
+                Ok(None) => break,
+                Err(error) => {
+                    broken = Err(error);
+                    break;
+                }
+            };
+            let len = first.len();
+            // Less than a header cannot start a frame, and a driver that hands out such crumbs is broken.
+            let plain = L::flags(&first) == WRITE && len as usize > header_len;
+            let translated = match plain {
+                true => Translator::new(memory, &mut self.cache).address(first.addr, len),
+                false => None,
+            };
+            let (target, used) = match translated {
+                Some(host) => {
+                    // The header ends in another line than the frame starts in more often than not.
+                    cpu::prefetch_write_at(host.as_ptr());
+                    cpu::prefetch_write_at(host.as_ptr().wrapping_add(header_len));
+                    let target = Target { host, capacity: len, first_piece: 0, pieces: 0 };
+                    (target, Used { id: L::id(&first), descs: 1, len: 0 })
+                }
+                None => match self.chain(layout, &first, memory, stats) {
+                    Ok(Some(chain)) => chain,
+                    Ok(None) => {
+                        self.out_of_pieces = true;
+                        break;
+                    }
+                    Err(error) => {
+                        broken = Err(error);
+                        break;
+                    }
                 },
             };
-            layout.consume(&first, chain.used.descs)?;
-            self.chains.push(chain);
+            broken = layout.advance(&mut cursor, &first, used.descs);
+            let (Some(to), Some(entry)) = (self.targets.get_mut(at), self.used.get_mut(at)) else { break };
+            if broken.is_err() {
+                break;
+            }
+            (*to, *entry) = (target, used);
+            at += 1;
         }
-        Ok(self.reserved())
-    }
-
-    /// The common case: one writable buffer in the region last used.
-    #[inline(always)]
-    fn plain<L: Layout>(&mut self, first: &First, memory: &GuestMemory) -> Option<Reserved> {
-        let desc = &first.desc;
-        if desc.flags != WRITE || desc.len as usize <= self.header_len {
-            return None;
-        }
-        let host = Translator::new(memory, &mut self.cache).address(desc.addr, desc.len)?;
-        cpu::prefetch_write_at(host.as_ptr());
-        // The header ends in another line than it starts in more often than not; the frame's first line is what is written first.
-        cpu::prefetch_write_at(host.as_ptr().wrapping_add(self.header_len.min(desc.len as usize)));
-        Some(Reserved {
-            used: Used { id: L::id(first), descs: 1, len: 0 },
-            capacity: desc.len,
-            first: Piece { guest_addr: desc.addr, host, len: desc.len },
-            first_piece: 0,
-            pieces: 0,
-        })
+        self.fetched = at;
+        layout.set_cursor(cursor);
+        broken.map(|()| self.reserved())
     }
 
     /// Any other chain; a bad one has no capacity. `None` when there is no room for its pieces before the next publish.
@@ -116,7 +150,7 @@ impl Giver {
         first: &First,
         memory: &GuestMemory,
         stats: &mut RingStats,
-    ) -> Result<Option<Reserved>, RingError> {
+    ) -> Result<Option<(Target, Used)>, RingError> {
         let start = self.pieces.len();
         let mut walk = Walk {
             direction: Direction::Write,
@@ -137,29 +171,21 @@ impl Giver {
         };
         let walked = walk.run(layout, first, &mut show);
         let capacity = u32::try_from(walk.total).unwrap_or(u32::MAX);
-        let error = match walked {
-            // Less than a header cannot start a frame, and a driver that hands out such crumbs is broken.
-            Ok(walked) if capacity as usize > self.header_len => {
-                let count = self.pieces.len() - start;
-                let first_piece = *self.pieces.get(start).unwrap_or(&NOWHERE);
-                return Ok(Some(Reserved {
-                    used: layout.finish(first, &walked),
-                    capacity,
-                    first: first_piece,
-                    first_piece: start as u16,
-                    pieces: count as u16,
-                }));
+        let error = match (walked, self.pieces.get(start)) {
+            (Ok(walked), Some(piece)) if capacity as usize > self.header_len => {
+                let pieces = (self.pieces.len() - start) as u16;
+                let target = Target { host: piece.host, capacity, first_piece: start as u16, pieces };
+                return Ok(Some((target, layout.finish(first, &walked))));
             }
-            Ok(_) => ChainError::TooShort,
-            Err(error) => error,
+            (Ok(_), _) => ChainError::TooShort,
+            (Err(error), _) => error,
         };
         self.pieces.truncate(start);
         if error == ChainError::TooManyPieces && start > 0 {
             return Ok(None);
         }
         stats.count(error);
-        let used = layout.measure(first)?;
-        Ok(Some(Reserved { used, capacity: 0, first: NOWHERE, first_piece: 0, pieces: 0 }))
+        Ok(Some((NOWHERE, layout.measure(first)?)))
     }
 
     /// Copies `header` and `frame` into the next chain or, mergeable, chains. See `DeviceRing::give`.
@@ -174,27 +200,29 @@ impl Giver {
         stats: &mut RingStats,
     ) -> Result<(), GiveError> {
         let total = header.len() + frame.len();
-        if self.reserved() == 0 {
-            self.reserve(1, layout, memory, stats)?;
-        }
-        match self.chains.get_mut(self.filled) {
-            Some(chain) if chain.pieces == 0 && chain.capacity as usize >= total => {
-                chain.used.len = total as u32;
-                let (host, len) = (chain.first.host, chain.first.len as usize);
-                // SAFETY: the piece lies in a mapping of the ring's memory, which its owner keeps while this chain is reserved.
-                let extent = unsafe { ExtentMut::new(host.as_ptr(), len) };
-                let (mut head, rest) = extent.split_at(header.len());
-                head.write(header);
-                let copied = frame.reader().copy_to(rest);
-                debug_assert_eq!(copied, frame.len());
-                if let Some(log) = log {
-                    log.mark(chain.first.guest_addr, total as u64);
-                }
-                self.filled += 1;
-                Ok(())
+        let at = self.filled;
+        if at < self.fetched
+            && let (Some(target), Some(used)) = (self.targets.get(at), self.used.get_mut(at))
+            && target.pieces == 0
+            && target.capacity as usize >= total
+        {
+            // SAFETY: the target lies in a mapping of the ring's memory, which its owner keeps while this chain is reserved.
+            let extent = unsafe { ExtentMut::new(target.host.as_ptr(), target.capacity as usize) };
+            let (mut head, rest) = extent.split_at(header.len());
+            match <&[u8; 12]>::try_from(header) {
+                // The length nearly every driver negotiates, known at compile time.
+                Ok(header) => head.write(header),
+                Err(_) => head.write(header),
+            };
+            frame.reader().copy_to(rest);
+            used.len = total as u32;
+            self.filled = at + 1;
+            if let Some(log) = log {
+                mark(log, memory, target.host, total);
             }
-            _ => self.give_over(header, frame, layout, memory, log, stats),
+            return Ok(());
         }
+        self.give_over(header, frame, layout, memory, log, stats)
     }
 
     /// Everything but one plain chain that is large enough.
@@ -224,7 +252,7 @@ impl Giver {
         };
         let mut source = Source { header, frame: frame.reader() };
         for _ in 0..count {
-            self.fill(&mut source, log);
+            self.fill(&mut source, memory, log);
         }
         debug_assert!(source.header.is_empty() && source.frame.remaining() == 0);
         Ok(())
@@ -242,25 +270,25 @@ impl Giver {
         let (mut count, mut room) = (0, 0u64);
         loop {
             if self.reserved() <= count && self.reserve(count + 1, layout, memory, stats)? <= count {
-                if self.chains.len() < MAX_RESERVED && self.pieces.len() < MAX_PIECES {
+                if self.fetched < MAX_RESERVED && !self.out_of_pieces {
                     return Err(GiveError::NoBuffers);
                 }
                 if self.filled == 0 {
                     return Err(GiveError::TooSmall);
                 }
-                // Full of filled chains: hand them over early and look again.
+                // Our room is taken by filled chains: hand them over early and look again.
                 self.publish(layout, log, stats);
                 (count, room) = (0, 0);
                 continue;
             }
-            let Some(chain) = self.chains.get(self.filled + count) else { return Err(GiveError::NoBuffers) };
-            if chain.capacity == 0 {
+            let capacity = self.targets.get(self.filled + count).map_or(0, |target| target.capacity);
+            if capacity == 0 {
                 // Bad. Buffers of a frame must follow each other, so those before it go back empty as well.
                 self.filled += count + 1;
                 (count, room) = (0, 0);
                 continue;
             }
-            room += u64::from(chain.capacity);
+            room += u64::from(capacity);
             count += 1;
             if room >= total as u64 {
                 return Ok(count);
@@ -272,11 +300,12 @@ impl Giver {
     }
 
     /// Fills the next reserved chain.
-    fn fill(&mut self, source: &mut Source<'_, '_, '_>, log: Option<&Arc<DirtyLog>>) {
-        let Some(chain) = self.chains.get_mut(self.filled) else { return };
-        let first = usize::from(chain.first_piece);
-        let single = [chain.first];
-        let pieces = match chain.pieces {
+    fn fill(&mut self, source: &mut Source<'_, '_, '_>, memory: &GuestMemory, log: Option<&Arc<DirtyLog>>) {
+        let at = self.filled;
+        let (Some(target), Some(used)) = (self.targets.get(at), self.used.get_mut(at)) else { return };
+        let first = usize::from(target.first_piece);
+        let single = [Piece { host: target.host, len: target.capacity }];
+        let pieces = match target.pieces {
             0 => &single[..],
             count => self.pieces.get(first..first + usize::from(count)).unwrap_or(&[]),
         };
@@ -286,12 +315,12 @@ impl Giver {
             let extent = unsafe { ExtentMut::new(piece.host.as_ptr(), piece.len as usize) };
             let count = source.copy_to(extent);
             if let Some(log) = log {
-                log.mark(piece.guest_addr, count as u64);
+                mark(log, memory, piece.host, count);
             }
             written += count;
         }
-        chain.used.len = written as u32;
-        self.filled += 1;
+        used.len = written as u32;
+        self.filled = at + 1;
     }
 
     /// Returns the filled chains to the guest; gives the reserved ones back to the ring.
@@ -304,36 +333,40 @@ impl Giver {
     ) -> usize {
         self.release(layout);
         let count = self.filled;
-        let mut used = [Used::default(); MAX_BATCH];
-        for chunk in self.chains.chunks(MAX_BATCH) {
-            for (slot, chain) in used.iter_mut().zip(chunk) {
-                *slot = chain.used;
-            }
-            layout.publish(used.get(..chunk.len()).unwrap_or(&[]), false, log);
-        }
+        layout.publish(self.used.get(..count).unwrap_or(&[]), false, log);
         stats.chains += count as u64;
-        self.chains.clear();
-        self.pieces.clear();
-        self.filled = 0;
+        (self.filled, self.fetched) = (0, 0);
+        self.forget_pieces();
         count
     }
 
     /// Gives the reserved chains back to the ring.
     #[inline(always)]
     pub(crate) fn release<L: Layout>(&mut self, layout: &mut L) {
-        while self.chains.len() > self.filled {
-            if let Some(chain) = self.chains.pop() {
-                layout.unread(&[chain.used]);
-            }
+        if self.fetched > self.filled {
+            layout.unread(self.used.get(self.filled..self.fetched).unwrap_or(&[]));
+            self.fetched = self.filled;
+            self.forget_pieces();
+        }
+    }
+
+    /// Empties the arena when no chain has pieces in it any more.
+    #[inline(always)]
+    fn forget_pieces(&mut self) {
+        if self.fetched == 0 {
+            self.pieces.clear();
+            self.out_of_pieces = false;
         }
     }
 }
 
-/// Entries handed to `Layout::publish` at once.
-const MAX_BATCH: usize = 64;
-
-/// A piece of no bytes.
-const NOWHERE: Piece = Piece { guest_addr: 0, host: NonNull::dangling(), len: 0 };
+/// Marks what was written at an address of ours.
+#[cold]
+fn mark(log: &DirtyLog, memory: &GuestMemory, host: NonNull<u8>, len: usize) {
+    if let Some(guest_addr) = memory.guest_addr_of_host(host.as_ptr()) {
+        log.mark(guest_addr, len as u64);
+    }
+}
 
 /// Header and frame as one stream of bytes.
 struct Source<'h, 'a, 'm> {

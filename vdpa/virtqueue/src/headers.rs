@@ -12,10 +12,13 @@ use crate::config::MAX_HEADER;
 pub struct Headers<'m> {
     count: usize,
     header_len: usize,
-    /// Empty for a header that was scattered over pieces and gathered in `private`.
+    /// Bit n: header n was scattered over pieces and gathered in `private`.
+    gathered: u32,
     extents: [MaybeUninit<Extent<'m>>; BURST_PACKETS],
     private: [MaybeUninit<[u8; MAX_HEADER]>; BURST_PACKETS],
 }
+
+const _: () = assert!(BURST_PACKETS <= u32::BITS as usize);
 
 impl std::fmt::Debug for Headers<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -37,6 +40,7 @@ impl<'m> Headers<'m> {
         Self {
             count: 0,
             header_len: 0,
+            gathered: 0,
             extents: [const { MaybeUninit::uninit() }; BURST_PACKETS],
             private: [const { MaybeUninit::uninit() }; BURST_PACKETS],
         }
@@ -69,17 +73,18 @@ impl<'m> Headers<'m> {
         if index >= self.count {
             return 0;
         }
+        if self.gathered & (1 << index) != 0 {
+            return self.read_private(index, target);
+        }
         let Some(extent) = self.extents.get(index) else { return 0 };
-        // SAFETY: entries below count were written by `push` or `push_private`.
-        let extent = unsafe { extent.assume_init() };
-        if extent.is_empty() { self.read_private(index, target) } else { extent.read(target) }
+        // SAFETY: index < count and it was not gathered, so `push` wrote the extent.
+        unsafe { extent.assume_init() }.read(target)
     }
 
     #[cold]
     fn read_private(&self, index: usize, target: &mut [u8]) -> usize {
         let Some(bytes) = self.private.get(index).filter(|_| index < self.count) else { return 0 };
-        // SAFETY: index < count and the extent is empty. Either `push_private` wrote these bytes, or `push` was handed an empty header,
-        // which happens only when header_len is 0 and then writes them too.
+        // SAFETY: index < count and its bit in `gathered` is set, so `push_private` wrote these bytes.
         let bytes = unsafe { bytes.assume_init_ref() };
         let len = self.header_len.min(target.len()).min(MAX_HEADER);
         for (to, from) in target.iter_mut().zip(bytes.iter().take(len)) {
@@ -91,15 +96,13 @@ impl<'m> Headers<'m> {
     #[inline(always)]
     pub(crate) fn reset(&mut self, header_len: usize) {
         self.count = 0;
+        self.gathered = 0;
         self.header_len = header_len.min(MAX_HEADER);
     }
 
     /// Appends a header in one piece, of `header_len` bytes.
     #[inline(always)]
     pub(crate) fn push(&mut self, extent: Extent<'m>) {
-        if extent.is_empty() {
-            return self.push_private([0; MAX_HEADER]);
-        }
         if let Some(slot) = self.extents.get_mut(self.count) {
             slot.write(extent);
             self.count += 1;
@@ -108,11 +111,9 @@ impl<'m> Headers<'m> {
 
     /// Appends a header that was gathered.
     pub(crate) fn push_private(&mut self, bytes: [u8; MAX_HEADER]) {
-        if let (Some(extent), Some(slot)) =
-            (self.extents.get_mut(self.count), self.private.get_mut(self.count))
-        {
-            extent.write(Extent::from_slice(&[]));
+        if let Some(slot) = self.private.get_mut(self.count) {
             slot.write(bytes);
+            self.gathered |= 1 << self.count;
             self.count += 1;
         }
     }

@@ -13,7 +13,7 @@ pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
-/// A descriptor, fetched once. The flags are those above plus reserved ones; bits that only mark availability are gone.
+/// A descriptor. The flags are those above plus reserved ones; bits that only mark availability are gone.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Descriptor {
     pub(crate) addr: u64,
@@ -23,12 +23,22 @@ pub(crate) struct Descriptor {
     pub(crate) link: u16,
 }
 
-/// The first descriptor of the next chain.
+/// The first descriptor of a chain as it was fetched, once: the two halves it consists of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct First {
-    pub(crate) desc: Descriptor,
+    pub(crate) addr: u64,
+    /// Length, flags and link, at places that differ between the layouts.
+    pub(crate) rest: u64,
     /// Split: the head. Packed: the position in the ring.
     pub(crate) at: u16,
+}
+
+impl First {
+    /// Length in bytes.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        self.rest as u32
+    }
 }
 
 /// A chain as it is returned to the driver.
@@ -54,11 +64,26 @@ pub(crate) trait Layout: Sized {
     /// Where the ring stands, in the encoding of `GET_VRING_BASE`.
     fn base(&self) -> u32;
 
-    /// How many chains can be fetched now, at most `want`: an upper bound.
+    /// Where the next chain starts. Loops keep it in registers and write it back.
+    type Cursor: Copy;
+
+    /// The ring's cursor.
+    fn cursor(&self) -> Self::Cursor;
+
+    /// Moves the ring to where a loop got to.
+    fn set_cursor(&mut self, cursor: Self::Cursor);
+
+    /// How many chains may be fetched from the cursor on, at most `want`: an upper bound.
     fn available(&mut self, want: usize) -> Result<usize, RingError>;
 
-    /// Fetches the first descriptor of the next chain; `None` when there is none. Does not move.
-    fn first(&mut self) -> Result<Option<First>, RingError>;
+    /// Fetches the first descriptor of the chain at the cursor, which is below the bound that `available` gave; `None` when there is none.
+    fn fetch(&self, cursor: &Self::Cursor) -> Result<Option<First>, RingError>;
+
+    /// Its flags.
+    fn flags(first: &First) -> u16;
+
+    /// All of it.
+    fn descriptor(first: &First) -> Descriptor;
 
     /// The buffer of a chain of one descriptor.
     fn id(first: &First) -> u16;
@@ -79,10 +104,10 @@ pub(crate) trait Layout: Sized {
     /// Whether direct descriptors may precede one that refers to a table.
     const INDIRECT_AFTER_NEXT: bool;
 
-    /// Moves past the chain.
-    fn consume(&mut self, first: &First, descs: u16) -> Result<(), RingError>;
+    /// Moves a cursor past the chain of `descs` descriptors.
+    fn advance(&mut self, cursor: &mut Self::Cursor, first: &First, descs: u16) -> Result<(), RingError>;
 
-    /// Moves back over chains that were consumed last and are not to be returned, latest last.
+    /// Moves back over the chains that were passed last.
     fn unread(&mut self, chains: &[Used]);
 
     /// Returns chains to the driver, oldest first, and makes them visible at once. With `as_batch` one entry speaks for all

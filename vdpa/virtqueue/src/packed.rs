@@ -60,6 +60,28 @@ impl Position {
     }
 }
 
+/// The next chain, and how many ring positions are fetched and not returned (at most the size).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cursor {
+    at: Position,
+    outstanding: u16,
+}
+
+/// Whether the second half of the descriptor at a position says that it is available.
+#[inline(always)]
+fn is_available(rest: u64, at: Position) -> bool {
+    // Both bits in one comparison: AVAIL equals the wrap counter, USED does not.
+    let wanted = if at.wrap { AVAIL } else { USED };
+    (rest >> 48) as u16 & (AVAIL | USED) == wanted
+}
+
+/// The two halves of a descriptor, taken apart.
+#[inline(always)]
+fn unpack(addr: u64, rest: u64) -> Descriptor {
+    let flags = (rest >> 48) as u16 & !(AVAIL | USED);
+    Descriptor { addr, len: rest as u32, flags, link: (rest >> 32) as u16 }
+}
+
 /// The device's half of a packed ring.
 #[derive(Debug)]
 pub(crate) struct Packed {
@@ -68,12 +90,9 @@ pub(crate) struct Packed {
     device_event: Area,
     size: u16,
     event_idx: bool,
-    /// The next chain to fetch.
-    avail: Position,
+    avail: Cursor,
     /// Where the next used descriptor goes.
     used: Position,
-    /// Ring positions fetched and not returned; at most `size`.
-    outstanding: u16,
     /// Ring positions returned since the last decision on an interrupt.
     unsignalled: u32,
 }
@@ -87,16 +106,14 @@ impl Packed {
     }
 
     #[inline(always)]
-    fn descriptor(&self, index: u16, rest: u64) -> Descriptor {
-        let addr = u64::from_le(self.ring.u64(usize::from(index) * DESCRIPTOR).load(Ordering::Relaxed));
-        let flags = (rest >> 48) as u16 & !(AVAIL | USED);
-        Descriptor { addr, len: rest as u32, flags, link: (rest >> 32) as u16 }
+    fn load_addr(&self, index: u16) -> u64 {
+        u64::from_le(self.ring.u64(usize::from(index) * DESCRIPTOR).load(Ordering::Relaxed))
     }
 
-    #[inline(always)]
-    fn is_available(&self, rest: u64) -> bool {
-        let flags = (rest >> 48) as u16;
-        (flags & AVAIL != 0) == self.avail.wrap && (flags & USED != 0) != self.avail.wrap
+    /// The descriptor at `index`, which is not the first of its chain.
+    fn load(&self, index: u16) -> Descriptor {
+        let rest = self.load_rest(index);
+        unpack(self.load_addr(index), rest)
     }
 
     /// The position `step` behind a chain's first.
@@ -108,16 +125,21 @@ impl Packed {
     }
 
     #[inline(always)]
-    fn write_used(&self, at: Position, chain: &Used, log: Option<&Arc<DirtyLog>>) {
+    fn write_used(&self, at: Position, chain: &Used) {
         let mut flags = if at.wrap { AVAIL | USED } else { 0 };
         if chain.len > 0 {
             flags |= WRITE;
         }
         let rest = u64::from(chain.len) | u64::from(chain.id) << 32 | u64::from(flags) << 48;
-        let offset = usize::from(at.index) * DESCRIPTOR;
-        self.ring.u64(offset + 8).store(rest.to_le(), Ordering::Release);
-        if let Some(log) = log {
-            self.ring.mark(log, offset, DESCRIPTOR);
+        self.ring.u64(usize::from(at.index) * DESCRIPTOR + 8).store(rest.to_le(), Ordering::Release);
+    }
+
+    #[cold]
+    fn log_used(&self, log: &DirtyLog, start: Position, chains: &[Used]) {
+        let mut at = start;
+        for chain in chains {
+            self.ring.mark(log, usize::from(at.index) * DESCRIPTOR, DESCRIPTOR);
+            at.advance(chain.descs, self.size);
         }
     }
 
@@ -132,6 +154,8 @@ impl Packed {
 
 impl Layout for Packed {
     const INDIRECT_AFTER_NEXT: bool = false;
+
+    type Cursor = Cursor;
 
     fn new(config: &RingConfig, memory: &GuestMemory) -> Result<Self, SetupError> {
         let size = config.size;
@@ -155,9 +179,8 @@ impl Layout for Packed {
             device_event,
             size,
             event_idx: config.features.event_idx,
-            avail: used,
+            avail: Cursor { at: used, outstanding: 0 },
             used,
-            outstanding: 0,
             unsignalled: 0,
         })
     }
@@ -171,7 +194,7 @@ impl Layout for Packed {
     }
 
     fn base(&self) -> u32 {
-        u32::from(self.avail.encode()) | u32::from(self.used.encode()) << 16
+        u32::from(self.avail.at.encode()) | u32::from(self.used.encode()) << 16
     }
 
     #[inline(always)]
@@ -180,26 +203,44 @@ impl Layout for Packed {
     }
 
     #[inline(always)]
-    fn first(&mut self) -> Result<Option<First>, RingError> {
-        let at = self.avail.index;
+    fn cursor(&self) -> Cursor {
+        self.avail
+    }
+
+    #[inline(always)]
+    fn set_cursor(&mut self, cursor: Cursor) {
+        self.avail = cursor;
+    }
+
+    #[inline(always)]
+    fn fetch(&self, cursor: &Cursor) -> Result<Option<First>, RingError> {
+        let at = cursor.at.index;
         let rest = self.load_rest(at);
-        if !self.is_available(rest) || self.outstanding >= self.size {
+        if !is_available(rest, cursor.at) || cursor.outstanding >= self.size {
             return Ok(None);
         }
-        Ok(Some(First { desc: self.descriptor(at, rest), at }))
+        Ok(Some(First { addr: self.load_addr(at), rest, at }))
+    }
+
+    #[inline(always)]
+    fn flags(first: &First) -> u16 {
+        (first.rest >> 48) as u16 & !(AVAIL | USED)
+    }
+
+    fn descriptor(first: &First) -> Descriptor {
+        unpack(first.addr, first.rest)
     }
 
     #[inline(always)]
     fn id(first: &First) -> u16 {
-        first.desc.link
+        (first.rest >> 32) as u16
     }
 
     fn follow(&self, first: &First, _previous: &Descriptor, step: u16) -> Result<Descriptor, ChainError> {
-        if step >= self.size - self.outstanding {
+        if step >= self.size {
             return Err(ChainError::TooLong);
         }
-        let index = self.place(first, step);
-        Ok(self.descriptor(index, self.load_rest(index)))
+        Ok(self.load(self.place(first, step)))
     }
 
     fn finish(&self, _first: &First, walked: &Walked) -> Used {
@@ -207,13 +248,12 @@ impl Layout for Packed {
     }
 
     fn measure(&self, first: &First) -> Result<Used, RingError> {
-        let mut last = first.desc;
-        for step in 1..=self.size - self.outstanding {
+        let mut last = Self::descriptor(first);
+        for step in 1..=self.size {
             if last.flags & NEXT == 0 {
                 return Ok(Used { id: last.link, descs: step, len: 0 });
             }
-            let index = self.place(first, step);
-            last = self.descriptor(index, self.load_rest(index));
+            last = self.load(self.place(first, step));
         }
         Err(RingError::EndlessChain { position: first.at, size: self.size })
     }
@@ -230,44 +270,51 @@ impl Layout for Packed {
     }
 
     #[inline(always)]
-    fn consume(&mut self, first: &First, descs: u16) -> Result<(), RingError> {
-        if descs > self.size - self.outstanding {
+    fn advance(&mut self, cursor: &mut Cursor, first: &First, descs: u16) -> Result<(), RingError> {
+        if descs > self.size - cursor.outstanding {
             return Err(RingError::EndlessChain { position: first.at, size: self.size });
         }
-        self.outstanding += descs;
-        self.avail.advance(descs, self.size);
+        cursor.outstanding += descs;
+        cursor.at.advance(descs, self.size);
         Ok(())
     }
 
     fn unread(&mut self, chains: &[Used]) {
         for chain in chains {
-            self.outstanding -= chain.descs;
-            self.avail.retreat(chain.descs, self.size);
+            self.avail.outstanding -= chain.descs;
+            self.avail.at.retreat(chain.descs, self.size);
         }
     }
 
     #[inline(always)]
     fn publish(&mut self, chains: &[Used], as_batch: bool, log: Option<&Arc<DirtyLog>>) {
-        let (Some(first), Some(last)) = (chains.first(), chains.last()) else { return };
+        let (Some((first, others)), Some(last)) = (chains.split_first(), chains.last()) else { return };
         let start = self.used;
-        let mut descs = 0;
-        for (index, chain) in chains.iter().enumerate() {
-            if index > 0 && !as_batch {
-                self.write_used(self.used, chain, log);
+        let mut at = start;
+        at.advance(first.descs, self.size);
+        let mut descs = u32::from(first.descs);
+        for chain in others {
+            if !as_batch {
+                self.write_used(at, chain);
             }
-            self.used.advance(chain.descs, self.size);
-            descs += chain.descs;
+            at.advance(chain.descs, self.size);
+            descs += u32::from(chain.descs);
+        }
+        if let Some(log) = log {
+            self.log_used(log, start, chains);
         }
         // The first goes last: until then the driver sees none of them.
-        self.write_used(start, if as_batch { last } else { first }, log);
-        self.outstanding -= descs;
-        self.unsignalled = self.unsignalled.saturating_add(u32::from(descs));
+        self.write_used(start, if as_batch { last } else { first });
+        self.used = at;
+        // At most the size of the ring, by `advance`.
+        self.avail.outstanding -= descs as u16;
+        self.unsignalled = self.unsignalled.saturating_add(descs);
     }
 
     #[inline(always)]
     fn prefetch(&self, count: usize) {
         for line in (0..count).step_by(4) {
-            self.ring.prefetch((usize::from(self.avail.index) + line) * DESCRIPTOR);
+            self.ring.prefetch((usize::from(self.avail.at.index) + line) * DESCRIPTOR);
         }
     }
 
@@ -277,13 +324,13 @@ impl Layout for Packed {
 
     fn request_kick(&mut self, log: Option<&Arc<DirtyLog>>) -> bool {
         if self.event_idx {
-            self.set_device_event(self.avail.encode(), EVENTS_AT, log);
+            self.set_device_event(self.avail.at.encode(), EVENTS_AT, log);
         } else {
             self.set_device_event(0, 0, log);
         }
         // Our wish before the driver's descriptors; the driver writes descriptors before it reads our wish.
         fence(Ordering::SeqCst);
-        self.is_available(self.load_rest(self.avail.index))
+        is_available(self.load_rest(self.avail.at.index), self.avail.at)
     }
 
     fn interrupt_due(&mut self) -> bool {

@@ -42,12 +42,12 @@ pub(crate) struct Split {
 }
 
 impl Split {
+    /// Fetches the two halves of a descriptor of the table.
     #[inline(always)]
-    fn descriptor(&self, index: u16) -> Descriptor {
+    fn load(&self, index: u16) -> (u64, u64) {
         let at = usize::from(index & self.mask) * DESCRIPTOR;
         let addr = u64::from_le(self.table.u64(at).load(Ordering::Relaxed));
-        let rest = u64::from_le(self.table.u64(at + 8).load(Ordering::Relaxed));
-        Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, link: (rest >> 48) as u16 }
+        (addr, u64::from_le(self.table.u64(at + 8).load(Ordering::Relaxed)))
     }
 
     fn load_available(&self) -> u16 {
@@ -81,22 +81,45 @@ impl Split {
         }
     }
 
+    /// Offset of the used entry for chain number `index`.
     #[inline(always)]
-    fn write_used(&self, index: u16, id: u16, len: u32, log: Option<&Arc<DirtyLog>>) {
-        let at = ENTRIES + USED_ENTRY * usize::from(index & self.mask);
-        self.used.u32(at).store(u32::from(id).to_le(), Ordering::Relaxed);
-        self.used.u32(at + 4).store(len.to_le(), Ordering::Relaxed);
-        self.log_used(log, at, USED_ENTRY);
+    fn used_entry(&self, index: u16) -> usize {
+        ENTRIES + USED_ENTRY * usize::from(index & self.mask)
     }
 
     #[inline(always)]
-    fn outstanding(&mut self, head: u16) -> Option<&mut u8> {
-        self.outstanding.get_mut(usize::from(head))
+    fn write_used(&self, index: u16, chain: &Used) {
+        let at = self.used_entry(index);
+        self.used.u32(at).store(u32::from(chain.id).to_le(), Ordering::Relaxed);
+        self.used.u32(at + 4).store(chain.len.to_le(), Ordering::Relaxed);
     }
+
+    #[cold]
+    fn log_entries(&self, log: &DirtyLog, count: usize) {
+        for offset in 0..count as u16 {
+            self.used.mark(log, self.used_entry(self.next_used.wrapping_add(offset)), USED_ENTRY);
+        }
+    }
+
+    #[inline(always)]
+    fn set_outstanding(&mut self, head: u16, mark: u8) {
+        if let Some(slot) = self.outstanding.get_mut(usize::from(head)) {
+            *slot = mark;
+        }
+    }
+}
+
+/// The two halves of a descriptor, taken apart.
+#[inline(always)]
+fn unpack(addr: u64, rest: u64) -> Descriptor {
+    Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, link: (rest >> 48) as u16 }
 }
 
 impl Layout for Split {
     const INDIRECT_AFTER_NEXT: bool = true;
+
+    /// Number of the next chain; below the driver's index by construction of the loops.
+    type Cursor = u16;
 
     fn new(config: &RingConfig, memory: &GuestMemory) -> Result<Self, SetupError> {
         let size = config.size;
@@ -159,17 +182,36 @@ impl Layout for Split {
     }
 
     #[inline(always)]
-    fn first(&mut self) -> Result<Option<First>, RingError> {
-        if self.next_avail == self.avail_seen {
-            return Ok(None);
-        }
-        let at = ENTRIES + 2 * usize::from(self.next_avail & self.mask);
+    fn cursor(&self) -> u16 {
+        self.next_avail
+    }
+
+    #[inline(always)]
+    fn set_cursor(&mut self, cursor: u16) {
+        self.next_avail = cursor;
+    }
+
+    #[inline(always)]
+    fn fetch(&self, cursor: &u16) -> Result<Option<First>, RingError> {
+        let at = ENTRIES + 2 * usize::from(cursor & self.mask);
         let head = u16::from_le(self.available.u16(at).load(Ordering::Relaxed));
         match self.outstanding.get(usize::from(head)) {
-            Some(0) => Ok(Some(First { desc: self.descriptor(head), at: head })),
+            Some(0) => {
+                let (addr, rest) = self.load(head);
+                Ok(Some(First { addr, rest, at: head }))
+            }
             Some(_) => Err(RingError::DuplicateHead { head }),
             None => Err(RingError::Head { head, size: self.size }),
         }
+    }
+
+    #[inline(always)]
+    fn flags(first: &First) -> u16 {
+        (first.rest >> 32) as u16
+    }
+
+    fn descriptor(first: &First) -> Descriptor {
+        unpack(first.addr, first.rest)
     }
 
     #[inline(always)]
@@ -181,7 +223,8 @@ impl Layout for Split {
         if previous.link >= self.size {
             return Err(ChainError::Next);
         }
-        Ok(self.descriptor(previous.link))
+        let (addr, rest) = self.load(previous.link);
+        Ok(unpack(addr, rest))
     }
 
     fn finish(&self, first: &First, _walked: &Walked) -> Used {
@@ -195,25 +238,19 @@ impl Layout for Split {
     fn indirect(table: &[[u8; 16]], index: usize) -> Result<Descriptor, ChainError> {
         let entry = table.get(index).ok_or(ChainError::Next)?;
         let value = u128::from_le_bytes(*entry);
-        let rest = (value >> 64) as u64;
-        let flags = (rest >> 32) as u16;
-        Ok(Descriptor { addr: value as u64, len: rest as u32, flags, link: (rest >> 48) as u16 })
+        Ok(unpack(value as u64, (value >> 64) as u64))
     }
 
     #[inline(always)]
-    fn consume(&mut self, first: &First, _descs: u16) -> Result<(), RingError> {
-        if let Some(mark) = self.outstanding(first.at) {
-            *mark = 1;
-        }
-        self.next_avail = self.next_avail.wrapping_add(1);
+    fn advance(&mut self, cursor: &mut u16, first: &First, _descs: u16) -> Result<(), RingError> {
+        self.set_outstanding(first.at, 1);
+        *cursor = cursor.wrapping_add(1);
         Ok(())
     }
 
     fn unread(&mut self, chains: &[Used]) {
         for chain in chains {
-            if let Some(mark) = self.outstanding(chain.id) {
-                *mark = 0;
-            }
+            self.set_outstanding(chain.id, 0);
         }
         self.next_avail = self.next_avail.wrapping_sub(chains.len() as u16);
     }
@@ -221,22 +258,24 @@ impl Layout for Split {
     #[inline(always)]
     fn publish(&mut self, chains: &[Used], as_batch: bool, log: Option<&Arc<DirtyLog>>) {
         let Some(last) = chains.last() else { return };
+        let mut index = self.next_used;
         if as_batch {
-            self.write_used(self.next_used, last.id, last.len, log);
-        } else {
-            for (offset, chain) in (0u16..).zip(chains) {
-                self.write_used(self.next_used.wrapping_add(offset), chain.id, chain.len, log);
-            }
+            self.write_used(index, last);
         }
         for chain in chains {
-            if let Some(mark) = self.outstanding(chain.id) {
-                *mark = 0;
+            if !as_batch {
+                self.write_used(index, chain);
             }
+            self.set_outstanding(chain.id, 0);
+            index = index.wrapping_add(1);
         }
-        self.next_used = self.next_used.wrapping_add(chains.len() as u16);
+        if let Some(log) = log {
+            self.log_entries(log, if as_batch { 1 } else { chains.len() });
+            self.used.mark(log, INDEX, 2);
+        }
+        self.next_used = index;
         self.unsignalled = self.unsignalled.saturating_add(chains.len() as u32);
-        self.used.u16(INDEX).store(self.next_used.to_le(), Ordering::Release);
-        self.log_used(log, INDEX, 2);
+        self.used.u16(INDEX).store(index.to_le(), Ordering::Release);
     }
 
     #[inline(always)]

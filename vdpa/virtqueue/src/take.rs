@@ -62,14 +62,6 @@ impl Taker {
         self.count = 0;
     }
 
-    #[inline(always)]
-    fn push(&mut self, used: Used) {
-        if let Some(slot) = self.taken.get_mut(self.count) {
-            *slot = used;
-            self.count += 1;
-        }
-    }
-
     /// Adds chains to `burst` until either is exhausted; asks for the lines of all of them. See `DeviceRing::take`.
     #[inline(always)]
     pub(crate) fn take<'m, L: Layout>(
@@ -85,55 +77,66 @@ impl Taker {
         if self.busy {
             layout.prefetch(room);
         }
-        let want = layout.available(room)?;
-        let mut work = 0;
-        let mut seen = 0;
-        while seen < want && !burst.is_full() && work < WORK_LIMIT {
-            let Some(first) = layout.first()? else { break };
-            let used = match self.plain(&first, memory, burst, headers) {
-                true => Used { id: L::id(&first), descs: 1, len: 0 },
-                false => match self.chain(layout, &first, memory, burst, headers, stats)? {
-                    Outcome::Done { used, steps } => {
-                        work += steps;
-                        used
-                    }
-                    Outcome::NoRoom => break,
-                },
+        let end = self.count + layout.available(room)?;
+        let header_len = self.header_len;
+        let (mut cursor, mut count, mut work) = (layout.cursor(), self.count, 0);
+        let mut broken = Ok(());
+        // Every turn keeps its state in registers; what is in memory is written once.
+        while count < end && !burst.is_full() {
+            let first = match layout.fetch(&cursor) {
+                Ok(Some(first)) => first,
+                Ok(None) => break,
+                Err(error) => {
+                    broken = Err(error);
+                    break;
+                }
             };
-            layout.consume(&first, used.descs)?;
-            self.push(used);
-            seen += 1;
+            // One comparison for "longer than the header" and "not too long".
+            let frame_len = (first.len() as usize).wrapping_sub(header_len);
+            let plain = L::flags(&first) == 0 && frame_len.wrapping_sub(1) < MAX_FRAME;
+            let translated = match plain {
+                true => Translator::new(memory, &mut self.cache).translate(first.addr, first.len()),
+                false => None,
+            };
+            let mut used = Used { id: L::id(&first), descs: 1, len: 0 };
+            match translated {
+                Some(extent) => {
+                    let (header, frame) = extent.split_at(header_len);
+                    if !burst.push_packet(frame) {
+                        break;
+                    }
+                    header.prefetch();
+                    frame.prefetch();
+                    headers.push(header);
+                }
+                None => match self.chain(layout, &first, memory, burst, headers, stats) {
+                    Ok(Outcome::Done { used: walked, steps }) => {
+                        used = walked;
+                        work += steps;
+                    }
+                    Ok(Outcome::NoRoom) => break,
+                    Err(error) => {
+                        broken = Err(error);
+                        break;
+                    }
+                },
+            }
+            broken = layout.advance(&mut cursor, &first, used.descs);
+            if broken.is_err() {
+                break;
+            }
+            if let Some(slot) = self.taken.get_mut(count) {
+                *slot = used;
+                count += 1;
+            }
+            if work > WORK_LIMIT {
+                break;
+            }
         }
-        self.busy = seen == BURST_PACKETS;
-        Ok(())
-    }
-
-    /// The common case: one readable buffer in the region last used, header and frame together. `false` when it is anything else.
-    #[inline(always)]
-    fn plain<'m>(
-        &mut self,
-        first: &First,
-        memory: &'m GuestMemory,
-        burst: &mut Burst<'m>,
-        headers: &mut Headers<'m>,
-    ) -> bool {
-        let desc = &first.desc;
-        // One comparison for "longer than the header" and "not too long".
-        let frame_len = (desc.len as usize).wrapping_sub(self.header_len);
-        if desc.flags != 0 || frame_len.wrapping_sub(1) >= MAX_FRAME {
-            return false;
-        }
-        let mut translator = Translator::new(memory, &mut self.cache);
-        let Some(extent) = translator.translate(desc.addr, desc.len) else { return false };
-        let (header, frame) = extent.split_at(self.header_len);
-        if burst.push_extent(frame).is_err() {
-            burst.abandon();
-            return false;
-        }
-        header.prefetch();
-        frame.prefetch();
-        headers.push(header);
-        burst.commit(Offload::NONE)
+        self.busy = count - self.count == BURST_PACKETS;
+        self.count = count;
+        layout.set_cursor(cursor);
+        broken
     }
 
     /// Any other chain.
@@ -141,7 +144,7 @@ impl Taker {
     #[inline(never)]
     fn chain<'m, L: Layout>(
         &mut self,
-        layout: &mut L,
+        layout: &L,
         first: &First,
         memory: &'m GuestMemory,
         burst: &mut Burst<'m>,
