@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::agent::Agent;
 use crate::image::GuestImage;
+use crate::manifests::Port;
 use crate::process::{Process, tail};
 use crate::qmp::Qmp;
 use crate::scratch::Scratch;
@@ -47,6 +48,15 @@ pub enum VhostUserEnd {
     Server,
 }
 
+/// What QEMU does when its guest reboots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterReboot {
+    /// It ends.
+    End,
+    /// It lets the guest boot again.
+    Boot,
+}
+
 /// What a guest is made of.
 #[derive(Clone, Debug)]
 pub struct GuestConfig {
@@ -54,8 +64,40 @@ pub struct GuestConfig {
     pub name: String,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// What QEMU does when the guest reboots or crashes.
+    pub after_reboot: AfterReboot,
     /// Its network cards: `eth0`, `eth1`, ...
     pub nics: Vec<Nic>,
+}
+
+impl GuestConfig {
+    /// A guest with one card, as its port expects it.
+    #[must_use]
+    pub fn on_port(name: &str, port: &Port) -> Self {
+        let prefix = |address: &IpAddr| if address.is_ipv6() { 64 } else { 24 };
+        Self {
+            name: name.to_owned(),
+            memory_mib: 192,
+            after_reboot: AfterReboot::End,
+            nics: vec![Nic {
+                socket: port.socket.clone(),
+                end: if port.role == "server" { VhostUserEnd::Client } else { VhostUserEnd::Server },
+                mac: port.mac.clone(),
+                queue_pairs: 1,
+                properties: String::new(),
+                addresses: port.ips.iter().map(|address| (*address, prefix(address))).collect(),
+            }],
+        }
+    }
+
+    /// The same with more properties of `virtio-net-pci`.
+    #[must_use]
+    pub fn with_properties(mut self, properties: &str) -> Self {
+        for nic in &mut self.nics {
+            properties.clone_into(&mut nic.properties);
+        }
+        self
+    }
 }
 
 /// A guest.
@@ -291,7 +333,8 @@ fn machine(command: &mut Command, image: &GuestImage, config: &GuestConfig) {
     let memory = config.memory_mib;
     let processors = config.nics.iter().map(|nic| nic.queue_pairs).max().unwrap_or(1);
     command
-        .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args((config.after_reboot == AfterReboot::End).then_some("-no-reboot"))
         .args(["-machine", "q35,accel=tcg,memory-backend=memory", "-cpu", "max"])
         .args(["-smp", &processors.to_string(), "-m", &format!("{memory}M")])
         .args(["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")])

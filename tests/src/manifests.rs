@@ -25,6 +25,8 @@ pub struct Port {
     pub socket: PathBuf,
     /// The daemon's end: `server` or `client`.
     pub role: &'static str,
+    /// What else its guest may send from.
+    pub allowed: Vec<IpAddr>,
 }
 
 impl Port {
@@ -40,12 +42,14 @@ impl Port {
             ],
             socket: folder.join(format!("vm{number}.sock")),
             role: "server",
+            allowed: Vec::new(),
         }
     }
 
     /// Its resource.
     #[must_use]
     pub fn resource(&self) -> Value {
+        let allowed: Vec<Value> = self.allowed.iter().map(|ip| json!({"ip": ip})).collect();
         json!({
             "apiVersion": "towpath.dev/v1",
             "kind": "Port",
@@ -55,6 +59,7 @@ impl Port {
                 "host": "node-a",
                 "mac": self.mac,
                 "ips": self.ips,
+                "allowedAddresses": allowed,
                 "attachment": {"vhostUser": {"socket": self.socket, "role": self.role}},
             },
         })

@@ -9,7 +9,7 @@ use crate::report::Report;
 use crate::world::{LIMIT, World};
 
 /// Of the receiver's memory, kept and compared across its migration.
-const PATTERN_BYTES: usize = 96 << 20;
+const PATTERN_BYTES: usize = 64 << 20;
 
 pub(crate) type Step = fn(&mut World, &mut Report) -> Result<String>;
 

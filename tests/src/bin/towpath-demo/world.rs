@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use towpath_tests::Result;
 use towpath_tests::agent::{Job, Progress};
 use towpath_tests::daemon::Daemon;
-use towpath_tests::guest::{Guest, GuestConfig, Nic, VhostUserEnd};
+use towpath_tests::guest::{Guest, GuestConfig};
 use towpath_tests::image::GuestImage;
 use towpath_tests::manifests::Port;
 use towpath_tests::scratch::Scratch;
@@ -37,8 +37,8 @@ impl World {
         report.progress("starting towpathd");
         let daemon = Daemon::start(&scratch, "towpathd", 0, &ports)?;
         report.progress("booting two guests (software emulation)");
-        let mut sender = Guest::start(&image, &scratch, guest("sender", &ports[0]))?;
-        let mut receiver = Guest::start(&image, &scratch, guest("receiver", &ports[1]))?;
+        let mut sender = Guest::start(&image, &scratch, GuestConfig::on_port("sender", &ports[0]))?;
+        let mut receiver = Guest::start(&image, &scratch, GuestConfig::on_port("receiver", &ports[1]))?;
         sender.wait_ready()?;
         receiver.wait_ready()?;
         Ok(Self { sender, receiver, daemon, ports, image, scratch })
@@ -98,20 +98,4 @@ pub(crate) struct Transfer {
     sending: Job,
     receiving: Job,
     bytes: u64,
-}
-
-fn guest(name: &str, port: &Port) -> GuestConfig {
-    let prefix = |address: &std::net::IpAddr| if address.is_ipv6() { 64 } else { 24 };
-    GuestConfig {
-        name: name.to_owned(),
-        memory_mib: 256,
-        nics: vec![Nic {
-            socket: port.socket.clone(),
-            end: VhostUserEnd::Client,
-            mac: port.mac.clone(),
-            queue_pairs: 1,
-            properties: String::new(),
-            addresses: port.ips.iter().map(|address| (*address, prefix(address))).collect(),
-        }],
-    }
 }

@@ -1,45 +1,28 @@
 //! Two QEMU guests through a switch nobody here wrote: what the harness can do, shown before our own switch is judged by it.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use towpath_tests::Result;
-use towpath_tests::guest::{Guest, GuestConfig, Nic, VhostUserEnd};
+use towpath_tests::guest::{Guest, GuestConfig};
 use towpath_tests::image::GuestImage;
+use towpath_tests::manifests::Port;
 use towpath_tests::scratch::Scratch;
 use towpath_tests::testpmd::Testpmd;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn config(number: u8, socket: &Path) -> GuestConfig {
-    let v4: IpAddr = [10, 0, 1, 10 + number].into();
-    let v6: IpAddr = [0xfd00, 0x10, 0, 1, 0, 0, 0, 0x10 + u16::from(number)].into();
-    GuestConfig {
-        name: format!("guest{number}"),
-        memory_mib: 192,
-        nics: vec![Nic {
-            socket: socket.to_owned(),
-            end: VhostUserEnd::Client,
-            mac: format!("02:00:00:00:01:{number:02x}"),
-            queue_pairs: 1,
-            properties: String::new(),
-            addresses: vec![(v4, 24), (v6, 64)],
-        }],
-    }
-}
 
 #[test]
 #[ignore = "needs QEMU and DPDK: run by `make test`"]
 fn two_guests_talk_reconnect_and_migrate_through_testpmd() -> Result<()> {
     let image = GuestImage::prepare()?;
     let scratch = Scratch::new()?;
-    let sockets = [scratch.join("a.sock"), scratch.join("b.sock")];
-    let sockets = [sockets[0].as_path(), sockets[1].as_path()];
+    let ports = [0, 1].map(|number| Port::number(number, scratch.path()));
+    let sockets = [ports[0].socket.as_path(), ports[1].socket.as_path()];
     let mut switch = Testpmd::switch(&scratch, "switch", sockets)?;
 
-    let mut first = Guest::start(&image, &scratch, config(1, sockets[0]))?;
-    let mut second = Guest::start(&image, &scratch, config(2, sockets[1]))?;
+    let mut first = Guest::start(&image, &scratch, GuestConfig::on_port("first", &ports[0]))?;
+    let mut second = Guest::start(&image, &scratch, GuestConfig::on_port("second", &ports[1]))?;
     first.wait_ready()?;
     second.wait_ready()?;
 
@@ -65,7 +48,7 @@ fn two_guests_talk_reconnect_and_migrate_through_testpmd() -> Result<()> {
 
     // And a migration of the one that receives.
     let memory = second.agent().fill_memory(48 << 20, 3)?;
-    let state = scratch.join("guest2.state");
+    let state = scratch.join("second.state");
     let statistics = second.migrate_to_file(&state, LIMIT)?;
     assert!(statistics["ram"]["dirty-sync-count"].as_u64() >= Some(2), "{statistics}");
     second = Guest::resume_from_file(&image, &scratch, second.config().clone(), &state)?;

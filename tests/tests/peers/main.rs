@@ -1,0 +1,6 @@
+//! The harness against switches nobody here wrote: what its guests, front ends and generators can do, shown before our own switch
+//! is judged by them.
+
+mod frontend;
+mod guests;
+mod ring_paths;
