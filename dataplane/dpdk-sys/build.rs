@@ -28,6 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .range_version("22.11".."22.12")
         .probe("libdpdk")
         .map_err(|problem| format!("DPDK 22.11 is needed (Debian: libdpdk-dev): {problem}"))?;
+    // A driver with functions of its own; pkg-config names no drivers, as the EAL loads them at run time.
+    println!("cargo::rustc-link-lib=rte_net_ring");
     // pkg-config's own flags carry these too; the crate of that name drops all but -I and -D.
     let flags = ["-include", "rte_config.h", "-march=corei7"];
 

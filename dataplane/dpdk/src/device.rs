@@ -1,0 +1,442 @@
+//! Ethernet devices: probe, configure, start, stop.
+
+use crate::{DpdkRx, DpdkTx, Eal, Errno, Mempool};
+use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_link, rte_eth_stats};
+use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Held while devices are made, set up and removed: DPDK's registries of them are not for several threads at once.
+static REGISTRY: Mutex<()> = Mutex::new(());
+
+pub(crate) fn registry() -> MutexGuard<'static, ()> {
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Link headers beside an IP packet: Ethernet and two VLAN tags.
+const LINK_BYTES: usize = 14 + 8;
+
+/// How a device is to be set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// Pairs of a receive and a transmit queue, at least 1. Received flows are spread over them by the device (RSS).
+    pub queue_pairs: u16,
+    /// Descriptors of each receive queue; rounded to what the driver can.
+    pub rx_descriptors: u16,
+    /// Descriptors of each transmit queue; rounded likewise.
+    pub tx_descriptors: u16,
+    /// The longest IP packet, in bytes. Frames are up to 22 bytes longer.
+    pub mtu: u16,
+}
+
+impl Default for DeviceOptions {
+    /// One pair, 1,024 descriptors each way, 1,500 bytes.
+    fn default() -> Self {
+        Self { queue_pairs: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: 1500 }
+    }
+}
+
+/// Why something could not be done with a device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// The devargs are no text for C.
+    #[error("DPDK device {device:?}: devargs hold a zero byte: remove it")]
+    Devargs {
+        /// The device.
+        device: String,
+    },
+    /// More queues than the device has, or none.
+    #[error("DPDK device {device}: {asked} queue pairs: the device has 1 to {most}")]
+    QueuePairs {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        asked: u16,
+        /// What it can.
+        most: u16,
+    },
+    /// The device has another range of MTUs, or cannot receive frames longer than one mbuf.
+    #[error("DPDK device {device}: mtu {asked}: the device can {least} to {most}")]
+    Mtu {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        asked: u16,
+        /// The smallest it can.
+        least: u16,
+        /// The largest it can.
+        most: u16,
+    },
+    /// Queues of the last start are still in use.
+    #[error("DPDK device {device}: its queues are still in use: take them from their workers first")]
+    QueuesInUse {
+        /// The device.
+        device: String,
+    },
+    /// A function of DPDK failed.
+    #[error("DPDK device {device}: {operation}: {errno}")]
+    Failed {
+        /// The device.
+        device: String,
+        /// What was tried.
+        operation: &'static str,
+        /// What DPDK says.
+        errno: Errno,
+    },
+}
+
+/// The state of a device's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// No carrier.
+    Down,
+    /// Carrier.
+    Up {
+        /// Its speed in Mbit/s, if the driver knows.
+        speed_megabits_per_second: Option<u32>,
+    },
+}
+
+/// What a device counted since it was started or [`EthDev::reset_statistics`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets lost because the receive queues were full.
+    pub rx_missed: u64,
+    /// Packets received in error.
+    pub rx_errors: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+    /// Packets lost because the mempool was empty.
+    pub rx_no_mbufs: u64,
+}
+
+/// A device, configured. Its queues exist while it is started.
+#[derive(Debug)]
+pub struct EthDev {
+    port: Arc<Port>,
+    options: DeviceOptions,
+    rx_offloads: u64,
+    tx_offloads: u64,
+    most_segments: u16,
+    /// Held once more by each queue of the current start.
+    queues: Arc<()>,
+}
+
+/// An ethdev port, closed when nobody holds it any more.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) id: u16,
+    name: String,
+    pub(crate) pool: Mempool,
+    started: AtomicBool,
+    /// What the device needs beside its own memory until it is closed.
+    _beneath: Option<Arc<dyn Send + Sync + std::fmt::Debug>>,
+}
+
+impl Port {
+    pub(crate) fn new(
+        id: u16,
+        name: &str,
+        pool: &Mempool,
+        beneath: Option<Arc<dyn Send + Sync + std::fmt::Debug>>,
+    ) -> Self {
+        let started = AtomicBool::new(false);
+        Self { id, name: name.to_owned(), pool: pool.clone(), started, _beneath: beneath }
+    }
+
+    fn check(&self, operation: &'static str, result: i32) -> Result<(), DeviceError> {
+        failed(&self.name, operation, result)
+    }
+
+    fn info(&self) -> Result<rte_eth_dev_info, DeviceError> {
+        let mut info = rte_eth_dev_info::default();
+        // SAFETY: the port is open while `self` lives; DPDK fills the structure.
+        let result = unsafe { dpdk_sys::rte_eth_dev_info_get(self.id, &mut info) };
+        self.check("asking for its abilities", result)?;
+        Ok(info)
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        let _registry = registry();
+        let device = self.info().map_or(std::ptr::null_mut(), |info| info.device);
+        // SAFETY: no queue lives, as each holds this port, so nobody polls it. Closing returns the device's mbufs and ends its port; the
+        // device pointer was of this port and is removed once. What fails here stays allocated, which harms nobody.
+        unsafe {
+            if self.started.load(Relaxed) {
+                dpdk_sys::rte_eth_dev_stop(self.id);
+            }
+            dpdk_sys::rte_eth_dev_close(self.id);
+            if !device.is_null() {
+                dpdk_sys::rte_dev_remove(device);
+            }
+        }
+    }
+}
+
+fn failed(device: &str, operation: &'static str, result: i32) -> Result<(), DeviceError> {
+    Errno::check(result).map(|_| ()).map_err(|errno| DeviceError::Failed {
+        device: device.to_owned(),
+        operation,
+        errno,
+    })
+}
+
+impl EthDev {
+    /// Finds a device by its devargs (`0000:3b:00.0`, `net_null0`, `net_tap0,iface=tap0`) and configures it. What it receives lies in
+    /// mbufs of `pool`, and what is sent is copied into such.
+    ///
+    /// # Errors
+    ///
+    /// As [`DeviceError`] says.
+    pub fn probe(
+        _: Eal,
+        devargs: &str,
+        pool: &Mempool,
+        options: &DeviceOptions,
+    ) -> Result<Self, DeviceError> {
+        let name = devargs.split(',').next().unwrap_or(devargs);
+        let name = name.strip_prefix("vdev:").or_else(|| name.strip_prefix("pci:")).unwrap_or(name);
+        let no_text = |_| DeviceError::Devargs { device: name.to_owned() };
+        let c_devargs = CString::new(devargs).map_err(no_text)?;
+        let guard = registry();
+        // SAFETY: `Eal` proves the initialisation; the string is copied.
+        let result = unsafe { dpdk_sys::rte_dev_probe(c_devargs.as_ptr()) };
+        drop(guard);
+        // PCI devices that the EAL was told of are probed by it.
+        if Errno::check(result) != Err(Errno::Exists) {
+            failed(name, "probing it", result)?;
+        }
+        Self::of_name(name, pool, options, None)
+    }
+
+    /// Configures the port that a driver made under this name.
+    pub(crate) fn of_name(
+        name: &str,
+        pool: &Mempool,
+        options: &DeviceOptions,
+        beneath: Option<Arc<dyn Send + Sync + std::fmt::Debug>>,
+    ) -> Result<Self, DeviceError> {
+        let c_name = CString::new(name).map_err(|_| DeviceError::Devargs { device: name.to_owned() })?;
+        let mut id = 0;
+        // SAFETY: a C string and a place for the result.
+        let result = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) };
+        failed(name, "looking for its port", result)?;
+        Self::configure(Port::new(id, name, pool, beneath), options)
+    }
+
+    fn configure(port: Port, options: &DeviceOptions) -> Result<Self, DeviceError> {
+        let info = port.info()?;
+        let device = || port.name.clone();
+        let most = info.max_rx_queues.min(info.max_tx_queues);
+        if options.queue_pairs == 0 || options.queue_pairs > most {
+            return Err(DeviceError::QueuePairs { device: device(), asked: options.queue_pairs, most });
+        }
+        let scatters = info.rx_offload_capa & dpdk_sys::TOWPATH_ETH_RX_OFFLOAD_SCATTER != 0;
+        let needs_scatter = usize::from(options.mtu) + LINK_BYTES > crate::mempool::DATA_ROOM_BYTES;
+        let shape = shape(&info, needs_scatter && scatters, options);
+        let pairs = options.queue_pairs;
+        // SAFETY: the port is open and stopped; the configuration is copied.
+        let result = unsafe { dpdk_sys::rte_eth_dev_configure(port.id, pairs, pairs, &shape) };
+        if result < 0 && !(info.min_mtu..=info.max_mtu).contains(&options.mtu) {
+            let (least, most) = (info.min_mtu, info.max_mtu);
+            return Err(DeviceError::Mtu { device: device(), asked: options.mtu, least, most });
+        }
+        port.check("configuring it", result)?;
+        let most_segments = match info.tx_desc_lim.nb_mtu_seg_max {
+            0 => u16::MAX,
+            limit => limit,
+        };
+        Ok(Self {
+            options: *options,
+            rx_offloads: shape.rxmode.offloads,
+            tx_offloads: shape.txmode.offloads,
+            most_segments,
+            queues: Arc::new(()),
+            port: Arc::new(port),
+        })
+    }
+
+    /// Sets up the queues and starts the device. The pairs may go to different threads, as may the two of a pair.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::QueuesInUse`] when it is started already and its queues live; what the driver says otherwise.
+    pub fn start(&mut self) -> Result<Vec<(DpdkRx, DpdkTx)>, DeviceError> {
+        self.stop()?;
+        self.set_up_queues()?;
+        // SAFETY: the port is configured, stopped, and nobody polls it.
+        self.port.check("starting it", unsafe { dpdk_sys::rte_eth_dev_start(self.port.id) })?;
+        self.port.started.store(true, Relaxed);
+        let longest = usize::from(self.options.mtu) + LINK_BYTES;
+        Ok((0..self.options.queue_pairs)
+            .map(|queue| {
+                let rx = DpdkRx::new(self.port.clone(), self.queues.clone(), queue);
+                let tx = DpdkTx::new(
+                    self.port.clone(),
+                    self.queues.clone(),
+                    queue,
+                    longest,
+                    self.most_segments,
+                    self.tx_offloads,
+                );
+                (rx, tx)
+            })
+            .collect())
+    }
+
+    fn set_up_queues(&self) -> Result<(), DeviceError> {
+        let (port, info) = (&self.port, self.port.info()?);
+        let (mut rx, mut tx) = (self.options.rx_descriptors, self.options.tx_descriptors);
+        // SAFETY: the port is open and stopped; the numbers are adjusted in place.
+        let result = unsafe { dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(port.id, &mut rx, &mut tx) };
+        port.check("choosing its descriptors", result)?;
+        let mut rx_conf = info.default_rxconf;
+        rx_conf.offloads = self.rx_offloads;
+        let mut tx_conf = info.default_txconf;
+        tx_conf.offloads = self.tx_offloads;
+        // SAFETY: no conditions; a port of no node says so with a negative number, which becomes "any".
+        let node = unsafe { dpdk_sys::rte_eth_dev_socket_id(port.id) } as u32;
+        for queue in 0..self.options.queue_pairs {
+            // SAFETY: the port is stopped and has that many queues; configurations are copied, and the pool lives as long as the port.
+            let result = unsafe {
+                dpdk_sys::rte_eth_rx_queue_setup(port.id, queue, rx, node, &rx_conf, port.pool.as_ptr())
+            };
+            port.check("setting up a receive queue", result)?;
+            // SAFETY: likewise.
+            let result = unsafe { dpdk_sys::rte_eth_tx_queue_setup(port.id, queue, tx, node, &tx_conf) };
+            port.check("setting up a transmit queue", result)?;
+        }
+        Ok(())
+    }
+
+    /// Stops the device. It can be started again.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::QueuesInUse`] while a queue lives; what the driver says otherwise.
+    pub fn stop(&mut self) -> Result<(), DeviceError> {
+        if !self.port.started.load(Relaxed) {
+            return Ok(());
+        }
+        if Arc::get_mut(&mut self.queues).is_none() {
+            return Err(DeviceError::QueuesInUse { device: self.port.name.clone() });
+        }
+        // SAFETY: no queue lives, so nobody polls the port.
+        self.port.check("stopping it", unsafe { dpdk_sys::rte_eth_dev_stop(self.port.id) })?;
+        self.port.started.store(false, Relaxed);
+        Ok(())
+    }
+
+    /// Its name: the devargs up to the first comma.
+    pub fn name(&self) -> &str {
+        &self.port.name
+    }
+
+    /// Its Ethernet address.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn mac(&self) -> Result<packet::MacAddr, DeviceError> {
+        let mut address = dpdk_sys::rte_ether_addr::default();
+        // SAFETY: the port is open; DPDK fills the structure.
+        let result = unsafe { dpdk_sys::rte_eth_macaddr_get(self.port.id, &mut address) };
+        self.port.check("asking for its address", result)?;
+        Ok(packet::MacAddr(address.addr_bytes))
+    }
+
+    /// The state of its link, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn link(&self) -> Result<LinkState, DeviceError> {
+        let mut link = rte_eth_link::default();
+        // SAFETY: the port is open; DPDK fills the structure.
+        let result = unsafe { dpdk_sys::rte_eth_link_get_nowait(self.port.id, &mut link) };
+        self.port.check("asking for its link", result)?;
+        if u32::from(link.link_status()) == dpdk_sys::RTE_ETH_LINK_DOWN {
+            return Ok(LinkState::Down);
+        }
+        let known = link.link_speed != 0 && link.link_speed != u32::MAX;
+        Ok(LinkState::Up { speed_megabits_per_second: known.then_some(link.link_speed) })
+    }
+
+    /// What it counted.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn statistics(&self) -> Result<Statistics, DeviceError> {
+        let mut stats = rte_eth_stats::default();
+        // SAFETY: the port is open; DPDK fills the structure.
+        let result = unsafe { dpdk_sys::rte_eth_stats_get(self.port.id, &mut stats) };
+        self.port.check("asking for its statistics", result)?;
+        Ok(Statistics {
+            rx_packets: stats.ipackets,
+            rx_bytes: stats.ibytes,
+            tx_packets: stats.opackets,
+            tx_bytes: stats.obytes,
+            rx_missed: stats.imissed,
+            rx_errors: stats.ierrors,
+            tx_errors: stats.oerrors,
+            rx_no_mbufs: stats.rx_nombuf,
+        })
+    }
+
+    /// Counts from zero again.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn reset_statistics(&self) -> Result<(), DeviceError> {
+        // SAFETY: the port is open.
+        self.port.check("resetting its statistics", unsafe { dpdk_sys::rte_eth_stats_reset(self.port.id) })
+    }
+
+    /// Receives frames for any address, not only its own and the groups'.
+    ///
+    /// # Errors
+    ///
+    /// What the driver says.
+    pub fn receive_all_addresses(&self) -> Result<(), DeviceError> {
+        // SAFETY: the port is open.
+        self.port.check("promiscuous mode", unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port.id) })
+    }
+}
+
+/// What of a device's abilities is used.
+fn shape(info: &rte_eth_dev_info, scatter: bool, options: &DeviceOptions) -> rte_eth_conf {
+    use dpdk_sys as d;
+    let mut conf = rte_eth_conf::default();
+    conf.rxmode.mtu = u32::from(options.mtu);
+    conf.rxmode.offloads = info.rx_offload_capa
+        & (d::TOWPATH_ETH_RX_OFFLOAD_IPV4_CKSUM
+            | d::TOWPATH_ETH_RX_OFFLOAD_TCP_CKSUM
+            | d::TOWPATH_ETH_RX_OFFLOAD_UDP_CKSUM);
+    if scatter {
+        conf.rxmode.offloads |= d::TOWPATH_ETH_RX_OFFLOAD_SCATTER;
+    }
+    conf.txmode.offloads = info.tx_offload_capa
+        & (d::TOWPATH_ETH_TX_OFFLOAD_MULTI_SEGS
+            | d::TOWPATH_ETH_TX_OFFLOAD_IPV4_CKSUM
+            | d::TOWPATH_ETH_TX_OFFLOAD_TCP_CKSUM
+            | d::TOWPATH_ETH_TX_OFFLOAD_UDP_CKSUM
+            | d::TOWPATH_ETH_TX_OFFLOAD_TCP_TSO);
+    let spread = info.flow_type_rss_offloads & d::TOWPATH_ETH_RSS_IP_TCP_UDP;
+    if options.queue_pairs > 1 && spread != 0 {
+        conf.rxmode.mq_mode = d::RTE_ETH_MQ_RX_RSS;
+        conf.rx_adv_conf.rss_conf.rss_hf = spread;
+    }
+    conf
+}

@@ -1,0 +1,145 @@
+//! A receive queue.
+
+use crate::device::Port;
+use crate::{mempool, offload};
+use buf::{BURST_EXTENTS, BURST_PACKETS, Burst, Extent, Packet};
+use dpdk_sys::rte_mbuf;
+use engine::{Armed, RxQueue, RxReport};
+use std::ptr;
+use std::sync::Arc;
+
+/// A receive queue of a started device.
+///
+/// The device raises no events: [`RxQueue::arm`] always says that there may be a packet, so a worker goes on polling it.
+#[derive(Debug)]
+pub struct DpdkRx {
+    /// The first `count` are ours to free: `shown` in the current burst, then those that did not fit it.
+    mbufs: [*mut rte_mbuf; BURST_PACKETS],
+    count: usize,
+    shown: usize,
+    queue: u16,
+    port: Arc<Port>,
+    _in_use: Arc<()>,
+}
+
+// SAFETY: the mbufs are this queue's alone, and freeing or receiving them is not bound to a thread; `&mut` makes that one at a time.
+unsafe impl Send for DpdkRx {}
+
+/// What became of a received mbuf.
+enum Shown {
+    Packet,
+    Refused,
+    NoRoom,
+}
+
+impl DpdkRx {
+    pub(crate) fn new(port: Arc<Port>, in_use: Arc<()>, queue: u16) -> Self {
+        Self { mbufs: [ptr::null_mut(); BURST_PACKETS], count: 0, shown: 0, queue, port, _in_use: in_use }
+    }
+
+    /// Asks the device for as many mbufs as there is room for; whether it filled the room.
+    #[inline(always)]
+    fn fetch(&mut self) -> bool {
+        let Some(room) = self.mbufs.get_mut(self.count..) else { return false };
+        // SAFETY: the port is started while this queue lives, and only this value polls the queue; the array has room for that many.
+        let got = unsafe {
+            dpdk_sys::towpath_eth_rx_burst(self.port.id, self.queue, room.as_mut_ptr(), room.len() as u16)
+        };
+        self.count += usize::from(got);
+        usize::from(got) == room.len()
+    }
+
+    /// Adds one mbuf's segments to the burst as a packet.
+    #[inline(always)]
+    fn show<'q>(mbuf: &'q rte_mbuf, burst: &mut Burst<'q>) -> Shown {
+        let mut next = ptr::from_ref(mbuf);
+        for _ in 0..mbuf.nb_segs {
+            // SAFETY: a received chain has `nb_segs` segments, linked by `next`, and is not freed while 'q lasts.
+            let Some(segment) = (unsafe { next.as_ref::<'q>() }) else { break };
+            let start = segment.buf_addr.cast::<u8>().wrapping_add(usize::from(segment.data_off));
+            // SAFETY: the segment's data lie in its buffer, which stays with the pool; nobody writes to a received mbuf, and 'q ends
+            // before the mbuf is freed.
+            let extent = unsafe { Extent::<'q>::new(start, usize::from(segment.data_len)) };
+            extent.prefetch();
+            if burst.push_extent(extent).is_err() {
+                burst.abandon();
+                let fits_an_empty_burst = usize::from(mbuf.nb_segs) <= BURST_EXTENTS;
+                return if fits_an_empty_burst && !burst.is_empty() { Shown::NoRoom } else { Shown::Refused };
+            }
+            next = segment.next;
+        }
+        if burst.commit(offload::vouched(mbuf.ol_flags)) { Shown::Packet } else { Shown::Refused }
+    }
+
+    /// Reads what the device left undone in packets it did not get from a wire. `refused` has a bit for each mbuf that became none.
+    #[cold]
+    fn read_requests(mbufs: &[*mut rte_mbuf], refused: u32, packets: &mut [Packet]) {
+        let shown = mbufs.iter().enumerate().filter(|(at, _)| refused & (1 << at) == 0);
+        for ((_, mbuf), packet) in shown.zip(packets) {
+            // SAFETY: received mbufs that are not freed before `complete`.
+            let mbuf = unsafe { &**mbuf };
+            if offload::is_request(mbuf.ol_flags) {
+                let size = dpdk_sys::mbuf::lro_segment_size(mbuf);
+                packet.offload = offload::requested(mbuf.ol_flags, size, packet.head(), packet.len() as u32);
+            }
+        }
+    }
+}
+
+impl RxQueue for DpdkRx {
+    fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
+        self.complete();
+        let filled = self.fetch();
+        let mut report = RxReport::default();
+        let first = burst.len();
+        let (mut shown, mut refused, mut requests) = (0, 0u32, false);
+        for mbuf in self.mbufs.iter().take(self.count) {
+            if burst.is_full() {
+                break;
+            }
+            // SAFETY: one of the `count` mbufs that are ours, not freed before `complete`, which the burst's borrow keeps away.
+            let mbuf = unsafe { &**mbuf };
+            match Self::show(mbuf, burst) {
+                Shown::Packet => requests |= offload::is_request(mbuf.ol_flags),
+                Shown::Refused => refused |= 1 << shown,
+                Shown::NoRoom => break,
+            }
+            shown += 1;
+        }
+        self.shown = shown;
+        report.refused = refused.count_ones();
+        burst.load_heads();
+        if requests {
+            let packets = burst.packets_mut().get_mut(first..).unwrap_or_default();
+            Self::read_requests(self.mbufs.get(..shown).unwrap_or_default(), refused, packets);
+        }
+        report.more = shown < self.count || filled;
+        report
+    }
+
+    #[inline]
+    fn complete(&mut self) {
+        if let Some(used) = self.mbufs.get_mut(..self.shown).filter(|used| !used.is_empty()) {
+            // SAFETY: these were received, shown in a burst whose borrow has ended, and leave the array below.
+            unsafe { mempool::free(used) };
+            self.mbufs.copy_within(self.shown..self.count, 0);
+            self.count -= self.shown;
+            self.shown = 0;
+        }
+    }
+
+    fn arm(&mut self) -> Armed {
+        Armed::Ready
+    }
+
+    fn disarm(&mut self) {}
+}
+
+impl Drop for DpdkRx {
+    fn drop(&mut self) {
+        if let Some(ours) = self.mbufs.get_mut(..self.count).filter(|ours| !ours.is_empty()) {
+            // SAFETY: all `count` mbufs are ours, and nobody can ask for them any more.
+            unsafe { mempool::free(ours) };
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `net_ring`: two devices joined by rings, under the conformance suite, in ordinary memory.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/joined.rs"]
+mod joined;
+mod support;
+
+use joined::Joined;
+use std::collections::VecDeque;
+use support::{eal, measure, name, pool};
+use towpath_dpdk::{DeviceError, DeviceOptions, Hugepages, LinkState, register_worker, ring_pair};
+
+const HUGEPAGES: Hugepages = Hugepages::Never;
+const SLOTS: u32 = 256;
+
+fn make() -> Joined {
+    let pool = pool(4095);
+    let options = DeviceOptions { mtu: u16::MAX, ..DeviceOptions::default() };
+    let mut devices = ring_pair(eal(), &name("c"), SLOTS, [&pool, &pool], &options).unwrap();
+    let mut queues = devices.each_mut().map(|device| device.start().unwrap().remove(0)).into_iter();
+    Joined {
+        near: queues.next().unwrap(),
+        far: queues.next().unwrap(),
+        taken: VecDeque::new(),
+        pool,
+        longest: usize::from(u16::MAX) + 22,
+        depth: SLOTS as usize - 1,
+        _devices: devices,
+    }
+}
+
+ports::conformance_tests!(make, measure);
+
+#[test]
+fn a_registered_worker_passes_what_an_unregistered_one_does() {
+    let worker = register_worker(eal()).unwrap();
+    assert!(register_worker(eal()).is_err(), "one registration per thread");
+    ports::conformance::completing_returns_the_buffers(make);
+    drop(worker);
+    drop(register_worker(eal()).unwrap());
+}
+
+#[test]
+fn queues_hold_their_device_and_a_device_in_use_is_not_stopped() {
+    let pool = pool(1023);
+    let [mut near, far] =
+        ring_pair(eal(), &name("s"), 64, [&pool, &pool], &DeviceOptions::default()).unwrap();
+    let queues = near.start().unwrap();
+    assert!(matches!(near.stop(), Err(DeviceError::QueuesInUse { .. })));
+    assert!(matches!(near.start(), Err(DeviceError::QueuesInUse { .. })));
+    drop(queues);
+    near.stop().unwrap();
+    near.stop().unwrap();
+    let queues = near.start().unwrap();
+    assert!(matches!(near.link().unwrap(), LinkState::Up { .. }));
+    drop(near);
+    drop(far);
+    let mut queues = queues;
+    let report = ports::conformance::send_short(&mut queues[0].1, &[vec![1; 60]]);
+    assert_eq!(report.sent, 1, "the ring outlives the other end");
+    drop(queues);
+    assert_eq!(pool.available(), pool.capacity());
+}
+
+#[test]
+fn several_queue_pairs_are_several_wires() {
+    let pool = pool(1023);
+    let options = DeviceOptions { queue_pairs: 3, ..DeviceOptions::default() };
+    let [mut near, mut far] = ring_pair(eal(), &name("m"), 64, [&pool, &pool], &options).unwrap();
+    let (mut near_queues, mut far_queues) = (near.start().unwrap(), far.start().unwrap());
+    assert_eq!((near_queues.len(), far_queues.len()), (3, 3));
+    for (number, (_, tx)) in near_queues.iter_mut().enumerate() {
+        assert_eq!(ports::conformance::send_short(tx, &[vec![number as u8; 60]]).sent, 1);
+    }
+    for (number, (rx, _)) in far_queues.iter_mut().enumerate() {
+        let (taken, _) = ports::conformance::receive(rx);
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[0].bytes, [number as u8; 60]);
+    }
+    let statistics = near.statistics().unwrap();
+    assert_eq!((statistics.tx_packets, statistics.rx_packets), (3, 0));
+    near.reset_statistics().unwrap();
+    assert_eq!(near.statistics().unwrap().tx_packets, 0);
+}
+
+#[test]
+fn an_exhausted_pool_is_a_full_receiver() {
+    let pool = pool(63);
+    let options = DeviceOptions { mtu: 9000, ..DeviceOptions::default() };
+    let [mut near, mut far] = ring_pair(eal(), &name("x"), 1024, [&pool, &pool], &options).unwrap();
+    let (mut tx, mut rx) = (near.start().unwrap().remove(0).1, far.start().unwrap().remove(0).0);
+    let small: Vec<Vec<u8>> = (0..60).map(|at| vec![at; 60]).collect();
+    assert_eq!(ports::conformance::send_short(&mut tx, &small).sent, 60);
+    // Three mbufs are left: the large frame needs five, its neighbours one each.
+    let mixed = [vec![1; 60], vec![2; 9000], vec![3; 60], vec![4; 60], vec![5; 60]];
+    let report = ports::conformance::send_short(&mut tx, &mixed);
+    assert_eq!((report.sent, report.full, report.bytes), (3, 2, 180));
+    let taken = ports::conformance::receive_all(&mut rx, 63);
+    assert_eq!(taken.len(), 63);
+    assert!(taken[60..].iter().map(|frame| frame.bytes[0]).eq([1, 3, 4]), "those that fit, in order");
+    assert_eq!(pool.available(), 63);
+}
