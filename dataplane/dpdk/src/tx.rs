@@ -209,7 +209,7 @@ fn fill_with_request(chain: &mut [*mut rte_mbuf], frame: &Frame<'_, '_>, tx_offl
                 sum = sum.plus(Sum::of(chunk).at_offset(at));
                 at += chunk.len();
             });
-            complete_partial(head, start, offset, sum, offset == 6)?;
+            complete_partial(head, start, offset, sum)?;
             copy(chain, &frame.segment(head, frame.head().len(), frame.body_len(), Offload::NONE))
         }
         Request::Flags { flags, lengths, zero } => {

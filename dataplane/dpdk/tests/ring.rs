@@ -24,6 +24,7 @@ fn make() -> Joined {
         far: queues.next().unwrap(),
         taken: VecDeque::new(),
         pool,
+        shortest: 1,
         longest: usize::from(u16::MAX) + 22,
         depth: SLOTS as usize - 1,
         _devices: devices,

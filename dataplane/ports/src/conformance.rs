@@ -52,6 +52,11 @@ pub trait Fixture {
     /// The longest frame the driver carries, in bytes.
     fn longest(&self) -> usize;
 
+    /// The shortest frame the driver carries, in bytes.
+    fn shortest(&self) -> usize {
+        1
+    }
+
     /// How many frames of up to 128 bytes certainly fit between one end and the other, in either direction. At least 64.
     fn depth(&self) -> usize;
 

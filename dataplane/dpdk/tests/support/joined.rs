@@ -12,6 +12,7 @@ pub(crate) struct Joined {
     pub(crate) far: (DpdkRx, DpdkTx),
     pub(crate) taken: VecDeque<Taken>,
     pub(crate) pool: Mempool,
+    pub(crate) shortest: usize,
     pub(crate) longest: usize,
     pub(crate) depth: usize,
     pub(crate) _devices: [EthDev; 2],
@@ -35,6 +36,10 @@ impl Fixture for Joined {
             self.taken.extend(receive(&mut self.far.0).0);
         }
         self.taken.pop_front()
+    }
+
+    fn shortest(&self) -> usize {
+        self.shortest
     }
 
     fn longest(&self) -> usize {

@@ -6,8 +6,10 @@ use towpath_dpdk::{Eal, EalOptions, Mempool};
 /// The EAL of this process, with little memory, so that tests leave the machine's hugepages to others. Each test file says in
 /// `HUGEPAGES` whether it wants any.
 pub(crate) fn eal() -> Eal {
-    let hugepages = crate::HUGEPAGES;
-    Eal::init(&EalOptions { memory_mebibytes: 64, hugepages, ..EalOptions::default() }).unwrap()
+    let extra = vec!["--log-level=lib.*,error".to_owned()];
+    let options =
+        EalOptions { memory_mebibytes: 64, hugepages: crate::HUGEPAGES, extra, ..EalOptions::default() };
+    Eal::init(&options).unwrap()
 }
 
 /// A name that no other test of this process has.

@@ -5,27 +5,27 @@ use super::{Fixture, receive, send_one};
 use buf::{Checksum, Offload};
 use engine::{OffloadCapabilities, RxReport};
 
-/// Lengths from 1 to `longest`: all up to 300, then the neighbourhood of every size at which something in a driver ends.
-fn lengths(longest: usize) -> Vec<usize> {
+/// Lengths from `shortest` to `longest`: all up to 300, then the neighbourhood of every size at which something in a driver ends.
+fn lengths(shortest: usize, longest: usize) -> Vec<usize> {
     let edges =
         [512, 1024, 1514, 1526, 2032, 2048, 2176, 4064, 4096, 8192, 9014, 16_384, 32_768, 65_535, longest];
     let mut lengths: Vec<usize> = (1..=300).collect();
     lengths.extend(edges.iter().flat_map(|edge| edge - 13..=edge + 13));
     lengths.extend((300..=longest).step_by(1999));
-    lengths.retain(|length| *length <= longest);
+    lengths.retain(|length| (shortest..=longest).contains(length));
     lengths.sort_unstable();
     lengths.dedup();
     lengths
 }
 
-/// Frames of all lengths from 1 byte to the longest the driver carries arrive with their bytes, in both directions.
+/// Frames of all lengths from the shortest to the longest the driver carries arrive with their bytes, in both directions.
 ///
 /// # Panics
 ///
 /// When one does not.
 pub fn all_lengths_arrive_whole<F: Fixture>(make: impl FnOnce() -> F) {
     let mut fixture = make();
-    for length in lengths(fixture.longest()) {
+    for length in lengths(fixture.shortest(), fixture.longest()) {
         let bytes = numbered(length as u64, length);
         assert!(fixture.give(&[&bytes], Offload::NONE), "no room for {length} bytes");
         let (taken, report) = receive(fixture.rx());
