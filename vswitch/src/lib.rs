@@ -1,1 +1,3 @@
 //! The Towpath virtual switch daemon.
+
+pub mod config;
