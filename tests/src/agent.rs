@@ -74,6 +74,14 @@ impl Agent {
         Ok(exited.stdout)
     }
 
+    /// Start a shell command that the agent will not live to answer for: a reboot, a crash.
+    ///
+    /// # Errors
+    /// QEMU is gone.
+    pub fn run_and_forget(&mut self, command: &str) -> Result<()> {
+        self.write(&Request::Run { command: command.to_owned() })
+    }
+
     /// Fill `bytes` of the guest's memory with the pattern of `seed` and return their checksum.
     ///
     /// # Errors
@@ -165,10 +173,14 @@ impl Agent {
         })
     }
 
-    fn ask(&mut self, request: &Request, limit: Duration) -> Result<Reply> {
+    fn write(&mut self, request: &Request) -> Result<()> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        self.writer.write_all(&line).with_context(|| format!("send {request:?} to the agent"))?;
+        self.writer.write_all(&line).with_context(|| format!("send {request:?} to the agent"))
+    }
+
+    fn ask(&mut self, request: &Request, limit: Duration) -> Result<Reply> {
+        self.write(request)?;
         match self.read_reply(limit).with_context(|| format!("after {request:?}"))? {
             Reply::Refused { reason } => bail!("the agent refused {request:?}: {reason}"),
             reply => Ok(reply),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::process::Process;
 use crate::scratch::Scratch;
-use crate::{Result, manifests};
+use crate::{Result, manifests, wait};
 
 /// How long the daemon may take to come up, reload or end.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -193,14 +193,16 @@ impl Daemon {
         Ok(())
     }
 
-    /// How many packets a port's guest sent that were dropped for `reason`.
+    /// How many packets of a port were dropped for `reason`.
     ///
     /// # Errors
     /// There is no such port, or its status has no drops.
     pub fn drops(&self, port: &str, reason: &str) -> Result<u64> {
         let port = self.port(port)?;
-        let drops = port["status"]["drops"].as_object().with_context(|| format!("no drops in {port}"))?;
-        Ok(drops.get(reason).and_then(Value::as_u64).unwrap_or_default())
+        let drops = port["status"]["drops"].as_array().with_context(|| format!("no drops in {port}"))?;
+        let counts =
+            drops.iter().filter(|drop| drop["reason"] == reason).filter_map(|drop| drop["packets"].as_u64());
+        Ok(counts.sum())
     }
 
     /// Run `towpath` with `arguments` against it, whatever its exit status.
@@ -257,15 +259,13 @@ impl Daemon {
     ///
     /// # Errors
     /// It does not get there; what it says instead is in the error.
-    pub fn until_phase(&mut self, port: &str, phase: &str) -> Result<Value> {
-        let files = self.files.clone();
+    pub fn until_phase(&self, port: &str, phase: &str) -> Result<Value> {
         let mut last = Value::Null;
-        let this = &*self;
-        let found = crate::wait::until(&format!("{port} to be {phase}"), LIMIT, || {
-            last = this.port(port)?;
+        let found = wait::until(&format!("{port} to be {phase}"), LIMIT, || {
+            last = self.port(port)?;
             Ok((last["status"]["phase"] == phase).then(|| last.clone()))
         });
-        found.with_context(|| format!("{}'s {port} is {last}", files.name))
+        found.with_context(|| format!("{}'s {port} is {last}", self.files.name))
     }
 
     /// The text of its metrics page.

@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("packet", &["buf"]),
     ("engine", &["buf", "packet", "sync", "cpu"]),
     ("tables", &["packet", "sync", "cpu"]),
-    ("stages", &["engine", "packet", "tables", "buf", "cpu"]),
+    ("stages", &["engine", "packet", "tables", "buf", "cpu", "sync"]),
     // The guest-facing half knows nothing of forwarding.
     ("guest-mem", &["buf", "sync"]),
     ("virtqueue", &["guest-mem", "buf", "cpu"]),

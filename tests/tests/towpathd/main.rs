@@ -1,0 +1,60 @@
+//! The real daemon, its real command line, and counterparts nobody here wrote: QEMU, DPDK's driver, crates.io's front end.
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod configuration;
+mod guests;
+mod hostile;
+mod operation;
+mod ring_paths;
+
+use std::time::Duration;
+
+use towpath_tests::Result;
+use towpath_tests::daemon::Daemon;
+use towpath_tests::frontend::Frontend;
+use towpath_tests::manifests::Port;
+use towpath_tests::scratch::Scratch;
+
+/// Enough on a machine that does other things too.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// A daemon with `N` ports.
+pub(crate) struct Setting<const N: usize> {
+    // Dropped in this order.
+    pub(crate) daemon: Daemon,
+    pub(crate) ports: [Port; N],
+    pub(crate) scratch: Scratch,
+}
+
+impl<const N: usize> Setting<N> {
+    pub(crate) fn start() -> Result<Self> {
+        Self::start_with(|_| {})
+    }
+
+    /// Start with ports that `change` has changed.
+    pub(crate) fn start_with(change: impl Fn(&mut Port)) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let ports = std::array::from_fn(|number| {
+            let mut port = Port::number(u8::try_from(number).unwrap(), scratch.path());
+            change(&mut port);
+            port
+        });
+        let daemon = Daemon::start(&scratch, "towpathd", 0, &ports)?;
+        Ok(Self { daemon, ports, scratch })
+    }
+
+    /// Wait until a port is in a phase.
+    pub(crate) fn daemon_phase(&self, port: &str, phase: &str) -> Result<()> {
+        self.daemon.until_phase(port, phase).map(drop)
+    }
+
+    /// A front end on port `number`.
+    pub(crate) fn attach(&self, number: usize) -> Result<Frontend> {
+        Frontend::attach_within(&self.ports[number].socket, LIMIT)
+    }
+}
