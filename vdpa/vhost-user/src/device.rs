@@ -22,7 +22,7 @@ const LEGACY_HEADER_BYTES: u8 = 10;
 pub struct ReadyQueue {
     /// Queue index: even ones receive in the guest (give), odd ones send (take).
     pub index: u16,
-    /// The ring, where the front end said or the used index says it is to go on; marking the dirty log if there is one.
+    /// The ring, where it is to go on; marking the dirty log if there is one.
     pub ring: Ring,
     /// How the guest tells of new buffers; nothing when the ring is to be polled.
     pub kick: Option<Arc<OwnedFd>>,
@@ -339,7 +339,7 @@ impl Device {
             desc_addr: start.addresses.descriptor,
             driver_addr: start.addresses.driver,
             device_addr: start.addresses.device,
-            base: self.resume_base(start),
+            base: start.base,
         };
         let mut ring = Ring::new(&config, Arc::clone(&self.memory))?;
         ring.set_dirty_log(self.log.clone());
@@ -350,18 +350,6 @@ impl Device {
             call: start.call.as_ref().and_then(|call| self.call(call)),
             header_len,
         })
-    }
-
-    /// Where a queue goes on. With an in-flight region a split ring's own used index is the truth: buffers are used in the
-    /// order they are taken, and none is in flight between bursts.
-    fn resume_base(&self, start: &QueueStart) -> u32 {
-        if !start.resume_from_used || start.is_packed() {
-            return start.base;
-        }
-        // `struct virtq_used { le16 flags; le16 idx; ... }` (virtio 1.2, 2.7.8).
-        let at = self.memory.guest_addr_of_user(start.addresses.device.saturating_add(2));
-        let used = at.and_then(|at| self.memory.load_u16(at).ok());
-        used.map_or(start.base, u32::from)
     }
 
     fn call(&mut self, call: &Arc<OwnedFd>) -> Option<Arc<CallFd>> {

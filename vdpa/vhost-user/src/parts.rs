@@ -164,8 +164,6 @@ impl From<QueueParts> for QueueState {
             call: parts.call,
             err: parts.err,
             enabled: parts.enabled,
-            // Its base is where it stopped: the used index has nothing to add.
-            ran: true,
             ..Self::default()
         }
     }

@@ -20,13 +20,11 @@ pub struct QueueStart {
     pub size: u16,
     /// Acknowledged features, closed under their dependencies.
     pub features: u64,
-    /// Where to go on, in SET_VRING_BASE encoding.
+    /// Where to go on, in SET_VRING_BASE encoding. On a split ring the used index in memory is the better truth (see
+    /// [`super::InflightRegion`]).
     pub base: u32,
     /// The front end's own addresses of the ring's parts.
     pub addresses: Addresses,
-    /// Whether an in-flight region is in use and this is the first start of the connection: the guest's used index is
-    /// then the truth, not `base` (split rings; see [`super::InflightRegion`]).
-    pub resume_from_used: bool,
     /// How the guest tells of new buffers; nothing to read when it is polled.
     pub kick: Option<Arc<OwnedFd>>,
     /// How the guest is told of used buffers; nothing when it polls.

@@ -2,11 +2,10 @@
 //!
 //! The region lets a back end that died find the descriptors it had taken and not given back. This one takes and gives
 //! back within one burst and in order, so that between bursts none is in flight and a split ring's used index says how
-//! far it came: [`InflightRegion`] being there means that a queue starts from that index
-//! ([`super::QueueStart::resume_from_used`]), whatever index the front end believes. (Cloud Hypervisor sends the
-//! *available* index with an in-flight region.) The region's headers are written when it is made and checked when it
-//! comes back; its descriptor entries are neither written nor believed, so that a poisoned one has nothing to poison
-//! (V-28). A packed ring has no used index in memory: it goes on from SET_VRING_BASE.
+//! far it came; `virtqueue` starts a split ring from there whatever index the front end believes (Cloud Hypervisor sends
+//! the *available* index with an in-flight region, QEMU the used one). The region is therefore made with valid headers,
+//! checked and kept for the front end's sake, while its descriptor entries are neither written nor believed: a poisoned
+//! one has nothing to poison (V-28). A packed ring has no used index in memory: it goes on from SET_VRING_BASE.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -661,12 +661,11 @@ impl Session {
         }
         for index in 0..self.front.queues.len() {
             let Some(queue) = self.front.queues.get_mut(index) else { break };
-            let resume = self.front.inflight.is_some();
             match queue.ready(features, &self.front.regions) {
                 Ok(false) => {}
                 Ok(true) => {
                     queue.run = Run::Active;
-                    if let Some(start) = queue.start(index, features, resume) {
+                    if let Some(start) = queue.start(index, features) {
                         self.events.push_back(Event::QueueReady(Box::new(start)));
                     }
                 }

@@ -62,8 +62,6 @@ pub struct QueueState {
     pub(crate) err: Option<Arc<OwnedFd>>,
     pub(crate) enabled: bool,
     pub(crate) run: Run,
-    /// Whether the queue ever ran on this connection.
-    pub(crate) ran: bool,
     /// Whether size, addresses and memory were judged and refused; cleared when one of them changes.
     pub(crate) judged: bool,
 }
@@ -118,23 +116,20 @@ impl QueueState {
     }
 
     /// What a worker needs to run the queue; nothing if a part is missing.
-    pub(crate) fn start(&mut self, index: usize, features: u64, inflight: bool) -> Option<QueueStart> {
-        let start = QueueStart {
+    pub(crate) fn start(&self, index: usize, features: u64) -> Option<QueueStart> {
+        Some(QueueStart {
             index: u16::try_from(index).ok()?,
             size: self.size?,
             features: with_dependencies(features),
             base: self.base_or_initial(features),
             addresses: self.addresses?,
-            resume_from_used: inflight && !self.ran,
             kick: match &self.kick {
                 Kick::Descriptor(fd) => Some(Arc::clone(fd)),
                 Kick::None | Kick::Polled => None,
             },
             call: self.call.clone(),
             err: self.err.clone(),
-        };
-        self.ran = true;
-        Some(start)
+        })
     }
 
     /// Tells the front end that the ring is broken. Never blocks: the descriptor is non-blocking, and a full counter says
