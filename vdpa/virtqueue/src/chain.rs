@@ -12,6 +12,9 @@ use crate::layout::{Descriptor, First, INDIRECT, Layout, NEXT, WRITE};
 /// Descriptors in a chain, and entries in an indirect table: as many as QEMU and Linux allow. It bounds the time one chain can take.
 pub(crate) const MAX_CHAIN: usize = 1024;
 
+/// Descriptors of such chains looked at per burst, after which it ends: it bounds the time a guest can make one burst take (O7).
+pub(crate) const WORK_LIMIT: usize = 2048;
+
 /// A private copy of an indirect table. Copied whole, then validated: what was checked is what is used.
 pub(crate) type Scratch = Box<[[u8; 16]; MAX_CHAIN]>;
 
@@ -43,8 +46,6 @@ pub(crate) struct Walked {
     pub(crate) last_link: u16,
     /// Ring positions of a packed chain.
     pub(crate) descs: u16,
-    /// Descriptors looked at, direct and indirect.
-    pub(crate) steps: usize,
 }
 
 /// Walks a chain and shows each run of memory of its buffers, in order. Stops at the first fault; runs may have been seen by then.
@@ -54,7 +55,10 @@ pub(crate) struct Walk<'w, 'm, 'c> {
     pub(crate) scratch: &'w mut Scratch,
     pub(crate) translator: Translator<'m, 'c>,
     pub(crate) header_len: usize,
+    /// Bytes of all buffers so far.
     pub(crate) total: u64,
+    /// Descriptors looked at, direct and indirect.
+    pub(crate) steps: usize,
 }
 
 impl Walk<'_, '_, '_> {
@@ -66,23 +70,23 @@ impl Walk<'_, '_, '_> {
         piece: &mut impl FnMut(Piece) -> Result<(), ChainError>,
     ) -> Result<Walked, ChainError> {
         let mut desc = L::descriptor(first);
-        let (mut descs, mut steps) = (1u16, 1usize);
+        let mut descs = 1u16;
         let limit = usize::from(layout.size()).min(MAX_CHAIN);
         loop {
             if desc.flags & INDIRECT != 0 {
                 self.check_indirect::<L>(&desc, descs)?;
-                steps += self.run_table::<L>(&desc, piece)?;
+                self.run_table::<L>(&desc, piece)?;
             } else {
                 self.buffer(&desc, piece)?;
             }
             if desc.flags & NEXT == 0 {
-                return Ok(Walked { last_link: desc.link, descs, steps });
+                return Ok(Walked { last_link: desc.link, descs });
             }
             if usize::from(descs) >= limit {
                 return Err(ChainError::TooLong);
             }
             desc = layout.follow(first, &desc, descs)?;
-            (descs, steps) = (descs + 1, steps + 1);
+            descs += 1;
         }
     }
 
@@ -97,19 +101,19 @@ impl Walk<'_, '_, '_> {
         Ok(())
     }
 
-    /// Copies the table that `desc` refers to and walks it; the number of entries walked.
+    /// Copies the table that `desc` refers to and walks it.
     fn run_table<L: Layout>(
         &mut self,
         desc: &Descriptor,
         piece: &mut impl FnMut(Piece) -> Result<(), ChainError>,
-    ) -> Result<usize, ChainError> {
+    ) -> Result<(), ChainError> {
         let (len, count) = (desc.len as usize, desc.len as usize / 16);
         if len == 0 || !len.is_multiple_of(16) || count > MAX_CHAIN {
             return Err(ChainError::IndirectLength);
         }
         self.copy_table(desc, len)?;
         let mut index = 0;
-        for step in 1..=count {
+        for _ in 0..count {
             let table = self.scratch.get(..count).unwrap_or(&[]);
             let entry = L::indirect(table, index)?;
             if entry.flags & INDIRECT != 0 {
@@ -117,7 +121,7 @@ impl Walk<'_, '_, '_> {
             }
             self.buffer(&entry, piece)?;
             if entry.flags & NEXT == 0 {
-                return Ok(step);
+                return Ok(());
             }
             index = usize::from(entry.link);
         }
@@ -145,6 +149,7 @@ impl Walk<'_, '_, '_> {
         desc: &Descriptor,
         piece: &mut impl FnMut(Piece) -> Result<(), ChainError>,
     ) -> Result<(), ChainError> {
+        self.steps += 1;
         if desc.flags & !(NEXT | WRITE) != 0 {
             return Err(ChainError::ReservedFlags);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use buf::{ExtentMut, Frame, FrameReader};
 use guest_mem::{DirtyLog, GuestMemory, RegionCache, Translator};
 
-use crate::chain::{Direction, Piece, Scratch, Walk};
+use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk};
 use crate::config::RingFeatures;
 use crate::error::{ChainError, GiveError, RingError, RingStats};
 use crate::layout::{First, Layout, Used, WRITE};
@@ -47,6 +47,8 @@ pub(crate) struct Giver {
     pieces: Vec<Piece>,
     /// The arena was too full for a chain.
     out_of_pieces: bool,
+    /// Descriptors walked since the last publish.
+    work: usize,
     scratch: Scratch,
 }
 
@@ -65,6 +67,7 @@ impl Giver {
             used: vec![Used::default(); MAX_RESERVED].into_boxed_slice(),
             pieces: Vec::with_capacity(MAX_PIECES),
             out_of_pieces: false,
+            work: 0,
             scratch,
         }
     }
@@ -92,7 +95,7 @@ impl Giver {
         let header_len = self.header_len;
         let (mut cursor, mut at) = (layout.cursor(), self.fetched);
         let mut broken = Ok(());
-        while at < end {
+        while at < end && self.work <= WORK_LIMIT {
             let first = match layout.fetch(&cursor) {
                 Ok(Some(first)) => first,
                 Ok(None) => break,
@@ -159,6 +162,7 @@ impl Giver {
             translator: Translator::new(memory, &mut self.cache),
             header_len: self.header_len,
             total: 0,
+            steps: 0,
         };
         let pieces = &mut self.pieces;
         let mut show = |piece: Piece| {
@@ -170,6 +174,7 @@ impl Giver {
             Ok(())
         };
         let walked = walk.run(layout, first, &mut show);
+        self.work += walk.steps;
         let capacity = u32::try_from(walk.total).unwrap_or(u32::MAX);
         let error = match (walked, self.pieces.get(start)) {
             (Ok(walked), Some(piece)) if capacity as usize > self.header_len => {
@@ -185,7 +190,9 @@ impl Giver {
             return Ok(None);
         }
         stats.count(error);
-        Ok(Some((NOWHERE, layout.measure(first)?)))
+        let used = layout.measure(first)?;
+        self.work += usize::from(used.descs);
+        Ok(Some((NOWHERE, used)))
     }
 
     /// Copies `header` and `frame` into the next chain or, mergeable, chains. See `DeviceRing::give`.
@@ -335,7 +342,7 @@ impl Giver {
         let count = self.filled;
         layout.publish(self.used.get(..count).unwrap_or(&[]), false, log);
         stats.chains += count as u64;
-        (self.filled, self.fetched) = (0, 0);
+        (self.filled, self.fetched, self.work) = (0, 0, 0);
         self.forget_pieces();
         count
     }

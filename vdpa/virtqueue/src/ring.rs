@@ -59,7 +59,8 @@ pub trait DeviceRing {
     /// [`GiveError`]: nothing was given, the ring is as before.
     fn give(&mut self, header: &[u8], frame: &Frame<'_, '_>) -> Result<(), GiveError>;
 
-    /// Makes everything given visible to the guest at once; how many buffers.
+    /// Makes everything given visible to the guest at once; how many buffers. To be called after each burst even if every
+    /// [`give`](Self::give) failed: bad buffers met on the way go back with it.
     fn publish(&mut self) -> usize;
 
     /// Whether the guest wants an interrupt for what was returned or published since the last call. To be asked once per burst.
@@ -153,6 +154,8 @@ impl<L: Layout> Queue<L> {
 
     #[cold]
     fn fail(&mut self, error: RingError) -> RingError {
+        // A ring that turned to zeroes looks broken in other ways first.
+        let error = if self.memory.is_dead() { RingError::MemoryGone } else { error };
         self.broken = Some(error);
         error
     }
@@ -174,8 +177,11 @@ impl<L: Layout> DeviceRing for Queue<L> {
         let result = self.taker.take(&mut self.layout, memory, burst, headers, &mut self.stats);
         let added = burst.len() - before;
         match result {
-            Err(error) if self.fail(error) == error && added == 0 => Err(error),
-            _ => Ok(added),
+            Ok(()) => Ok(added),
+            Err(error) => {
+                let error = self.fail(error);
+                if added == 0 { Err(error) } else { Ok(added) }
+            }
         }
     }
 
@@ -204,10 +210,10 @@ impl<L: Layout> DeviceRing for Queue<L> {
         }
         let log = self.log.as_ref();
         let result = self.giver.give(header, frame, &mut self.layout, &self.memory, log, &mut self.stats);
-        if let Err(GiveError::Ring(error)) = result {
-            self.fail(error);
+        match result {
+            Err(GiveError::Ring(error)) => Err(GiveError::Ring(self.fail(error))),
+            result => result,
         }
-        result
     }
 
     #[inline]

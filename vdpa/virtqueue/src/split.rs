@@ -31,7 +31,7 @@ pub(crate) struct Split {
     event_idx: bool,
     /// The next chain to fetch.
     next_avail: u16,
-    /// The driver's index as last loaded: it is loaded again only when these chains are used up.
+    /// The driver's index as last loaded: it is loaded again only when these chains do not suffice.
     avail_seen: u16,
     /// Our index, as the driver sees it.
     next_used: u16,
@@ -166,7 +166,7 @@ impl Layout for Split {
     #[inline(always)]
     fn available(&mut self, want: usize) -> Result<usize, RingError> {
         let mut count = self.avail_seen.wrapping_sub(self.next_avail);
-        if count == 0 {
+        if usize::from(count) < want {
             let index = self.load_available();
             if index.wrapping_sub(self.next_used) > self.size {
                 return Err(RingError::AvailableJump { index, used: self.next_used, size: self.size });

@@ -3,7 +3,7 @@
 use buf::{BURST_PACKETS, Burst, Extent, Offload};
 use guest_mem::{GuestMemory, RegionCache, Translator};
 
-use crate::chain::{Direction, Piece, Scratch, Walk, Walked};
+use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk, Walked};
 use crate::config::{MAX_FRAME, MAX_HEADER, RingFeatures};
 use crate::error::{ChainError, RingError, RingStats};
 use crate::headers::Headers;
@@ -11,8 +11,6 @@ use crate::layout::{First, Layout, Used};
 
 /// Chains that may be taken before they are returned.
 const MAX_TAKEN: usize = 2 * BURST_PACKETS;
-/// Descriptors of chains walked per call, after which a burst ends: it bounds the time a guest can make one call take (O7).
-const WORK_LIMIT: usize = 2048;
 
 /// What a ring keeps for taking.
 #[derive(Debug)]
@@ -24,14 +22,16 @@ pub(crate) struct Taker {
     /// Taken and not returned, oldest first; the first `count` are valid.
     taken: [Used; MAX_TAKEN],
     count: usize,
+    /// Descriptors walked in this burst.
+    work: usize,
     /// The last burst was full, so the next is likely to be.
     busy: bool,
 }
 
 /// How an attempt at one chain ended.
 enum Outcome {
-    /// It is a packet of the burst, or was refused; `steps` descriptors were walked.
-    Done { used: Used, steps: usize },
+    /// It is a packet of the burst, or was refused.
+    Done(Used),
     /// It does not fit the burst any more: not taken.
     NoRoom,
 }
@@ -46,6 +46,7 @@ impl Taker {
             scratch,
             taken: [Used::default(); MAX_TAKEN],
             count: 0,
+            work: 0,
             busy: false,
         }
     }
@@ -79,7 +80,8 @@ impl Taker {
         }
         let end = self.count + layout.available(room)?;
         let header_len = self.header_len;
-        let (mut cursor, mut count, mut work) = (layout.cursor(), self.count, 0);
+        let (mut cursor, mut count) = (layout.cursor(), self.count);
+        self.work = 0;
         let mut broken = Ok(());
         // Every turn keeps its state in registers; what is in memory is written once.
         while count < end && !burst.is_full() {
@@ -110,10 +112,7 @@ impl Taker {
                     headers.push(header);
                 }
                 None => match self.chain(layout, &first, memory, burst, headers, stats) {
-                    Ok(Outcome::Done { used: walked, steps }) => {
-                        used = walked;
-                        work += steps;
-                    }
+                    Ok(Outcome::Done(walked)) => used = walked,
                     Ok(Outcome::NoRoom) => break,
                     Err(error) => {
                         broken = Err(error);
@@ -129,7 +128,7 @@ impl Taker {
                 *slot = used;
                 count += 1;
             }
-            if work > WORK_LIMIT {
+            if self.work > WORK_LIMIT {
                 break;
             }
         }
@@ -153,8 +152,7 @@ impl Taker {
     ) -> Result<Outcome, RingError> {
         let error = match self.walk(layout, first, memory, burst, headers) {
             Ok(walked) if burst.commit(Offload::NONE) => {
-                let used = layout.finish(first, &walked);
-                return Ok(Outcome::Done { used, steps: walked.steps });
+                return Ok(Outcome::Done(layout.finish(first, &walked)));
             }
             Ok(_) => ChainError::TooShort,
             Err(error) => error,
@@ -166,7 +164,8 @@ impl Taker {
         }
         let used = layout.measure(first)?;
         stats.count(error);
-        Ok(Outcome::Done { used, steps: usize::from(used.descs) + 1 })
+        self.work += usize::from(used.descs);
+        Ok(Outcome::Done(used))
     }
 
     /// Walks a chain, pushes its frame's extents and its header.
@@ -186,6 +185,7 @@ impl Taker {
             translator: Translator::new(memory, &mut self.cache),
             header_len: self.header_len,
             total: 0,
+            steps: 0,
         };
         let walked = walk.run(layout, first, &mut |piece: Piece| {
             // SAFETY: the piece lies in a mapping of `memory` (`Translator::pieces`), which is borrowed for 'm.
@@ -193,7 +193,9 @@ impl Taker {
             let frame = gather.header(extent);
             frame.prefetch();
             burst.push_extent(frame).map_err(|_| ChainError::TooManyPieces)
-        })?;
+        });
+        self.work += walk.steps;
+        let walked = walked?;
         if burst.open_bytes() == 0 {
             return Err(ChainError::TooShort);
         }

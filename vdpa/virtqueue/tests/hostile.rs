@@ -1,0 +1,943 @@
+//! What a hostile guest can write into its rings, by the numbers of the project's list of hostile cases: each over split and packed rings,
+//! direct and indirect, in both directions where that has a meaning. After each case the ring (or a new one, where the verdict is that the
+//! queue stops) passes traffic again, and what the case refused was counted once, under its name.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+mod common;
+
+use buf::{Burst, Frame, Offload};
+use common::*;
+use guest_mem::{ANONYMOUS_USER_OFFSET, DirtyLog, GuestMemory};
+use std::sync::Arc;
+use towpath_virtqueue::{
+    ChainError, DeviceRing, GiveError, Headers, MAX_FRAME, Ring, RingError, RingFeatures, SetupError,
+};
+
+/// One bad chain is refused under `error` and returned empty; its neighbours pass.
+fn refused(rig: &mut Rig, chain: &[D], error: ChainError) {
+    let good = rig.pattern(A + 0x100, 60);
+    let counted = rig.ring.stats().of(error);
+    let before = rig.offer(&[r(A + 0x100, 60)]);
+    let bad = rig.offer(chain);
+    let after = rig.offer(&[r(A + 0x100, 60)]);
+    assert_eq!(rig.frames(), [&good[HEADER..], &good[HEADER..]], "{:?} {chain:?}", rig.mode);
+    assert_eq!(rig.used(), [(before, 0), (bad, 0), (after, 0)], "{:?} {chain:?}", rig.mode);
+    assert_eq!(rig.ring.stats().of(error), counted + 1, "{:?} {chain:?}", rig.mode);
+    rig.still_takes();
+}
+
+/// The same for a receive buffer: it goes back empty, the frame into the next.
+fn refused_rx(rig: &mut Rig, chain: &[D], error: ChainError) {
+    let counted = rig.ring.stats().of(error);
+    let bad = rig.offer(chain);
+    let good = rig.offer(&[w(A + 0x9000, 2048)]);
+    rig.give(&[7; 90]).unwrap();
+    assert_eq!(rig.used(), [(bad, 0), (good, 102)], "{:?} {chain:?}", rig.mode);
+    assert_eq!(rig.ring.stats().of(error), counted + 1, "{:?} {chain:?}", rig.mode);
+    assert_eq!(rig.bytes(A + 0x9000 + 12, 90), [7; 90]);
+    rig.still_gives();
+}
+
+/// The queue stops with `error`, nothing is passed any more, and a new start works.
+fn stopped(rig: &mut Rig, error: impl Fn(&RingError) -> bool) {
+    let result = loop {
+        match rig.take() {
+            Ok(_) if rig.ring.broken().is_some() => {}
+            result => break result,
+        }
+    };
+    assert!(matches!(&result, Err(found) if error(found)), "{:?}: {result:?}", rig.mode);
+    assert_eq!(rig.take().err(), rig.ring.broken());
+    assert!(matches!(rig.give(&[1; 60]), Err(GiveError::Ring(_))));
+    rig.used();
+    rig.reset();
+    rig.still_takes();
+    rig.reset();
+    rig.still_gives();
+}
+
+#[test]
+fn g01_rings_at_address_0_or_nowhere_do_not_start() {
+    for mode in LAYOUTS {
+        let rig = Rig::new(mode, 256);
+        let good = config(256, rig.features);
+        let start = |config| Ring::new(&config, Arc::clone(&rig.memory)).map(|_| ());
+        assert_eq!(start(good), Ok(()));
+        for address in [0, 0x1000, u64::MAX & !63, HOLE + ANONYMOUS_USER_OFFSET] {
+            for part in 0..3 {
+                let mut bad = good;
+                match part {
+                    0 => bad.desc_addr = address,
+                    1 => bad.driver_addr = address,
+                    _ => bad.device_addr = address,
+                }
+                assert!(matches!(start(bad), Err(SetupError::NotInMemory { .. })), "{mode:?} {address:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn v15_rings_unaligned_straddling_or_overlapping_do_not_start() {
+    for mode in LAYOUTS {
+        let rig = Rig::new(mode, 256);
+        let good = config(256, rig.features);
+        let start = |config| Ring::new(&config, Arc::clone(&rig.memory)).map(|_| ());
+        let shifted = |by| {
+            [
+                towpath_virtqueue::RingConfig { desc_addr: good.desc_addr + by, ..good },
+                towpath_virtqueue::RingConfig { driver_addr: good.driver_addr + by, ..good },
+                towpath_virtqueue::RingConfig { device_addr: good.device_addr + by, ..good },
+            ]
+        };
+        for config in shifted(1) {
+            assert!(matches!(start(config), Err(SetupError::Unaligned { .. })));
+        }
+        assert!(matches!(start(shifted(8)[0]), Err(SetupError::Unaligned { align: 16, .. })));
+        let end = DESC + 0x20_0000 + ANONYMOUS_USER_OFFSET;
+        let straddling = towpath_virtqueue::RingConfig { desc_addr: end - 16 * 255, ..good };
+        assert!(matches!(start(straddling), Err(SetupError::NotInMemory { .. })));
+        let last = towpath_virtqueue::RingConfig { desc_addr: end - 16 * 256, ..good };
+        assert_eq!(start(last), Ok(()));
+        let overlapping = towpath_virtqueue::RingConfig { driver_addr: good.desc_addr + 64, ..good };
+        assert!(matches!(start(overlapping), Err(SetupError::Overlap { .. })));
+        let same = towpath_virtqueue::RingConfig { device_addr: good.driver_addr, ..good };
+        assert!(matches!(start(same), Err(SetupError::Overlap { .. })));
+    }
+}
+
+#[test]
+fn v05_ring_sizes_out_of_range_do_not_start() {
+    for mode in LAYOUTS {
+        let rig = Rig::new(mode, 256);
+        let start = |size| Ring::new(&config(size, rig.features), Arc::clone(&rig.memory)).map(|_| ());
+        for size in [0, 32769, 65535] {
+            assert_eq!(start(size), Err(SetupError::Size(size)), "{mode:?}");
+        }
+        for size in [3, 255, 24] {
+            assert_eq!(start(size).is_err(), rig.is_split(), "{size}");
+        }
+        for size in [1, 2, 32768] {
+            assert_eq!(start(size), Ok(()));
+        }
+        let header = towpath_virtqueue::RingConfig { header_len: 33, ..config(256, rig.features) };
+        assert_eq!(Ring::new(&header, Arc::clone(&rig.memory)).err(), Some(SetupError::Header(33)));
+    }
+}
+
+#[test]
+fn g02_an_available_index_that_jumps_stops_the_queue() {
+    for jump in [257u16, 32768, 65535] {
+        let mut rig = Rig::new(SPLIT, 256);
+        rig.still_takes();
+        rig.guest.store_u16(DRIVER + 2, 1u16.wrapping_add(jump)).unwrap();
+        stopped(&mut rig, |error| matches!(error, RingError::AvailableJump { used: 1, size: 256, .. }));
+    }
+}
+
+#[test]
+fn g02_an_index_that_goes_back_while_buffers_are_reserved_stops_the_queue() {
+    let mut rig = Rig::new(SPLIT, 8);
+    for _ in 0..4 {
+        rig.offer(&[w(A, 2048)]);
+    }
+    assert_eq!(rig.ring.reserve(4), Ok(4));
+    rig.guest.store_u16(DRIVER + 2, 2).unwrap();
+    assert!(matches!(rig.ring.reserve(5), Err(RingError::AvailableJump { .. })));
+}
+
+#[test]
+fn g03_a_full_ring_is_served_and_one_more_is_refused() {
+    for mode in LAYOUTS {
+        let mut rig = Rig::new(mode, 64);
+        for _ in 0..64 {
+            rig.offer_direct(&[r(A, 80)]);
+        }
+        assert_eq!((rig.frames().len(), rig.frames().len(), rig.frames().len()), (32, 32, 0));
+        assert_eq!(rig.used().len(), 64);
+        for _ in 0..64 {
+            rig.offer_direct(&[r(A, 80)]);
+        }
+        assert_eq!(rig.frames().len(), 32);
+        // One more than fits, counted from what was returned.
+        if rig.is_split() {
+            for _ in 0..33 {
+                rig.push_head(0);
+            }
+            assert_eq!(rig.take().unwrap().len(), 32, "those seen before are served");
+            for _ in 0..32 {
+                rig.push_head(0);
+            }
+            stopped(&mut rig, |error| matches!(error, RingError::AvailableJump { .. }));
+        } else {
+            assert_eq!((rig.frames().len(), rig.frames().len()), (32, 0));
+            rig.used();
+            rig.still_takes();
+        }
+    }
+}
+
+#[test]
+fn g04_a_head_made_available_twice_stops_the_queue() {
+    // Twice in one burst, then all entries the same.
+    for copies in [2, 16] {
+        let mut rig = Rig::new(SPLIT, 16);
+        rig.split_desc(DESC, 3, r(A, 80), 0);
+        for _ in 0..copies {
+            rig.push_head(3);
+        }
+        assert_eq!(rig.take().unwrap().len(), 1);
+        assert_eq!(rig.used(), [(3, 0)], "returned once");
+        stopped(&mut rig, |error| matches!(error, RingError::DuplicateHead { head: 3 }));
+    }
+    // While it is in flight in the other direction.
+    let mut rig = Rig::new(SPLIT, 16);
+    rig.split_desc(DESC, 5, w(A, 2048), 0);
+    rig.push_head(5);
+    assert_eq!(rig.ring.reserve(1), Ok(1));
+    rig.push_head(5);
+    assert!(matches!(rig.ring.reserve(2), Err(RingError::DuplicateHead { head: 5 })));
+}
+
+#[test]
+fn g04_a_head_may_come_again_after_it_was_returned() {
+    let mut rig = Rig::new(SPLIT, 16);
+    rig.split_desc(DESC, 3, r(A, 80), 0);
+    for _ in 0..100 {
+        rig.push_head(3);
+        assert_eq!(rig.frames().len(), 1);
+        assert_eq!(rig.used(), [(3, 0)]);
+    }
+}
+
+#[test]
+fn g05_links_and_heads_out_of_range() {
+    for next in [256u16, 257, 0xffff] {
+        let mut rig = Rig::new(SPLIT, 256);
+        rig.split_desc(DESC, 7, D { flags: NEXT, ..r(A, 40) }, next);
+        rig.push_head(7);
+        assert_eq!(rig.frames(), Vec::<Vec<u8>>::new());
+        assert_eq!(rig.used(), [(7, 0)]);
+        assert_eq!(rig.ring.stats().of(ChainError::Next), 1);
+        rig.split_desc(DESC, 8, D { flags: NEXT | WRITE, ..w(A, 40) }, next);
+        rig.push_head(8);
+        assert_eq!(rig.give(&[1; 60]), Err(GiveError::NoBuffers));
+        assert_eq!(rig.used(), [(8, 0)]);
+        rig.still_takes();
+        rig.push_head(next);
+        stopped(&mut rig, |error| matches!(error, RingError::Head { size: 256, .. }));
+    }
+}
+
+#[test]
+fn g05_links_out_of_an_indirect_table() {
+    for next in [3u16, 4, 0xffff] {
+        let mut rig = Rig::new(Mode { indirect: true, ..SPLIT }, 256);
+        for (index, to) in [(0, 1), (1, next), (2, 0)] {
+            rig.split_desc(TABLES, index, D { flags: NEXT, ..r(A, 40) }, to);
+        }
+        rig.offer_direct(&[D { addr: TABLES, len: 48, flags: INDIRECT }]);
+        assert_eq!(rig.frames(), Vec::<Vec<u8>>::new());
+        assert_eq!(rig.used().len(), 1);
+        assert_eq!(rig.ring.stats().of(ChainError::Next), 1);
+        rig.still_takes();
+    }
+}
+
+#[test]
+fn g06_loops_end_after_as_many_steps_as_the_ring_has() {
+    for len in [0, 1] {
+        // Loops of 1, 2 and all descriptors of the table.
+        for period in [1u16, 2, 256] {
+            for indirect in [false, true] {
+                let mut rig = Rig::new(Mode { indirect, ..SPLIT }, 256);
+                let table = if indirect { TABLES } else { DESC };
+                for index in 0..period {
+                    rig.split_desc(table, index, D { flags: NEXT, ..r(A, len) }, (index + 1) % period);
+                }
+                if indirect {
+                    rig.next = 300 % 256;
+                    rig.offer_direct(&[D { addr: TABLES, len: u32::from(period) * 16, flags: INDIRECT }]);
+                } else {
+                    rig.push_head(0);
+                }
+                assert_eq!(rig.frames(), Vec::<Vec<u8>>::new());
+                assert_eq!(rig.used().len(), 1);
+                assert_eq!(rig.ring.stats().of(ChainError::TooLong), 1, "{len} {period} {indirect}");
+                rig.still_takes();
+            }
+        }
+    }
+    // Packed: NEXT in every descriptor, so that the chain never ends.
+    for len in [0, 1] {
+        let mut rig = Rig::new(PACKED, 256);
+        for index in 0..256 {
+            rig.packed_desc(DESC, index, D { flags: NEXT | AVAIL, ..r(A, len) }, index);
+        }
+        stopped(&mut rig, |error| matches!(error, RingError::EndlessChain { position: 0, size: 256 }));
+    }
+}
+
+#[test]
+fn g07_descriptors_of_no_bytes_are_skipped_and_chains_of_nothing_else_refused() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        for count in [1, 2, 30] {
+            refused(&mut rig, &vec![r(A, 0); count], ChainError::TooShort);
+        }
+        let bytes = rig.pattern(A + 0x3000, 300);
+        let (nothing, all) = (r(A + 0x3000, 0), [r(A + 0x3000, 12), r(A + 0x300c, 88), r(A + 0x3064, 200)]);
+        for place in 0..=3 {
+            let mut chain = all.to_vec();
+            chain.insert(place, nothing);
+            chain.insert(place, nothing);
+            let id = rig.offer(&chain);
+            assert_eq!(rig.frames(), [&bytes[HEADER..]], "{mode:?} {place}");
+            assert_eq!(rig.used(), [(id, 0)]);
+        }
+        let mut rig = Rig::new(mode, 256);
+        refused_rx(&mut rig, &[w(A, 0); 5], ChainError::TooShort);
+        let id = rig.offer(&[w(A, 0), w(A + 0x3000, 50), w(A, 0), w(A + 0x4000, 500), w(A, 0)]);
+        rig.give(&bytes[..100]).unwrap();
+        assert_eq!(rig.used(), [(id, 112)]);
+        assert_eq!(rig.bytes(A + 0x3000 + 12, 38), bytes[..38]);
+        assert_eq!(rig.bytes(A + 0x4000, 62), bytes[38..100]);
+    }
+}
+
+#[test]
+fn g08_chains_of_four_gibibytes_are_refused() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        for (first, second) in
+            [(u32::MAX, 0), (u32::MAX, 1), (u32::MAX, 2), (1 << 31, 1 << 31), (u32::MAX, u32::MAX)]
+        {
+            refused(&mut rig, &[r(A, first), r(A, second)], ChainError::TooLarge);
+        }
+        // A megabyte at a time, which exists.
+        refused(&mut rig, &[r(A, REGION as u32); 100], ChainError::TooLarge);
+    }
+}
+
+#[test]
+fn g08_chains_of_65535_entries_are_refused() {
+    let mut rig = Rig::new(SPLIT, 32768);
+    for index in 0..32768u16 {
+        rig.split_desc(DESC, index, D { flags: NEXT, ..r(A, 1) }, (index + 1) % 32768);
+    }
+    rig.push_head(0);
+    assert_eq!(rig.frames(), Vec::<Vec<u8>>::new());
+    assert_eq!(rig.ring.stats().of(ChainError::TooLong), 1);
+    rig.reset();
+    rig.still_takes();
+
+    let mut rig = Rig::new(PACKED, 32768);
+    let id = rig.offer_direct(&vec![r(A, 1); 32767]);
+    assert_eq!(rig.frames(), Vec::<Vec<u8>>::new());
+    assert_eq!(rig.used(), [(id, 0)]);
+    assert_eq!(rig.ring.stats().of(ChainError::TooLong), 1);
+    rig.still_takes();
+}
+
+#[test]
+fn g09_an_address_that_does_not_exist_is_not_looked_at_without_bytes() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        refused(&mut rig, &[r(u64::MAX, 0)], ChainError::TooShort);
+        let bytes = rig.pattern(A + 0x100, 60);
+        rig.offer(&[r(u64::MAX, 0), r(A + 0x100, 60), r(HOLE, 0)]);
+        assert_eq!(rig.frames(), [&bytes[HEADER..]]);
+        let mut rig = Rig::new(mode, 256);
+        refused_rx(&mut rig, &[w(u64::MAX, 0)], ChainError::TooShort);
+    }
+}
+
+#[test]
+fn g10_g11_g13_addresses_outside_memory_are_refused() {
+    let bad = [
+        (u64::MAX, 1),
+        (u64::MAX - 63, 64),
+        (u64::MAX - 63, 65),
+        (u64::MAX - 10, 100),
+        (HOLE, 64),
+        (HOLE - 1, 64),
+        (HOLE - 63, 64),
+        (C - 1, 64),
+        (C + REGION - 63, 64),
+        (C + REGION, 64),
+        (1 << 40, 64),
+        (1 << 63, 64),
+        (DESC + 0x20_0000 - 1, 64),
+    ];
+    for mode in MODES {
+        for (addr, len) in bad {
+            let mut rig = Rig::new(mode, 256);
+            refused(&mut rig, &[r(addr, len)], ChainError::NotInMemory);
+            refused(&mut rig, &[r(A, 64), r(addr, len)], ChainError::NotInMemory);
+            refused(&mut rig, &[r(addr, len), r(A, 64)], ChainError::NotInMemory);
+            let mut rig = Rig::new(mode, 256);
+            refused_rx(&mut rig, &[w(addr, len)], ChainError::NotInMemory);
+            refused_rx(&mut rig, &[w(A, 64), w(addr, len)], ChainError::NotInMemory);
+        }
+        // Address 0 is memory here: as good as any other.
+        let mut rig = Rig::new(mode, 256);
+        let bytes = rig.pattern(0, 64);
+        rig.offer(&[r(0, 64)]);
+        assert_eq!(rig.frames(), [&bytes[HEADER..]]);
+        // The last bytes of a region are as good too.
+        let bytes = rig.pattern(HOLE - 64, 64);
+        rig.offer(&[r(HOLE - 64, 64)]);
+        assert_eq!(rig.frames(), [&bytes[HEADER..]]);
+    }
+}
+
+#[test]
+fn g12_a_buffer_across_two_regions_is_copied_in_two_pieces() {
+    for mode in MODES {
+        for before in [1, 5, 12, 13, 64, 200] {
+            let mut rig = Rig::new(mode, 256);
+            let bytes = rig.pattern(B - before, 300);
+            rig.offer(&[r(B - before, 300)]);
+            let (header, frame) = rig.take().unwrap().remove(0);
+            assert_eq!((&header[..], &frame[..]), bytes.split_at(HEADER), "{mode:?} {before}");
+            let mut rig = Rig::new(mode, 256);
+            let id = rig.offer(&[w(B - before, 300)]);
+            rig.give(&bytes[..250]).unwrap();
+            assert_eq!(rig.used(), [(id, 262)]);
+            assert_eq!(rig.bytes(B - before + 12, 250), bytes[..250], "{mode:?} {before}");
+        }
+    }
+}
+
+#[test]
+fn g14_the_header_may_be_split_anyhow() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        let bytes = rig.pattern(A + 0x100, 100);
+        for cuts in [&[1, 12][..], &[4, 8, 12], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], &[11, 13], &[5, 40]]
+        {
+            let (mut chain, mut at) = (Vec::new(), 0);
+            for cut in cuts.iter().chain(&[100]) {
+                chain.push(r(A + 0x100 + at, (cut - at) as u32));
+                at = *cut;
+            }
+            rig.offer(&chain);
+            let (header, frame) = rig.take().unwrap().remove(0);
+            assert_eq!((&header[..], &frame[..]), bytes.split_at(HEADER), "{mode:?} {cuts:?}");
+        }
+    }
+}
+
+#[test]
+fn g15_chains_without_a_byte_of_frame_are_refused() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        for len in [0, 1, 11, 12] {
+            refused(&mut rig, &[r(A, len)], ChainError::TooShort);
+            refused(&mut rig, &[r(A, len), r(A, 0)], ChainError::TooShort);
+        }
+        refused(&mut rig, &[r(A, 6), r(A, 6)], ChainError::TooShort);
+        let bytes = rig.pattern(A, 13);
+        rig.offer(&[r(A, 13)]);
+        assert_eq!(rig.frames(), [&bytes[12..]], "a runt is the next stage's to judge");
+    }
+}
+
+#[test]
+fn g16_frames_beyond_the_limit_are_refused() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        let limit = (MAX_FRAME + HEADER) as u32;
+        for len in [limit + 1, 256 << 10, u32::MAX] {
+            refused(&mut rig, &[r(A, len)], ChainError::TooLarge);
+        }
+        rig.offer(&[r(A, limit)]);
+        assert_eq!(rig.frames()[0].len(), MAX_FRAME);
+        rig.offer(&[r(A, 12), r(B, 65_550)]);
+        assert_eq!(rig.frames()[0].len(), 65_550);
+        // A burst ends by bytes as well as by packets.
+        for _ in 0..6 {
+            rig.offer(&[r(A, 65_536 + 12)]);
+        }
+        assert_eq!((rig.frames().len(), rig.frames().len(), rig.frames().len()), (2, 2, 2));
+    }
+}
+
+#[test]
+fn g17_receive_buffers_too_small_for_a_header_go_back_empty() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        for len in [0, 1, 11, 12] {
+            refused_rx(&mut rig, &[w(A, len)], ChainError::TooShort);
+        }
+        // 13 bytes hold one byte of a frame each: legal with mergeable buffers.
+        let ids: Vec<_> = (0..6).map(|at| rig.offer(&[w(A + 64 * at, 13)])).collect();
+        rig.give(&[9; 60]).unwrap();
+        assert_eq!(
+            rig.used(),
+            ids[..6].iter().zip([13, 13, 13, 13, 13, 7]).map(|(id, len)| (*id, len)).collect::<Vec<_>>()
+        );
+        assert_eq!(rig.bytes(A, 14), [&header()[..10], &[6, 0, 9, 0]].concat()[..14].to_vec());
+        // A runt between good ones: the good ones before it go back empty, the frame uses those behind it.
+        let good = rig.offer(&[w(A, 40)]);
+        let runt = rig.offer(&[w(A + 64, 5)]);
+        let (third, fourth) = (rig.offer(&[w(A + 128, 40)]), rig.offer(&[w(A + 192, 60)]));
+        rig.give(&[9; 60]).unwrap();
+        assert_eq!(rig.used(), [(good, 0), (runt, 0), (third, 40), (fourth, 32)]);
+    }
+}
+
+#[test]
+fn g18_a_frame_too_large_for_an_unmergeable_buffer_is_dropped() {
+    for mode in MODES {
+        let plain = RingFeatures { mergeable: false, ..features(mode) };
+        let mut rig = Rig::with(mode, 256, plain);
+        for _ in 0..8 {
+            rig.offer(&[w(A + 0x9000, 1526)]);
+        }
+        let base = rig.ring.base();
+        assert_eq!(rig.give(&[1; 9000]), Err(GiveError::TooSmall));
+        assert_eq!(rig.give(&[1; 1515]), Err(GiveError::TooSmall));
+        assert_eq!((rig.ring.base(), rig.used()), (base, vec![]), "ring index unchanged");
+        assert_eq!(rig.give(&[1; 1514]), Ok(()));
+        assert_eq!(rig.used().len(), 1);
+        assert_eq!(rig.bytes(A + 0x9000, HEADER), header());
+    }
+}
+
+#[test]
+fn g19_a_frame_larger_than_all_buffers_waits_or_is_dropped() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        for at in 0..8 {
+            rig.offer(&[w(A + 0x9000 + at * 2048, 1526)]);
+        }
+        let base = rig.ring.base();
+        assert_eq!(rig.give(&[1; 9 * 1526]), Err(GiveError::NoBuffers));
+        assert_eq!((rig.ring.base(), rig.used()), (base, vec![]), "ring index unchanged");
+        assert_eq!(rig.give(&[1; 8 * 1526 - HEADER]), Ok(()));
+        assert_eq!(rig.used().len(), 8);
+        assert_eq!(rig.bytes(A + 0x9000 + 10, 2), [8, 0]);
+        // More buffers than we are ready to gather for one frame.
+        let mut rig = Rig::new(mode, 1024);
+        for at in 0..600 {
+            rig.offer(&[w(A + at * 64, 20)]);
+        }
+        let base = rig.ring.base();
+        assert_eq!(rig.give(&[1; 20 * 300]), Err(GiveError::TooSmall));
+        assert_eq!((rig.ring.base(), rig.used()), (base, vec![]));
+        assert_eq!(rig.give(&[1; 20 * 256 - HEADER]), Ok(()));
+        assert_eq!(rig.used().len(), 256);
+        assert_eq!(rig.bytes(A + 10, 2), [0, 1]);
+    }
+}
+
+#[test]
+fn g20_headers_of_every_negotiable_length() {
+    for mode in MODES {
+        for len in [0u8, 10, 12, 20, 24] {
+            let mut rig = Rig::new(mode, 256);
+            let config = towpath_virtqueue::RingConfig { header_len: len, ..config(256, rig.features) };
+            rig.ring = Ring::new(&config, Arc::clone(&rig.memory)).unwrap();
+            let bytes = rig.pattern(A, 90);
+            let short = rig.offer(&[r(A, u32::from(len))]);
+            let split = rig.offer(&[r(A, 7), r(A + 7, 83)]);
+            let whole = rig.offer(&[r(A, 90)]);
+            let (mut burst, mut headers) = (Burst::new(), Headers::new());
+            let memory = Arc::clone(&rig.memory);
+            assert_eq!(rig.ring.take(&memory, &mut burst, &mut headers), Ok(2));
+            burst.load_heads();
+            for index in 0..2 {
+                let mut header = [0; 32];
+                assert_eq!(headers.read(index, &mut header), usize::from(len));
+                assert_eq!(header[..usize::from(len)], bytes[..usize::from(len)]);
+                assert_eq!(burst.frame(index).unwrap().to_vec(), bytes[usize::from(len)..]);
+            }
+            assert_eq!(headers.read(2, &mut [0; 32]), 0);
+            rig.ring.return_taken();
+            assert_eq!(rig.used(), [(short, 0), (split, 0), (whole, 0)]);
+        }
+    }
+}
+
+#[test]
+fn g21_g22_indirect_tables_of_bad_length_or_place_are_refused() {
+    for mode in [MODES[2], MODES[3]] {
+        let mut rig = Rig::new(mode, 256);
+        let direct = Mode { indirect: false, ..mode };
+        rig.mode = direct; // `refused` offers these as they are
+        let table = |addr, len| [D { addr, len, flags: INDIRECT }];
+        for len in [0, 8, 15, 17, 24, 1025 * 16, 65_535 * 16, u32::MAX] {
+            refused(&mut rig, &table(TABLES, len), ChainError::IndirectLength);
+            let mut other = Rig::new(mode, 256);
+            other.mode = direct;
+            refused_rx(&mut other, &table(TABLES, len), ChainError::IndirectLength);
+        }
+        for addr in [HOLE, HOLE - 1, HOLE - 16, C + REGION - 16, u64::MAX, u64::MAX - 31, 1 << 40] {
+            refused(&mut rig, &table(addr, 32), ChainError::IndirectNotInMemory);
+        }
+    }
+}
+
+#[test]
+fn g21_g23_tables_across_regions_and_unaligned_are_read() {
+    for mode in [MODES[2], MODES[3]] {
+        let mut rig = Rig::new(mode, 256);
+        let bytes = rig.pattern(A + 0x100, 100);
+        let chain = [r(A + 0x100, 30), r(A + 0x11e, 30), r(A + 0x13c, 40)];
+        for shift in [1, 3, 7, 8, 15] {
+            rig.offer_table(&chain, shift);
+            assert_eq!(rig.frames(), [&bytes[HEADER..]], "{mode:?} {shift}");
+        }
+        for before in [1, 8, 16, 17, 47] {
+            let table: Vec<_> = bytes_of_table(&rig, &chain);
+            for (at, byte) in (B - before..).zip(table) {
+                rig.guest.write(at, &[byte]).unwrap();
+            }
+            rig.offer_direct(&[D { addr: B - before, len: 48, flags: INDIRECT }]);
+            assert_eq!(rig.frames(), [&bytes[HEADER..]], "{mode:?} {before}");
+        }
+    }
+}
+
+fn bytes_of_table(rig: &Rig, chain: &[D]) -> Vec<u8> {
+    rig.write_table(TABLES, chain);
+    rig.bytes(TABLES, chain.len() * 16)
+}
+
+#[test]
+fn g24_indirect_tables_nested_linked_or_too_long_are_refused() {
+    for mode in [MODES[2], MODES[3]] {
+        let mut rig = Rig::new(mode, 256);
+        rig.mode.indirect = false;
+        let inner = D { addr: TABLES + 0x1000, len: 16, flags: INDIRECT };
+        rig.write_table(TABLES, &[r(A, 40), inner]);
+        let outer = D { addr: TABLES, len: 32, flags: INDIRECT };
+        refused(&mut rig, &[outer], ChainError::IndirectNested);
+        rig.write_table(TABLES, &[r(A, 40), r(A, 40)]);
+        refused(&mut rig, &[D { flags: INDIRECT | WRITE, ..outer }], ChainError::IndirectFlags);
+        refused(&mut rig, &[outer, outer], ChainError::IndirectFlags);
+        // Direct descriptors before a table: a split ring's device must take it (2.7.5.3.2), a packed one need not (2.8.19).
+        if rig.is_split() {
+            rig.offer_direct(&[r(A, 40), outer]);
+            assert_eq!(rig.frames()[0].len(), 108);
+            rig.used();
+        } else {
+            refused(&mut rig, &[r(A, 40), outer], ChainError::IndirectFlags);
+        }
+        // The longest table that is legal: more pieces than this burst has room for, so it goes into the next.
+        let longest = vec![r(A, 100); 1024];
+        rig.write_table(C, &longest);
+        let long = D { addr: C, len: 1024 * 16, flags: INDIRECT };
+        for _ in 0..3 {
+            rig.offer_direct(&[long]);
+        }
+        for _ in 0..3 {
+            let frames = rig.frames();
+            assert_eq!((frames.len(), frames[0].len()), (1, 1024 * 100 - HEADER));
+        }
+        assert_eq!(rig.used().len(), 3);
+    }
+}
+
+#[test]
+fn g25_indirect_without_negotiation_and_reserved_flags_are_refused() {
+    for mode in LAYOUTS {
+        let mut rig = Rig::new(mode, 256);
+        rig.write_table(TABLES, &[r(A, 100)]);
+        refused(&mut rig, &[D { addr: TABLES, len: 16, flags: INDIRECT }], ChainError::IndirectNotNegotiated);
+        let reserved: &[u16] = if rig.is_split() { &[8, 0x80, 0x100, 0x8000] } else { &[8, 0x100, 0x4000] };
+        for flags in reserved {
+            refused(&mut rig, &[D { flags: *flags, ..r(A, 100) }], ChainError::ReservedFlags);
+            let mut other = Rig::new(mode, 256);
+            refused_rx(&mut other, &[D { flags: WRITE | flags, ..w(A, 100) }], ChainError::ReservedFlags);
+        }
+    }
+    // In tables: split tables are chains like any other; a packed table's reserved bits are ignored (2.8.7).
+    let mut rig = Rig::new(MODES[2], 256);
+    refused(&mut rig, &[D { flags: 0x100, ..r(A, 100) }], ChainError::ReservedFlags);
+    let mut rig = Rig::new(MODES[3], 256);
+    rig.offer(&[D { flags: 0x100 | AVAIL | USED, ..r(A, 100) }]);
+    assert_eq!(rig.frames()[0].len(), 88);
+}
+
+#[test]
+fn g26_descriptors_of_the_wrong_direction_are_refused() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        for chain in
+            [&[w(A, 100)][..], &[r(A, 100), w(A, 100)], &[w(A, 100), r(A, 100)], &[w(A, 0), r(A, 100)]]
+        {
+            refused(&mut rig, chain, ChainError::Writable);
+        }
+        let mut rig = Rig::new(mode, 256);
+        for chain in
+            [&[r(A, 100)][..], &[w(A, 100), r(A, 100)], &[r(A, 100), w(A, 100)], &[r(A, 0), w(A, 100)]]
+        {
+            refused_rx(&mut rig, chain, ChainError::NotWritable);
+        }
+    }
+}
+
+#[test]
+fn g27_buffers_that_are_the_ring_itself_do_not_disturb_us() {
+    for mode in LAYOUTS {
+        for target in [DESC, DRIVER, DEVICE] {
+            let mut rig = Rig::new(mode, 256);
+            // Reading a ring is just reading.
+            let id = rig.offer(&[r(target, 200)]);
+            assert_eq!(rig.frames()[0].len(), 188);
+            assert_eq!(rig.used(), [(id, 0)]);
+            // Writing over one breaks at most that ring.
+            rig.offer(&[w(target, 2048)]);
+            let _ = rig.give(&[0xff; 1500]);
+            for _ in 0..300 {
+                let _ = rig.give(&[0xff; 1500]);
+                let _ = rig.take();
+            }
+            rig.reset();
+            rig.still_takes();
+            rig.reset();
+            rig.still_gives();
+        }
+    }
+}
+
+#[test]
+fn g28_a_stopped_ring_says_where_it_stands_and_goes_on_there() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 16);
+        for _ in 0..37 {
+            rig.still_takes();
+        }
+        for _ in 0..3 {
+            rig.offer(&[r(A, 80)]);
+        }
+        // Reserved (in the wrong direction even) and given back: nothing is consumed.
+        let expected = if rig.is_split() { 37 } else { 37 % 16 | u32::from(37 / 16 % 2 == 0) << 15 };
+        let expected = if rig.is_split() { expected } else { expected | expected << 16 };
+        assert_eq!(rig.ring.base(), expected, "{mode:?}");
+        let again = towpath_virtqueue::RingConfig { base: expected, ..config(16, rig.features) };
+        rig.ring = Ring::new(&again, Arc::clone(&rig.memory)).unwrap();
+        assert_eq!(rig.frames().len(), 3, "{mode:?}: V-19, what was available then is served now");
+        assert_eq!(rig.used().len(), 3);
+        // 16-bit front ends leave the used half 0.
+        let base = rig.ring.base();
+        let again = towpath_virtqueue::RingConfig { base: base & 0xffff, ..config(16, rig.features) };
+        rig.ring = Ring::new(&again, Arc::clone(&rig.memory)).unwrap();
+        rig.still_takes();
+    }
+}
+
+#[test]
+fn g28_buffers_reserved_when_the_queue_stops_are_not_consumed() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 16);
+        for _ in 0..5 {
+            rig.still_gives();
+        }
+        for _ in 0..9 {
+            rig.offer(&[w(A, 100), w(B, 100)][..if mode.indirect { 2 } else { 1 }]);
+        }
+        let base = rig.ring.base();
+        assert_eq!(rig.ring.reserve(9), Ok(9));
+        assert_eq!(rig.ring.base(), base);
+        assert_eq!(rig.ring.reserve(20), Ok(9));
+        assert_eq!((rig.ring.publish(), rig.ring.base()), (0, base));
+        assert_eq!(rig.used(), []);
+    }
+}
+
+#[test]
+fn g29_a_guest_that_refills_as_fast_as_we_drain_gets_one_burst_per_call() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        for _ in 0..50 {
+            while rig.ring.stats().chains + 100 > u64::from(rig.avail) {
+                rig.offer(&[r(A, 80)]);
+            }
+            assert_eq!(rig.frames().len(), 32);
+            rig.used();
+        }
+        // Bad chains count as well.
+        for _ in 0..100 {
+            rig.offer(&[r(HOLE, 80)]);
+        }
+        let before = rig.ring.stats().chains;
+        rig.frames();
+        while rig.ring.stats().refused_total() == 0 {
+            rig.frames();
+        }
+        assert!(rig.ring.stats().chains - before <= 32 * 6);
+    }
+    // The work in a burst is bounded too: many long chains of nothing.
+    let mut rig = Rig::new(MODES[2], 256);
+    rig.write_table(C, &vec![r(A, 0); 1024]);
+    for _ in 0..64 {
+        rig.offer_direct(&[D { addr: C, len: 1024 * 16, flags: INDIRECT }]);
+    }
+    assert_eq!(rig.frames().len(), 0);
+    let served = rig.ring.stats().refused_total();
+    assert!((1..=4).contains(&served), "{served} chains of 1024 entries in one burst");
+}
+
+#[test]
+fn g43_bytes_behind_a_frame_are_not_touched() {
+    for mode in MODES {
+        for len in [1, 14, 60, 100, 1000, 1514] {
+            let mut rig = Rig::new(mode, 256);
+            rig.guest.write(A + 0x9000, &[0xa5; 4096]).unwrap();
+            rig.offer(&[w(A + 0x9100, 30), w(A + 0x9200, 2000)]);
+            rig.give(&vec![1; len]).unwrap();
+            let all = rig.bytes(A + 0x9000, 4096);
+            let written: Vec<_> = (0..4096).filter(|at| all[*at] != 0xa5).collect();
+            let expected: Vec<_> =
+                (0..HEADER + len).map(|at| if at < 30 { 0x100 + at } else { 0x200 + at - 30 }).collect();
+            assert_eq!(written, expected, "{mode:?} {len}");
+        }
+    }
+}
+
+#[test]
+fn g44_used_lengths_are_exact() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        let first = rig.offer(&[w(A, 100), w(A + 0x1000, 100)]);
+        let second = rig.offer(&[w(A + 0x2000, 150)]);
+        let third = rig.offer(&[w(A + 0x3000, 1500)]);
+        rig.give(&[1; 300]).unwrap();
+        assert_eq!(rig.used(), [(first, 200), (second, 112)]);
+        assert_eq!(rig.bytes(A + 10, 2), [2, 0]);
+        rig.give(&[2; 1]).unwrap();
+        assert_eq!(rig.used(), [(third, 13)]);
+        assert_eq!(rig.give(&[2; 1]), Err(GiveError::NoBuffers));
+        let fourth = rig.offer(&[w(A + 0x4000, 40)]);
+        rig.give(&[2; 28]).unwrap();
+        assert_eq!(rig.used(), [(fourth, 40)]);
+    }
+}
+
+#[test]
+fn g48_truncated_memory_stops_the_queue_and_nothing_else() {
+    for mode in LAYOUTS {
+        let mut rig = Rig::new(mode, 256);
+        rig.still_takes();
+        let truncate = |region: usize| {
+            let file = rig.memory.regions()[region].file();
+            rustix::fs::ftruncate(file, 0).unwrap();
+        };
+        rig.guest.read(C, &mut [0]).unwrap();
+        truncate(2);
+        rig.offer(&[r(C, 100)]);
+        assert!(rig.take().is_ok(), "noticed with the next burst at the latest");
+        assert_eq!(rig.take().err(), Some(RingError::MemoryGone));
+        assert_eq!(rig.give(&[1; 60]), Err(GiveError::Ring(RingError::MemoryGone)));
+        // The ring itself.
+        let mut other = Rig::new(mode, 256);
+        other.still_takes();
+        rustix::fs::ftruncate(other.memory.regions()[3].file(), 0).unwrap();
+        let memory = Arc::clone(&other.memory);
+        for _ in 0..3 {
+            let _ = other.ring.take(&memory, &mut Burst::new(), &mut Headers::new());
+            other.ring.return_taken();
+        }
+        assert_eq!(other.ring.broken(), Some(RingError::MemoryGone));
+        let _ = (other.ring.interrupt_due(), other.ring.arm(), other.ring.base());
+    }
+}
+
+#[test]
+fn v18_memory_is_exchanged_under_a_running_ring() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 16);
+        for _ in 0..20 {
+            rig.still_takes();
+        }
+        // The same regions mapped anew: other addresses here, same contents.
+        let again = GuestMemory::map(rig.memory.specs().unwrap()).unwrap();
+        assert_eq!(rig.ring.set_memory(Arc::clone(&again)), Ok(()));
+        let old = std::mem::replace(&mut rig.memory, again);
+        let (mut burst, mut headers) = (Burst::new(), Headers::new());
+        assert_eq!(rig.ring.take(&old, &mut burst, &mut headers), Err(RingError::ForeignMemory));
+        drop(old);
+        rig.still_takes();
+        rig.still_gives();
+        // Without the ring's region: it stops, and touches nothing.
+        let user = |guest_addr| guest_addr + ANONYMOUS_USER_OFFSET;
+        let without = rig.memory.without_region(DESC, user(DESC), 0x20_0000).unwrap();
+        assert!(matches!(rig.ring.set_memory(without), Err(SetupError::NotInMemory { .. })));
+        assert_eq!(rig.take().err(), Some(RingError::MemoryGone));
+        let _ = (rig.ring.interrupt_due(), rig.ring.arm(), rig.ring.base());
+    }
+}
+
+#[test]
+fn l08_everything_written_is_logged() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        let file = rustix::fs::memfd_create("towpath-log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 1 << 20).unwrap();
+        let log = Arc::new(DirtyLog::map(file, 0, 1 << 20).unwrap());
+        log.check_covers(&rig.memory).unwrap();
+        let pages = |rig: &Rig| {
+            let all =
+                rig.memory.regions().iter().flat_map(|region| {
+                    (region.guest_addr()..region.guest_addr() + region.size()).step_by(4096)
+                });
+            all.collect::<Vec<_>>()
+        };
+        // Three frames: one buffer, one of two pieces in two regions, and two merged buffers.
+        let chains = [
+            vec![w(A + 0x9000, 2000)],
+            vec![w(B - 100, 200)],
+            vec![w(C + 0x1f00, 300)],
+            vec![w(C + 0x5000, 300)],
+        ];
+        for chain in &chains {
+            rig.offer(chain);
+        }
+        rig.ring.set_dirty_log(Some(Arc::clone(&log)));
+        let before: Vec<_> = pages(&rig).iter().map(|page| rig.bytes(*page, 4096)).collect();
+        rig.give(&[1; 100]).unwrap();
+        rig.give(&[2; 150]).unwrap();
+        rig.give(&[3; 500]).unwrap();
+        rig.ring.arm();
+        rig.ring.suppress_kicks();
+        assert_eq!(rig.used().len(), 4);
+        for (page, old) in pages(&rig).into_iter().zip(before) {
+            let changed = rig.bytes(page, 4096) != old;
+            assert!(log.is_marked(page) || !changed, "{mode:?}: page {page:#x} changed and is not marked");
+        }
+        // What was not written is not marked; what was, exactly.
+        for page in [A + 0x9000, B - 4096, B, C + 0x1000, C + 0x2000, C + 0x5000, DEVICE] {
+            assert!(log.is_marked(page), "{mode:?} {page:#x}");
+        }
+        for page in [A, A + 0xa000, C + 0x6000, DRIVER] {
+            assert!(!log.is_marked(page), "{mode:?} {page:#x}");
+        }
+        // After it was turned off, nothing is.
+        rig.ring.set_dirty_log(None);
+        rig.offer(&[w(C + 0x2_0000, 2000)]);
+        rig.give(&[1; 100]).unwrap();
+        assert!(!log.is_marked(C + 0x2_0000), "L-09");
+    }
+}
+
+#[test]
+fn frames_of_all_head_fit_the_smallest_ring() {
+    for mode in LAYOUTS {
+        for size in [1, 2] {
+            let mut rig = Rig::new(mode, size);
+            for round in 0..20 {
+                let id = rig.offer(&[w(A, 200)]);
+                let bytes = [round; 60];
+                let frame = Frame::from_head(&bytes, Offload::NONE);
+                rig.ring.give(&header(), &frame).unwrap();
+                assert_eq!(rig.ring.publish(), 1);
+                assert_eq!(rig.used(), [(id, 72)]);
+                rig.still_takes();
+            }
+        }
+    }
+}
