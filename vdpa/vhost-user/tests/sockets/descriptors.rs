@@ -67,7 +67,7 @@ fn v02_v04_every_message_with_any_number_of_descriptors() {
             port.run();
             let right = if request == R::SET_MEM_TABLE { 1..=1 } else { right_count(request) };
             let counted = [Refusal::DescriptorCount, Refusal::AncillaryTruncated];
-            let wrong = counted.map(|refusal| CloseReason::Refused(refusal));
+            let wrong = counted.map(CloseReason::Refused);
             match port.closed.last() {
                 Some(reason) if wrong.contains(reason) => {
                     assert!(!right.contains(&count), "{request:?} with {count}: {reason:?}");

@@ -7,4 +7,5 @@ mod common;
 
 mod lifecycle;
 mod messages;
+mod model;
 mod orders;
