@@ -9,18 +9,18 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use std::ffi::CString;
 
 /// Who may use the socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    /// The user besides root.
-    pub user: u32,
-    /// The group, when there is one.
+    /// These users.
+    pub users: Vec<u32>,
+    /// The members of this group.
     pub group: Option<u32>,
 }
 
 impl Access {
     /// Root, the user the daemon runs as, and group `towpath` if this machine has it.
     pub fn of_daemon() -> Self {
-        Self { user: Uid::effective().as_raw(), group: group_id() }
+        Self { users: vec![0, Uid::effective().as_raw()], group: group_id() }
     }
 
     /// Whether a peer with this user and primary group may use the socket.
@@ -29,8 +29,7 @@ impl Access {
     }
 
     fn allows_with(&self, user: u32, primary_group: u32, groups: impl FnOnce() -> Vec<u32>) -> bool {
-        user == 0
-            || user == self.user
+        self.users.contains(&user)
             || self.group.is_some_and(|group| group == primary_group || groups().contains(&group))
     }
 }
@@ -56,14 +55,14 @@ mod tests {
 
     #[test]
     fn a01_root_the_daemons_user_and_the_group_get_in_and_nobody_else() {
-        let access = Access { user: 900, group: Some(77) };
+        let access = Access { users: vec![0, 900], group: Some(77) };
         let none = Vec::new;
         assert!(access.allows_with(0, 0, none));
         assert!(access.allows_with(900, 900, none));
         assert!(access.allows_with(1000, 77, none));
         assert!(access.allows_with(1000, 1000, || vec![27, 77]));
         assert!(!access.allows_with(1000, 1000, || vec![27]));
-        let alone = Access { user: 900, group: None };
+        let alone = Access { users: vec![0, 900], group: None };
         assert!(!alone.allows_with(1000, 77, || vec![77]));
     }
 

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, UdsConnectInfo};
@@ -30,12 +30,14 @@ pub const CONNECTIONS_MAX: usize = 64;
 const STREAMS_MAX: u32 = 32;
 /// Greatest request in bytes; none needs more than two names.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// After this time at the end, requests and connections that are still open are cut.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Peers whose refusal is logged by name; of more only the first ones are.
 const REFUSALS_LOGGED: usize = 100;
 
-/// Serves `backend` on `socket` until `shutdown`; then the socket is removed.
+/// Serves `backend` on `socket` until `shutdown`; then requests may end for two seconds, and the socket is removed.
 ///
 /// # Errors
 /// The socket cannot be used. Errors of single connections end those only.
@@ -47,17 +49,33 @@ pub async fn serve<B: Backend>(
 ) -> io::Result<()> {
     let listener = UnixListener::from_std(socket.listener()?)?;
     let (sender, connections) = mpsc::channel(1);
+    let (ending, ended) = oneshot::channel();
     let acceptor = tokio::spawn(accept(listener, access, sender));
     let service = TowpathServer::new(Service { backend }).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let served = Server::builder()
+    let serving = Server::builder()
         .timeout(REQUEST_TIMEOUT)
         .max_concurrent_streams(STREAMS_MAX)
         .add_service(service)
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), shutdown)
-        .await;
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move {
+            shutdown.await;
+            // Nobody listens only when serving ended by itself.
+            let _ = ending.send(());
+        });
+    // A connection on which nothing was ever said does not end by itself.
+    let impatience = async {
+        if ended.await.is_ok() {
+            tokio::time::sleep(SHUTDOWN_PATIENCE).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    let served = tokio::select! {
+        served = serving => served.map_err(io::Error::other),
+        () = impatience => Ok(()),
+    };
     acceptor.abort();
     drop(socket);
-    served.map_err(io::Error::other)
+    served
 }
 
 /// Accepts for ever: neither a lack of descriptors nor a peer that is gone already stops it (hostile case A-04).
