@@ -37,8 +37,12 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     echo "setup: installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    log=$(mktemp)
+    if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        cat "$log" >&2
+        exit 1
+    fi
+    rm -f "$log"
 fi
 
 # Rust: any toolchain of at least our version will do.
@@ -54,7 +58,9 @@ if [ "$(printf '%s\n' "$rust_version" "${have:-0}" | sort -V | head -n 1)" != "$
         download=$(mktemp -d)
         trap 'rm -rf "$download"' EXIT
         url=https://static.rust-lang.org/rustup/dist/x86_64-unknown-linux-gnu/rustup-init
-        (cd "$download" && curl -fsSO "$url" && curl -fsS "$url.sha256" | sed 's| .*| rustup-init|' | sha256sum --quiet -c -)
+        curl -fsS -o "$download/rustup-init" "$url"
+        sum=$(curl -fsS "$url.sha256" | cut -d ' ' -f 1)
+        echo "$sum  $download/rustup-init" | sha256sum --quiet --check -
         chmod +x "$download/rustup-init"
         "$download/rustup-init" -y --quiet --no-modify-path --profile minimal -c clippy -c rustfmt --default-toolchain stable
     fi
