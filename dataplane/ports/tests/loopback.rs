@@ -1,80 +1,61 @@
 //! The loopback driver, two of them back to back, under the conformance suite.
 
-use buf::{Offload, Pool};
-use engine::{OffloadCapabilities, RxQueue, TxQueue};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use towpath_ports::conformance::{Fixture, Taken, receive};
-use towpath_ports::loopback::{LONGEST_FRAME, LoopbackRx, LoopbackTx, loopback};
+mod support;
 
-const DEPTH: usize = 128;
-const CHUNKS: usize = 1024;
+use engine::{RxQueue, TxQueue, TxReport};
+use support::{Wires, measure, wires};
+use towpath_ports::conformance::{numbered, receive_all, send_short};
+use towpath_ports::loopback::{LoopbackRx, LoopbackTx};
 
-/// `near` is under test, `far` the other end of both wires.
-struct Wires {
-    near: (LoopbackRx, LoopbackTx),
-    far: (LoopbackRx, LoopbackTx),
-    taken: std::collections::VecDeque<Taken>,
-    pool: Pool,
-    events: Arc<AtomicU32>,
-}
-
-fn make() -> Wires {
-    let pool = Pool::new(CHUNKS);
-    let events = Arc::new(AtomicU32::new(0));
-    let counter = events.clone();
-    let (near_rx, far_tx) = loopback(&pool, DEPTH, move || {
-        counter.fetch_add(1, SeqCst);
-    });
-    let (far_rx, near_tx) = loopback(&pool, DEPTH, || {});
-    Wires { near: (near_rx, near_tx), far: (far_rx, far_tx), taken: Default::default(), pool, events }
-}
-
-impl Fixture for Wires {
-    fn rx(&mut self) -> &mut dyn RxQueue {
-        &mut self.near.0
-    }
-
-    fn tx(&mut self) -> &mut dyn TxQueue {
-        &mut self.near.1
-    }
-
-    fn give(&mut self, pieces: &[&[u8]], offload: Offload) -> bool {
-        towpath_ports::conformance::send_one(&mut self.far.1, &pieces.concat(), pieces.len(), offload).sent
-            == 1
-    }
-
-    fn take(&mut self) -> Option<Taken> {
-        if self.taken.is_empty() {
-            self.taken.extend(receive(&mut self.far.0).0);
-        }
-        self.taken.pop_front()
-    }
-
-    fn longest(&self) -> usize {
-        LONGEST_FRAME
-    }
-
-    fn depth(&self) -> usize {
-        DEPTH
-    }
-
-    fn free_buffers(&self) -> Box<dyn Fn() -> usize> {
-        let pool = self.pool.clone();
-        Box::new(move || pool.available())
-    }
-
-    fn gives(&self) -> OffloadCapabilities {
-        self.far.1.capabilities()
-    }
-
-    fn woken(&mut self) -> Option<bool> {
-        Some(self.events.swap(0, SeqCst) > 0)
-    }
-}
-
-fn measure(run: &mut dyn FnMut()) -> u64 {
-    allocation_counter::measure(run).count_total
+fn make() -> Wires<LoopbackRx, LoopbackTx> {
+    wires(|rx, _| rx, |tx, _| tx)
 }
 
 towpath_ports::conformance_tests!(make, measure);
+
+#[test]
+fn an_end_that_is_gone_stops_the_other() {
+    let Wires { near: (near_rx, mut near_tx), far: (mut far_rx, far_tx), pool, .. } = make();
+    let frames: Vec<Vec<u8>> = (0..5).map(|at| numbered(at, 60)).collect();
+    assert_eq!(send_short(&mut near_tx, &frames).sent, 5);
+    drop((near_rx, far_tx));
+    assert_eq!(receive_all(&mut far_rx, 5).len(), 5, "what was sent before is received");
+    drop(far_rx);
+    assert_eq!(send_short(&mut near_tx, &frames), TxReport { stopped: 5, ..TxReport::default() });
+    assert!(near_tx.capabilities().tso4);
+    drop(near_tx);
+    assert_eq!(pool.available(), 1024);
+}
+
+#[test]
+fn two_threads_lose_no_wakeup() {
+    const FRAMES: usize = 20_000;
+    let pool = buf::Pool::new(256);
+    let receiver = std::thread::current();
+    let (mut rx, mut tx) = towpath_ports::loopback::loopback(&pool, 64, move || receiver.unpark());
+    let sender = std::thread::spawn(move || {
+        let mut sent = 0;
+        while sent < FRAMES {
+            let report = send_short(&mut tx, &[numbered(sent as u64, 60)]);
+            sent += report.sent as usize;
+            if report.sent == 0 {
+                std::thread::yield_now();
+            }
+        }
+        tx
+    });
+    let mut next = 0;
+    while next < FRAMES {
+        let taken = receive_all(&mut rx, 1);
+        for frame in &taken {
+            assert_eq!(frame.bytes, numbered(next as u64, 60));
+            next += 1;
+        }
+        // A wake-up that is lost leaves this thread parked for ever.
+        if taken.is_empty() && rx.arm() == engine::Armed::Quiet {
+            std::thread::park();
+            rx.disarm();
+        }
+    }
+    drop(sender.join());
+}
