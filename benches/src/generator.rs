@@ -133,9 +133,9 @@ pub struct Generator {
 }
 
 /// Nothing received for this long with a full window: what is under way is lost.
-const STALL: Duration = Duration::from_millis(5);
+const STALL: Duration = Duration::from_millis(100);
 /// How long a stopping run waits for what is under way.
-const DRAIN: Duration = Duration::from_millis(20);
+const DRAIN: Duration = Duration::from_millis(50);
 
 /// The moving parts of one run.
 struct Run<'a> {

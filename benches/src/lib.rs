@@ -6,7 +6,9 @@
 
 pub mod affinity;
 pub mod attach;
+pub mod calibrate;
 pub mod clock;
+pub mod compare;
 pub mod frame;
 pub mod generator;
 pub mod guest;

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use towpath_bench::run::{self, RunArgs};
+use towpath_bench::{
+    compare::{self, CompareArgs},
+    run::{self, RunArgs},
+};
 
 /// Load generator for vhost-user switches.
 #[derive(Debug, Parser)]
@@ -17,11 +20,14 @@ struct Cli {
 enum Command {
     /// Measure one vhost-user back end: be the guests on both sides, send, check and count
     Run(Box<RunArgs>),
+    /// Compare towpathd with testpmd and Open vSwitch: table, picture and compare.json
+    Compare(Box<CompareArgs>),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Compare(args) => compare::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,10 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
 /// A running child. Dropping it kills and reaps it; it also dies when this process does.
-pub struct Process {
+pub(super) struct Process {
     name: String,
     child: Child,
 }
@@ -26,7 +26,7 @@ impl Process {
     /// # Errors
     ///
     /// When it cannot be started, `setpriv` (util-linux) among the reasons.
-    pub fn start(name: &str, program: &Path, args: &[String], env: &[(&str, &Path)], log: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(name: &str, program: &Path, args: &[String], env: &[(&str, &Path)], log: &Path) -> anyhow::Result<Self> {
         let out = File::create(log).with_context(|| format!("creating {}", log.display()))?;
         let err = out.try_clone()?;
         let child = command(program, args, env)
@@ -40,17 +40,8 @@ impl Process {
 
     /// Its process id.
     #[must_use]
-    pub fn pid(&self) -> Pid {
+    pub(super) fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
-    }
-
-    /// Sends a signal to it alone.
-    ///
-    /// # Errors
-    ///
-    /// When it is gone.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        kill_process(self.pid(), signal).with_context(|| format!("signalling {}", self.name))
     }
 
     /// An error when it has ended.
@@ -58,7 +49,7 @@ impl Process {
     /// # Errors
     ///
     /// Its exit status, in words.
-    pub fn check(&mut self) -> anyhow::Result<()> {
+    pub(super) fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
             Some(status) => bail!("{} ended: {status}", self.name),
             None => Ok(()),
@@ -89,7 +80,7 @@ fn command(program: &Path, args: &[String], env: &[(&str, &Path)]) -> Command {
 /// # Errors
 ///
 /// Its standard error, when it fails.
-pub fn output(program: &str, args: &[String], env: &[(&str, &Path)]) -> anyhow::Result<String> {
+pub(super) fn output(program: &str, args: &[String], env: &[(&str, &Path)]) -> anyhow::Result<String> {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
     for (name, value) in env {
@@ -105,7 +96,7 @@ pub fn output(program: &str, args: &[String], env: &[(&str, &Path)]) -> anyhow::
 type Transcript = Arc<(Mutex<String>, Condvar)>;
 
 /// A child spoken with over its standard input and output.
-pub struct Dialogue {
+pub(super) struct Dialogue {
     process: Process,
     input: ChildStdin,
     transcript: Transcript,
@@ -117,7 +108,7 @@ impl Dialogue {
     /// # Errors
     ///
     /// When it cannot be started.
-    pub fn start(name: &str, program: &str, args: &[String], log: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(name: &str, program: &str, args: &[String], log: &Path) -> anyhow::Result<Self> {
         let mut all = vec!["-oL".to_string(), program.to_string()];
         all.extend_from_slice(args);
         let err = File::create(log).with_context(|| format!("creating {}", log.display()))?;
@@ -147,8 +138,14 @@ impl Dialogue {
         Ok(Self { process, input, transcript })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub(super) fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
     /// The child.
-    pub fn process(&mut self) -> &mut Process {
+    pub(super) fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
@@ -157,18 +154,20 @@ impl Dialogue {
     /// # Errors
     ///
     /// When the child does not read any more.
-    pub fn send(&mut self, line: &str) -> anyhow::Result<()> {
+    pub(super) fn send(&mut self, line: &str) -> anyhow::Result<()> {
         writeln!(self.input, "{line}").with_context(|| format!("writing {line:?} to {}", self.process.name))
     }
 
-    /// Sends a line and returns the output after it, up to and including the first line that contains `until`.
+    /// Sends lines and returns the output after them, up to and including the first line that contains `until`.
     ///
     /// # Errors
     ///
     /// When that line does not come in time.
-    pub fn ask(&mut self, line: &str, until: &str) -> anyhow::Result<String> {
+    pub(super) fn ask(&mut self, lines: &[&str], until: &str) -> anyhow::Result<String> {
         let from = self.transcript.0.lock().unwrap_or_else(PoisonError::into_inner).len();
-        self.send(line)?;
+        for line in lines {
+            self.send(line)?;
+        }
         self.wait(from, until, Duration::from_secs(10))
     }
 
@@ -177,7 +176,7 @@ impl Dialogue {
     /// # Errors
     ///
     /// When it does not come in time, with the end of what came.
-    pub fn expect(&mut self, until: &str, patience: Duration) -> anyhow::Result<String> {
+    pub(super) fn expect(&mut self, until: &str, patience: Duration) -> anyhow::Result<String> {
         self.wait(0, until, patience)
     }
 

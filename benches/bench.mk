@@ -1,0 +1,24 @@
+# Benchmarks. The Makefile includes this file.
+
+.PHONY: bench bench-compare bench-cross-check bench-ceiling
+
+BENCH_ARGS ?=
+
+bench: ## criterion benches of tables, rings, packets and the whole worker
+	$(CARGO) bench --locked --workspace --exclude towpath-dpdk --exclude towpath-dpdk-sys --benches -- --noplot
+
+bench-compare: ## towpathd against testpmd and Open vSwitch: table, SVG, target/bench/compare.json (BENCH_ARGS=--quick: 2 minutes)
+	scripts/setup.sh bench
+	$(CARGO) build --locked --release -p towpathd -p towpath-cli -p towpath-bench
+	target/release/towpath-bench compare $(BENCH_ARGS)
+
+bench-cross-check: ## the generator of bench-compare against testpmd's
+	scripts/setup.sh bench
+	$(CARGO) build --locked --release -p towpath-bench
+	target/release/towpath-bench compare --cross-check $(BENCH_ARGS)
+
+bench-ceiling: ## what the generator itself can do, against a back end that copies nothing
+	$(CARGO) build --locked --release -p towpath-bench
+	for ring in split packed; do for size in 64 1518; do \
+	    echo "$$ring $$size"; target/release/towpath-bench run --null-ceiling --ring $$ring --size $$size --probe 0,1 || exit 1; \
+	done; done

@@ -1,0 +1,142 @@
+//! `towpath-bench compare`: towpathd and its peers by turns, in one loop, with one generator.
+//!
+//! Freeze, probe, run: all switches stay alive and attached, those not measured are stopped (SIGSTOP). Around each sample
+//! a ping-pong probe says how far the two cores are apart; a sample counts only if both probes agree, near and far are
+//! never mixed, and ratios are taken between samples of the same round and the same distance.
+
+mod lab;
+mod ovs;
+mod plan;
+mod process;
+mod report;
+mod sampler;
+mod statistics;
+mod svg;
+mod switches;
+mod testpmd;
+mod towpathd;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+
+use crate::{affinity, clock::Clock, run::duration, session::Interrupt};
+use lab::Lab;
+use sampler::Sampler;
+
+/// towpathd as a contestant.
+pub(crate) const TOWPATHD: &str = "towpathd";
+
+/// Systems on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum System {
+    /// towpathd, from --binaries.
+    Towpathd,
+    /// DPDK's testpmd with the vhost driver, io forwarding.
+    Testpmd,
+    /// Open vSwitch with DPDK, port to port and NORMAL.
+    Ovs,
+}
+
+/// Options of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Systems to compare
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "towpathd,testpmd,ovs")]
+    systems: Vec<System>,
+    /// Fewer rows in two minutes
+    #[arg(long)]
+    quick: bool,
+    /// How long to sample in all; default 15m, with --quick 2m
+    #[arg(long, value_parser = duration)]
+    budget: Option<Duration>,
+    /// Time counted per sample
+    #[arg(long, default_value = "0.5s", value_parser = duration)]
+    sample: Duration,
+    /// Core of the generator and of everything that is not a worker
+    #[arg(long, default_value_t = 0)]
+    core: usize,
+    /// Core of the workers under test
+    #[arg(long, default_value_t = 1)]
+    worker_core: usize,
+    /// Folder with towpathd and towpath
+    #[arg(long, default_value = "target/release")]
+    binaries: PathBuf,
+    /// Folder for compare.json and compare.svg
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+    /// Only rows whose name contains one of these
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Check this generator against testpmd's (net_pcap into net_virtio_user) instead of comparing switches
+    #[arg(long)]
+    cross_check: bool,
+}
+
+/// Runs the comparison.
+///
+/// # Errors
+///
+/// When a system does not come up, a core may not be used, or a signal came. Everything started has ended by then.
+pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
+    let interrupt = Interrupt::on_signals()?;
+    let allowed = affinity::allowed()?;
+    for core in [args.core, args.worker_core] {
+        if !allowed.contains(&core) {
+            bail!("core {core} is needed (--core, --worker-core), this process may use {allowed:?}");
+        }
+    }
+    if args.core == args.worker_core {
+        bail!("--core and --worker-core are both {}: the worker needs a core of its own", args.core);
+    }
+    let budget = args.budget.unwrap_or(Duration::from_secs(if args.quick { 120 } else { 900 }));
+    let mut visits = plan::visits(args.quick);
+    if !args.rows.is_empty() {
+        for visit in &mut visits {
+            visit.rows.retain(|row| args.rows.iter().any(|part| row.name().contains(part)));
+        }
+        visits.retain(|visit| !visit.rows.is_empty());
+    }
+    if visits.is_empty() {
+        bail!("--rows {}: no row has such a name", args.rows.join(","));
+    }
+    // The switches' control threads and this process stay off the worker's core.
+    affinity::pin(args.core)?;
+    let mut lab = Lab::open(args)?;
+    let clock = Clock::calibrate();
+    let mut sampler = Sampler::new(args, clock, interrupt.clone());
+    let end = Instant::now() + budget;
+    let outcome = (|| -> anyhow::Result<()> {
+        for round in 0.. {
+            for visit in &visits {
+                if sampler.visit(&mut lab, visit, round, end)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    })();
+    let descriptions = lab.descriptions();
+    drop(lab);
+    match outcome {
+        Err(_) if interrupt.is_set() && sampler.is_empty() => bail!("interrupted before the first sample"),
+        Err(error) if !interrupt.is_set() => return Err(error),
+        _ => {}
+    }
+    let results = report::results(&visits, &sampler, descriptions);
+    println!("{}", report::table(&results));
+    std::fs::create_dir_all(&args.output).with_context(|| format!("creating {}", args.output.display()))?;
+    let json = args.output.join("compare.json");
+    std::fs::write(&json, serde_json::to_string_pretty(&results)?)?;
+    let picture = args.output.join("compare.svg");
+    svg::write(&picture, &results)?;
+    println!("written: {}, {}", json.display(), picture.display());
+    if interrupt.is_set() {
+        bail!("interrupted; what was measured until then is in the table");
+    }
+    Ok(())
+}

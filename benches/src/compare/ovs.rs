@@ -1,0 +1,259 @@
+//! Open vSwitch with DPDK: a database and a daemon of our own, its two ports `dpdkvhostuserclient`.
+
+use std::{
+    io::Write,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use rustix::process::Pid;
+use serde::Deserialize;
+
+use super::{
+    process::{Process, output},
+    switches::{Places, Switch, Work, number_after, text},
+};
+use crate::attach::Role;
+
+const DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
+const DATABASE: &str = "/usr/sbin/ovsdb-server";
+const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+const BRIDGE: &str = "br0";
+/// Two port-to-port flows: the fastest it forwards.
+const PORTS: &str = "ovs-port";
+/// The learning switch.
+const NORMAL: &str = "ovs-normal";
+
+/// A running Open vSwitch.
+pub(super) struct OpenVswitch {
+    daemon: Process,
+    _database: Process,
+    folder: PathBuf,
+    sockets: [PathBuf; 2],
+    worker_core: usize,
+    version: String,
+    settings: String,
+    mode: &'static str,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    result: Option<String>,
+    error: Option<String>,
+}
+
+impl OpenVswitch {
+    /// Starts both processes and makes a bridge with two ports that wait for our sockets.
+    ///
+    /// # Errors
+    ///
+    /// When the packages are missing or a process does not come up; its log says why.
+    pub(super) fn start(places: &Places<'_>) -> anyhow::Result<Self> {
+        let folder = places.folder.join("ovs");
+        std::fs::create_dir(&folder)?;
+        let database = folder.join("conf.db");
+        output("ovsdb-tool", &["create".to_string(), text(&database), SCHEMA.to_string()], &[])
+            .context("is the Debian package openvswitch-switch-dpdk installed?")?;
+        let db_socket = folder.join("db.sock");
+        let dirs = [("OVS_RUNDIR", folder.as_path()), ("OVS_LOGDIR", &folder), ("OVS_DBDIR", &folder)];
+        let database_process = Process::start(
+            "ovsdb-server",
+            Path::new(DATABASE),
+            &[
+                text(&database),
+                format!("--remote=punix:{}", text(&db_socket)),
+                format!("--unixctl={}", text(&folder.join("ovsdb.ctl"))),
+                "--log-file=/dev/null".to_string(),
+            ],
+            &dirs,
+            &folder.join("ovsdb.log"),
+        )?;
+        wait_for(&db_socket, Duration::from_secs(10))?;
+        let mut this = Self {
+            daemon: Process::start(
+                "ovs-vswitchd",
+                Path::new(DAEMON),
+                &[
+                    format!("unix:{}", text(&db_socket)),
+                    format!("--unixctl={}", text(&folder.join("vswitchd.ctl"))),
+                    "--log-file=/dev/null".to_string(),
+                ],
+                &dirs,
+                &folder.join("vswitchd.log"),
+            )?,
+            _database: database_process,
+            sockets: [places.folder.join("ovs-a.sock"), places.folder.join("ovs-b.sock")],
+            folder,
+            worker_core: places.worker_core,
+            version: String::new(),
+            settings: String::new(),
+            mode: "",
+        };
+        this.configure(places)?;
+        this.select(PORTS)?;
+        Ok(this)
+    }
+
+    fn configure(&mut self, places: &Places<'_>) -> anyhow::Result<()> {
+        // One memory segment without files behind it, so that nothing stays when the process is killed.
+        let extra = if places.huge_pages { "--in-memory --no-pci --iova-mode=va" } else { "--no-huge -m 512 --no-pci" };
+        let mut settings = vec![
+            format!("other_config:dpdk-extra=\"{extra}\""),
+            format!("other_config:dpdk-lcore-mask={:#x}", 1u64 << places.other_core),
+            format!("other_config:pmd-cpu-mask={:#x}", 1u64 << places.worker_core),
+            "other_config:dpdk-init=true".to_string(),
+        ];
+        if places.huge_pages {
+            settings.push("other_config:dpdk-socket-mem=512".to_string());
+        }
+        self.settings = settings.join(" ");
+        self.vsctl(&["--no-wait", "init"])?;
+        let mut set = vec!["--no-wait", "set", "Open_vSwitch", "."];
+        set.extend(settings.iter().map(String::as_str));
+        self.vsctl(&set)?;
+        self.vsctl(&["--timeout=30", "add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev"])
+            .with_context(|| self.log())?;
+        let sockets = self.sockets.clone();
+        for (port, socket) in ["p0", "p1"].into_iter().zip(&sockets) {
+            let path = format!("options:vhost-server-path={}", text(socket));
+            let number = format!("ofport_request={}", if port == "p0" { 1 } else { 2 });
+            let add = ["--timeout=30", "add-port", BRIDGE, port, "--", "set", "Interface", port];
+            let mut add = add.to_vec();
+            add.extend(["type=dpdkvhostuserclient", &path, &number]);
+            self.vsctl(&add).with_context(|| self.log())?;
+        }
+        self.version = self.control("version", &[])?.lines().next().unwrap_or_default().to_string();
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.folder.join("vswitchd.log")).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(5).collect();
+        format!("ovs-vswitchd's last lines: {}", tail.into_iter().rev().collect::<Vec<_>>().join(" | "))
+    }
+
+    fn vsctl(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut all = vec![format!("--db=unix:{}", text(&self.folder.join("db.sock")))];
+        all.extend(args.iter().map(ToString::to_string));
+        output("ovs-vsctl", &all, &[("OVS_RUNDIR", &self.folder)])
+    }
+
+    fn flows(&self, flows: &[&str]) -> anyhow::Result<()> {
+        let bridge = format!("unix:{}", text(&self.folder.join(format!("{BRIDGE}.mgmt"))));
+        let run = |args: &[&str]| {
+            let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+            output("ovs-ofctl", &args, &[("OVS_RUNDIR", &self.folder)])
+        };
+        run(&["del-flows", &bridge])?;
+        for flow in flows {
+            run(&["add-flow", &bridge, flow])?;
+        }
+        Ok(())
+    }
+
+    /// Calls a command of the daemon, as `ovs-appctl` does, without starting a process beside the measurement.
+    fn control(&self, method: &str, params: &[&str]) -> anyhow::Result<String> {
+        let mut stream = UnixStream::connect(self.folder.join("vswitchd.ctl")).context("ovs-vswitchd's control socket")?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let request = serde_json::json!({"id": 0, "method": method, "params": params});
+        stream.write_all(request.to_string().as_bytes())?;
+        let mut answers = serde_json::Deserializer::from_reader(&stream).into_iter::<Answer>();
+        match answers.next() {
+            Some(Ok(Answer { result: Some(result), .. })) => Ok(result),
+            Some(Ok(Answer { error, .. })) => bail!("ovs-vswitchd refused {method}: {}", error.unwrap_or_default()),
+            Some(Err(error)) => Err(error).with_context(|| format!("ovs-vswitchd's answer to {method}")),
+            None => bail!("ovs-vswitchd did not answer {method}"),
+        }
+    }
+}
+
+fn wait_for(path: &Path, patience: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + patience;
+    while UnixStream::connect(path).is_err() {
+        if Instant::now() > deadline {
+            bail!("nobody listens on {} after {patience:?}", path.display());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+impl Switch for OpenVswitch {
+    fn description(&self) -> String {
+        format!("{}, {}", self.version, self.settings)
+    }
+
+    fn sockets(&self) -> [PathBuf; 2] {
+        self.sockets.clone()
+    }
+
+    fn role(&self) -> Role {
+        Role::Server
+    }
+
+    fn tso(&self) -> bool {
+        false
+    }
+
+    fn modes(&self) -> &'static [&'static str] {
+        &[PORTS, NORMAL]
+    }
+
+    fn select(&mut self, mode: &str) -> anyhow::Result<()> {
+        if mode == self.mode {
+            return Ok(());
+        }
+        if mode == NORMAL {
+            self.flows(&["actions=NORMAL"])?;
+            self.mode = NORMAL;
+        } else {
+            self.flows(&["in_port=1,actions=output:2", "in_port=2,actions=output:1"])?;
+            self.mode = PORTS;
+        }
+        Ok(())
+    }
+
+    fn pids(&self) -> Vec<Pid> {
+        vec![self.daemon.pid()]
+    }
+
+    fn check(&mut self) -> anyhow::Result<()> {
+        self.daemon.check().with_context(|| self.log())
+    }
+
+    fn begin(&mut self) -> anyhow::Result<()> {
+        self.control("dpif-netdev/pmd-stats-clear", &[]).map(|_| ())
+    }
+
+    fn end(&mut self) -> anyhow::Result<Work> {
+        let text = self.control("dpif-netdev/pmd-stats-show", &[])?;
+        worker_section(&text, self.worker_core)
+            .with_context(|| format!("no PMD thread on core {} in pmd-stats-show:\n{text}", self.worker_core))
+    }
+}
+
+fn worker_section(text: &str, core: usize) -> Option<Work> {
+    let mine = text.get(text.find(&format!("core_id {core}:"))?..)?;
+    let mine = mine.split("\nmain thread").next()?;
+    Some(Work {
+        busy_cycles: number_after(mine, "processing cycles").unwrap_or(0.0),
+        packets: number_after(mine, "packets received")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_workers_section_is_read() {
+        let text = "pmd thread numa_id 0 core_id 1:\n  packets received: 1000\n  packet recirculations: 0\n  \
+            idle cycles: 77 (10.00%)\n  processing cycles: 410000 (90.00%)\n  avg cycles per packet: 1\n\
+            main thread:\n  packets received: 5\n  processing cycles: 9\n";
+        let work = worker_section(text, 1).unwrap();
+        assert_eq!(work.cycles_per_packet(), Some(410.0));
+        assert!(worker_section(text, 2).is_none());
+    }
+}

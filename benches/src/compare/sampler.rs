@@ -1,0 +1,378 @@
+//! Freeze, probe, run: the loop that takes samples.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Pid;
+use serde::Serialize;
+use virtio_driver::RingLayout;
+
+use super::{
+    CompareArgs, TOWPATHD,
+    lab::Lab,
+    plan::{Kind, Row, Visit},
+    statistics::Summary,
+    switches::{Switch, Work, freeze},
+};
+use crate::{
+    attach::AttachConfig,
+    calibrate::{CopyBandwidth, copy_bandwidth},
+    clock::Clock,
+    frame::Endpoint,
+    generator::{Generator, LatencySummary, Load, Rate, Report},
+    null,
+    probe::{Distance, Probe, ping_pong},
+    session::{self, Hooks, Interrupt, SessionError, Timing},
+};
+
+/// The generator on its null back end, as a contestant.
+pub(super) const CEILING: &str = "generator-ceiling";
+
+/// One accepted sample.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Sample {
+    /// Row name.
+    pub(super) row: String,
+    /// Contestant.
+    pub(super) contestant: &'static str,
+    /// How far the cores were apart, before and after.
+    pub(super) distance: Distance,
+    /// Mean of both probes.
+    pub(super) round_trip_ns: f64,
+    /// Round of the loop: ratios are taken inside one.
+    pub(super) round: u32,
+    /// Seconds since the start.
+    pub(super) at_seconds: f64,
+    /// Millions of frames per second.
+    pub(super) mpps: f64,
+    /// Gigabits per second.
+    pub(super) gbps: f64,
+    /// The switch's own count.
+    pub(super) cycles_per_packet: Option<f64>,
+    /// Latency.
+    pub(super) latency: LatencySummary,
+    /// Frames lost.
+    pub(super) lost: u64,
+    /// Frames that arrived changed.
+    pub(super) corrupt: u64,
+    /// Open loop: frames per second asked for.
+    pub(super) rate: Option<f64>,
+    /// Copy bandwidth for 64 KB pieces, GB/s, measured right before (TSO rows).
+    pub(super) copy_gigabytes: Option<f64>,
+}
+
+/// Takes and keeps samples.
+pub(super) struct Sampler {
+    core: usize,
+    worker_core: usize,
+    timing: Timing,
+    clock: Clock,
+    interrupt: Interrupt,
+    start: Instant,
+    /// All accepted samples, in order.
+    pub(super) samples: Vec<Sample>,
+    /// Samples thrown away because the cores moved (or the probes were neither near nor far).
+    pub(super) rejected: u32,
+    /// Copy bandwidth, once per round.
+    pub(super) copies: Vec<CopyBandwidth>,
+    last_probe: Option<Probe>,
+}
+
+const WARM: Duration = Duration::from_millis(80);
+const SETTLE: Duration = Duration::from_millis(20);
+const PROBE: Duration = Duration::from_millis(60);
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Above this share of the generator's ceiling a throughput is the generator's.
+pub(super) const CEILING_SHARE: f64 = 0.85;
+
+/// Reads a switch's counters around the counted time.
+struct Counting<'a> {
+    switch: &'a mut dyn Switch,
+    work: Work,
+    failed: Option<anyhow::Error>,
+}
+
+impl Hooks for Counting<'_> {
+    fn before(&mut self) -> Result<(), SessionError> {
+        self.failed = self.switch.begin().err();
+        Ok(())
+    }
+
+    fn after(&mut self) -> Result<(), SessionError> {
+        match self.switch.end() {
+            Ok(work) => self.work = work,
+            Err(error) => self.failed = self.failed.take().or(Some(error)),
+        }
+        Ok(())
+    }
+}
+
+/// Switches run again when this goes, whatever happened.
+struct Thawed(Vec<Pid>);
+
+impl Drop for Thawed {
+    fn drop(&mut self) {
+        for &pid in &self.0 {
+            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
+        }
+    }
+}
+
+fn thaw(switch: &dyn Switch) -> anyhow::Result<Thawed> {
+    let guard = Thawed(switch.pids());
+    freeze(switch, false)?;
+    Ok(guard)
+}
+
+impl Sampler {
+    /// An empty sampler.
+    #[must_use]
+    pub(super) fn new(args: &CompareArgs, clock: Clock, interrupt: Interrupt) -> Self {
+        Self {
+            core: args.core,
+            worker_core: args.worker_core,
+            timing: Timing { warm: WARM, measure: args.sample },
+            clock,
+            interrupt,
+            start: Instant::now(),
+            samples: Vec::new(),
+            rejected: 0,
+            copies: Vec::new(),
+            last_probe: None,
+        }
+    }
+
+    /// Whether nothing was accepted yet.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// Attaches all switches in one ring layout, samples each row with each of them, and detaches. Returns true when
+    /// time is up.
+    ///
+    /// # Errors
+    ///
+    /// When a switch fails, or a signal came.
+    pub(super) fn visit(&mut self, lab: &mut Lab, visit: &Visit, round: u32, end: Instant) -> anyhow::Result<bool> {
+        if Instant::now() >= end {
+            return Ok(true);
+        }
+        self.copies.push(copy_bandwidth(self.worker_core, Duration::from_millis(30))?);
+        let config = attach_config(visit);
+        let mut generators = HashMap::new();
+        for (index, switch) in lab.switches.iter_mut().enumerate() {
+            if visit.tso && !switch.tso() {
+                continue;
+            }
+            switch.check()?;
+            let _running = thaw(switch.as_ref())?;
+            let endpoints = [Endpoint::numbered(0), Endpoint::numbered(1)];
+            let guests = session::attach(&switch.sockets(), &endpoints, switch.role(), &config, PATIENCE)?;
+            generators.insert(index, Generator::new(guests, self.clock)?);
+        }
+        self.last_probe = None;
+        let mut done = false;
+        for row in &visit.rows {
+            if Instant::now() >= end {
+                done = true;
+                break;
+            }
+            self.row(lab, &mut generators, &config, row, round)?;
+        }
+        for (index, switch) in lab.switches.iter().enumerate() {
+            if let Some(generator) = generators.remove(&index) {
+                let _running = thaw(switch.as_ref())?;
+                for guest in generator.into_guests() {
+                    guest.detach()?;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    fn row(
+        &mut self,
+        lab: &mut Lab,
+        generators: &mut HashMap<usize, Generator>,
+        config: &AttachConfig,
+        row: &Row,
+        round: u32,
+    ) -> anyhow::Result<()> {
+        if row.kind == Kind::Throughput {
+            self.ceiling(config, row, round)?;
+        }
+        // Turns start with another switch in every round.
+        let count = lab.switches.len();
+        for turn in 0..count {
+            let index = (turn + round as usize) % count.max(1);
+            let (Some(switch), Some(generator)) = (lab.switches.get_mut(index), generators.get_mut(&index)) else {
+                continue;
+            };
+            for mode in switch.modes() {
+                if row.takes(mode) {
+                    self.sample(switch.as_mut(), mode, generator, row, round)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self) -> anyhow::Result<Probe> {
+        std::thread::sleep(SETTLE);
+        Ok(ping_pong((self.core, self.worker_core), PROBE)?)
+    }
+
+    /// The probe before a sample: the one after the last sample, or a new one.
+    fn probe_before(&mut self) -> anyhow::Result<Probe> {
+        match self.last_probe.take() {
+            Some(probe) => Ok(probe),
+            None => self.probe(),
+        }
+    }
+
+    fn ceiling(&mut self, config: &AttachConfig, row: &Row, round: u32) -> anyhow::Result<()> {
+        let before = self.probe_before()?;
+        let load = load(row, Rate::Max, false);
+        let report = {
+            let (guests, _backend) = null::pair(config, self.worker_core)?;
+            let mut generator = Generator::new(guests, self.clock)?;
+            session::measure(&mut generator, &load, self.core, self.timing, &self.interrupt, &mut ())?
+        };
+        let after = self.probe()?;
+        self.accept((before, after), row, CEILING, round, report, (None, None, None));
+        Ok(())
+    }
+
+    fn sample(
+        &mut self,
+        switch: &mut dyn Switch,
+        mode: &'static str,
+        generator: &mut Generator,
+        row: &Row,
+        round: u32,
+    ) -> anyhow::Result<()> {
+        let before = self.probe_before()?;
+        let Some(rate) = self.rate(row, before) else {
+            self.last_probe = Some(before);
+            return Ok(());
+        };
+        let copy = if row.kind == Kind::Tso {
+            Some(copy_bandwidth(self.worker_core, Duration::from_millis(20))?.b64k)
+        } else {
+            None
+        };
+        let load = load(row, rate, true);
+        switch.check()?;
+        let (report, work) = {
+            let _running = thaw(switch)?;
+            switch.select(mode)?;
+            let mut counting = Counting { switch, work: Work::default(), failed: None };
+            let report = session::measure(generator, &load, self.core, self.timing, &self.interrupt, &mut counting)?;
+            if let Some(error) = counting.failed {
+                return Err(error);
+            }
+            (report, counting.work)
+        };
+        let after = self.probe()?;
+        let rate = if let Rate::PerSecond(rate) = rate { Some(rate) } else { None };
+        self.accept((before, after), row, mode, round, report, (work.cycles_per_packet(), rate, copy));
+        Ok(())
+    }
+
+    fn accept(
+        &mut self,
+        (before, after): (Probe, Probe),
+        row: &Row,
+        contestant: &'static str,
+        round: u32,
+        report: Report,
+        (cycles_per_packet, rate, copy_gigabytes): (Option<f64>, Option<f64>, Option<f64>),
+    ) {
+        self.last_probe = Some(after);
+        let at = self.start.elapsed().as_secs_f64();
+        let name = row.name();
+        let distance = match (before.distance(), after.distance()) {
+            (Some(before), Some(after)) if before == after => before,
+            _ => {
+                self.rejected += 1;
+                let (before, after) = (before.round_trip_ns, after.round_trip_ns);
+                eprintln!("[{at:5.0} s] {name:<22} {contestant:<18} cores moved ({before:.0}, {after:.0} ns): not counted");
+                return;
+            }
+        };
+        let cycles = cycles_per_packet.map_or_else(String::new, |cycles| format!("{cycles:7.1} cyc"));
+        eprintln!(
+            "[{at:5.0} s] {name:<22} {contestant:<18} {distance} {cycles:>11} {:7.2} Mpps {:7.1} Gb/s  p50 {} p99 {} ns{}",
+            report.mpps,
+            report.gbps,
+            report.latency.p50,
+            report.latency.p99,
+            if report.received.corrupt > 0 { "  CORRUPT FRAMES" } else { "" },
+        );
+        self.samples.push(Sample {
+            row: name,
+            contestant,
+            distance,
+            round_trip_ns: f64::midpoint(before.round_trip_ns, after.round_trip_ns),
+            round,
+            at_seconds: at,
+            mpps: report.mpps,
+            gbps: report.gbps,
+            cycles_per_packet,
+            latency: report.latency,
+            lost: report.received.lost,
+            corrupt: report.received.corrupt,
+            rate,
+            copy_gigabytes,
+        });
+    }
+
+    /// How fast to send; `None` when the rate derives from samples that are not there yet.
+    fn rate(&self, row: &Row, probe: Probe) -> Option<Rate> {
+        let Kind::Load(percent) = row.kind else { return Some(Rate::Max) };
+        let distance = probe.distance()?;
+        let base = Row { kind: Kind::Throughput, ..row.clone() }.name();
+        let median = |contestant: &str| {
+            let mpps = self
+                .samples
+                .iter()
+                .filter(|s| s.row == base && s.contestant == contestant && s.distance == distance)
+                .map(|s| s.mpps);
+            Summary::of(mpps).map(|summary| summary.median)
+        };
+        let present = |contestant: &str| self.samples.iter().any(|s| s.contestant == contestant);
+        let mut all = median(CEILING)? * CEILING_SHARE;
+        for contestant in [TOWPATHD, "testpmd-io"] {
+            if present(contestant) {
+                all = all.min(median(contestant)?);
+            }
+        }
+        Some(Rate::PerSecond(all * 1e6 * f64::from(percent) / 100.0))
+    }
+}
+
+fn load(row: &Row, rate: Rate, checked: bool) -> Load {
+    let one = row.kind == Kind::OneInFlight;
+    let latency_every = match row.kind {
+        Kind::OneInFlight => 1,
+        _ => 16,
+    };
+    Load {
+        sizes: row.sizes.clone(),
+        flows: row.flows,
+        rate,
+        in_flight: one.then_some(1),
+        latency_every,
+        checked,
+    }
+}
+
+fn attach_config(visit: &Visit) -> AttachConfig {
+    let longest = visit.rows.iter().map(|row| row.sizes.longest()).max().unwrap_or(1514);
+    let layout: RingLayout = visit.layout;
+    AttachConfig { layout, ring_size: 256, longest, offloads: visit.tso, huge_pages: true }
+}

@@ -1,0 +1,179 @@
+//! towpathd: two unfiltered ports in one subnet, one polling worker.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use rustix::process::Pid;
+use serde::Deserialize;
+
+use super::{
+    process::{Process, output},
+    switches::{Places, Switch, Work, text},
+};
+use crate::{attach::Role, frame::Endpoint};
+
+/// A running towpathd.
+pub(super) struct Towpathd {
+    process: Process,
+    api: PathBuf,
+    cli: PathBuf,
+    sockets: [PathBuf; 2],
+    log: PathBuf,
+    version: String,
+}
+
+/// What `towpath workers -o json` says of a worker.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Worker {
+    packets: f64,
+    busy_cycles_per_packet: Option<f64>,
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Towpathd {
+    /// Starts the daemon built in `binaries` and waits until its ports listen.
+    ///
+    /// # Errors
+    ///
+    /// When it is not built or does not come up; its log says why.
+    pub(super) fn start(places: &Places<'_>, binaries: &Path) -> anyhow::Result<Self> {
+        let daemon = binaries.join("towpathd");
+        let cli = binaries.join("towpath");
+        for binary in [&daemon, &cli] {
+            if !binary.exists() {
+                bail!("{} is missing; build it: cargo build --release", binary.display());
+            }
+        }
+        let folder = places.folder.join("towpathd");
+        let manifests = folder.join("manifests");
+        std::fs::create_dir_all(&manifests)?;
+        let api = folder.join("api.sock");
+        let sockets = [folder.join("a.sock"), folder.join("b.sock")];
+        let file = folder.join("towpathd.yaml");
+        std::fs::write(&file, daemon_file(places, &api))?;
+        std::fs::write(manifests.join("bench.yaml"), manifest(&sockets))?;
+        let log = folder.join("log");
+        let args = ["--config".to_string(), text(&file), "--manifests".to_string(), text(&manifests)];
+        let process = Process::start("towpathd", &daemon, &args, &[], &log)?;
+        let version = output(&text(&daemon), &["--version".to_string()], &[]).unwrap_or_default();
+        let mut this = Self { process, api, cli, sockets, log, version: version.trim().to_string() };
+        this.wait()?;
+        Ok(this)
+    }
+
+    fn wait(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.sockets.iter().chain([&self.api]).all(|path| path.exists()) {
+            self.check()?;
+            if Instant::now() > deadline {
+                bail!("towpathd's sockets are not there after {PATIENCE:?}; its log: {}", self.tail());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn tail(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(5).collect();
+        tail.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    }
+
+    fn workers(&self, more: &[&str]) -> anyhow::Result<String> {
+        let mut args = vec!["workers".to_string(), "--socket".to_string(), text(&self.api)];
+        args.extend(more.iter().map(ToString::to_string));
+        output(&text(&self.cli), &args, &[])
+    }
+}
+
+fn daemon_file(places: &Places<'_>, api: &Path) -> String {
+    format!(
+        "host: bench\nworkers: {{cores: [{}], idle: poll}}\napi: {{socket: {}}}\nmetrics: {{listen: \"127.0.0.1:0\"}}\n",
+        places.worker_core,
+        text(api)
+    )
+}
+
+/// Two ports in one subnet, as [`Endpoint::numbered`] addresses them.
+fn manifest(sockets: &[PathBuf; 2]) -> String {
+    let mut all = "apiVersion: towpath.dev/v1\nkind: Host\nmetadata: {name: bench}\nspec: {vteps: [192.0.2.1]}\n---\n\
+        apiVersion: towpath.dev/v1\nkind: Vpc\nmetadata: {name: bench}\nspec: {vni: 100, cidrs: [10.0.0.0/16]}\n---\n\
+        apiVersion: towpath.dev/v1\nkind: Subnet\nmetadata: {name: bench}\n\
+        spec: {vpc: bench, cidrs: [10.0.1.0/24]}\n"
+        .to_string();
+    for (index, socket) in sockets.iter().enumerate() {
+        let Endpoint { mac, ip } = Endpoint::numbered(index as u8);
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        all.push_str(&format!(
+            "---\napiVersion: towpath.dev/v1\nkind: Port\nmetadata: {{name: port{index}}}\nspec:\n  subnet: bench\n  \
+             host: bench\n  mac: \"{mac}\"\n  ips: [{ip}]\n  unfiltered: false\n  attachment: {{vhostUser: {{socket: {}}}}}\n",
+            text(socket)
+        ));
+    }
+    all
+}
+
+impl Switch for Towpathd {
+    fn description(&self) -> String {
+        format!("{}, one worker, idle: poll, two ports in one subnet (unfiltered: false)", self.version)
+    }
+
+    fn sockets(&self) -> [PathBuf; 2] {
+        self.sockets.clone()
+    }
+
+    fn role(&self) -> Role {
+        Role::Client
+    }
+
+    fn tso(&self) -> bool {
+        true
+    }
+
+    fn modes(&self) -> &'static [&'static str] {
+        &[super::TOWPATHD]
+    }
+
+    fn select(&mut self, _mode: &str) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn pids(&self) -> Vec<Pid> {
+        vec![self.process.pid()]
+    }
+
+    fn check(&mut self) -> anyhow::Result<()> {
+        self.process.check().with_context(|| format!("its log: {}", self.tail()))
+    }
+
+    fn begin(&mut self) -> anyhow::Result<()> {
+        self.workers(&["--reset"]).map(|_| ())
+    }
+
+    fn end(&mut self) -> anyhow::Result<Work> {
+        let json = self.workers(&["-o", "json"])?;
+        let workers: Vec<Worker> = serde_json::from_str(&json).with_context(|| format!("towpath workers said {json}"))?;
+        let packets: f64 = workers.iter().map(|w| w.packets).sum();
+        let busy_cycles = workers.iter().map(|w| w.packets * w.busy_cycles_per_packet.unwrap_or(0.0)).sum();
+        Ok(Work { busy_cycles, packets })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_read_as_the_cli_prints_them() {
+        let json = r#"[{"worker":0,"core":1,"queues":2,"packets":1000,"busyCyclesPerPacket":48.5,"idlePercent":20.0},
+            {"worker":1,"core":2,"queues":0,"packets":0,"busyCyclesPerPacket":null,"idlePercent":100.0}]"#;
+        let workers: Vec<Worker> = serde_json::from_str(json).unwrap();
+        assert_eq!(workers.iter().map(|w| w.packets).sum::<f64>(), 1000.0);
+        assert_eq!(workers[0].busy_cycles_per_packet, Some(48.5));
+    }
+}
