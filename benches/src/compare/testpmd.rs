@@ -72,7 +72,7 @@ impl Testpmd {
     /// Totals since forwarding started.
     fn totals(&mut self) -> anyhow::Result<Work> {
         // The cycles come last and are missing while nothing was forwarded; what the second command says always comes.
-        let text = self.dialogue.ask(&["show fwd stats all", "show port info 999"], "Invalid port")?;
+        let text = self.dialogue.ask(&["show fwd stats all", "show port info 999"], "valid ports array")?;
         let total = text.find("Accumulated").and_then(|at| text.get(at..)).unwrap_or_default();
         Ok(Work {
             busy_cycles: number_after(total, "total cycles").unwrap_or(0.0),
