@@ -23,8 +23,10 @@ pub(crate) fn run(args: Args, out: &mut dyn Write) -> Result<(), Failed> {
     match command {
         Command::Validate { files } => validate::run(&files, output, out),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "towpath", out);
-            Ok(())
+            // Into memory first: the generator panics when it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "towpath", &mut script);
+            Ok(out.write_all(&script)?)
         }
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

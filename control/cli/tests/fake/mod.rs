@@ -1,0 +1,204 @@
+//! A daemon that answers from memory, on a real Unix socket.
+
+use api::{Access, ApiSocket, Backend, Failure, pb, serve};
+use model::{Environment, Kind, Name, ObjectName, ResourceSet, load_text};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+/// What the daemon was started with.
+pub(crate) const MANIFESTS: &str = "\
+kind: Host
+metadata: {name: node-a}
+---
+kind: Vpc
+metadata: {name: blue}
+spec: {vni: 100, cidrs: [10.0.0.0/16]}
+---
+kind: Subnet
+metadata: {name: web}
+spec: {vpc: blue, cidrs: [10.0.1.0/24]}
+---
+kind: Port
+metadata: {name: vm1-eth0}
+spec:
+  subnet: web
+  host: node-a
+  mac: 02:00:00:00:01:0a
+  ips: [10.0.1.10]
+  attachment: {vhostUser: {socket: /run/towpath/ports/vm1.sock}}
+  allowedAddresses: [{ip: 10.0.1.100}]
+---
+kind: Port
+metadata: {name: vm2-eth0}
+spec: {subnet: web, host: node-a, mac: 02:00:00:00:01:0b, ips: [10.0.1.11]}
+";
+
+/// Answers from memory.
+pub(crate) struct FakeBackend {
+    set: ResourceSet,
+    reset: AtomicBool,
+    healthy: bool,
+}
+
+impl FakeBackend {
+    fn port(&self, port: &model::Resource) -> pb::Port {
+        let forwarding = port.meta.name().as_str() == "vm1-eth0";
+        let phase = if forwarding { pb::Phase::Forwarding } else { pb::Phase::Error };
+        let reason = "MacMismatch: the guest sends 52:54:00:12:34:56, the port says 02:00:00:00:01:0b";
+        let status = pb::PortStatus {
+            phase: phase.into(),
+            reason: (!forwarding).then(|| reason.to_owned()),
+            bindings: vec![pb::Binding {
+                host: "node-a".into(),
+                phase: phase.into(),
+                socket: Some("/run/towpath/ports/vm1.sock".into()),
+                active: true,
+            }],
+            features: vec!["mergeable receive buffers".into(), "TSO for IPv4".into()],
+            ring_layout: Some("packed".into()),
+            queue_pairs: 2,
+            mtu: 1500,
+            counters: Some(pb::Counters {
+                egress_packets: 1000,
+                egress_bytes: 64000,
+                egress_drops: 3,
+                ingress_packets: 500,
+                ingress_bytes: 32000,
+                ingress_drops: 1,
+            }),
+            rates: Some(pb::Rates { egress_packets_per_second: 1_250_000.0, ..pb::Rates::default() }),
+            drops: vec![self.drop(None)],
+            workers: vec![pb::PortWorker { worker: 0, packets: 1000, busy_cycles_per_packet: Some(48.25) }],
+        };
+        pb::Port { resource: Some(port.into()), status: Some(status) }
+    }
+
+    fn drop(&self, port: Option<String>) -> pb::Drop {
+        pb::Drop {
+            port,
+            reason: "spoofed_mac".into(),
+            packets: 3,
+            explanation: "The Ethernet source is not the port's.".into(),
+        }
+    }
+}
+
+impl Backend for FakeBackend {
+    async fn status(&self) -> Result<pb::StatusReply, Failure> {
+        Ok(pb::StatusReply {
+            version: "9.9.9".into(),
+            host: "node-a".into(),
+            uptime_seconds: 3723.5,
+            pid: 4711,
+            ports: [("Forwarding".to_owned(), 1), ("Error".to_owned(), 1)].into(),
+            resources: [("Port".to_owned(), 2)].into(),
+            workers: 1,
+            sources: vec![pb::ConfigSource {
+                kind: "manifests".into(),
+                path: Some("/etc/towpath/manifests".into()),
+                detail: "5 resources\u{1b}[2J".into(),
+            }],
+            lacks: vec!["DPDK is not linked in: no NIC ports".into()],
+            reload: Some(pb::Reload {
+                at: 0.0,
+                applied: false,
+                problems: vec!["a.yaml:1:1: kind: wrong".into()],
+            }),
+        })
+    }
+
+    async fn list_ports(&self, project: Option<Name>) -> Result<Vec<pb::Port>, Failure> {
+        let of_project = |port: &&Arc<model::Resource>| project.is_none() || port.meta.key.project == project;
+        Ok(self.set.of_kind(Kind::Port).filter(of_project).map(|port| self.port(port)).collect())
+    }
+
+    async fn get_port(&self, name: ObjectName) -> Result<Option<pb::Port>, Failure> {
+        let found = self.set.of_kind(Kind::Port).find(|port| port.meta.object() == name);
+        Ok(found.map(|port| self.port(port)))
+    }
+
+    async fn list_resources(&self, kind: Kind, project: Option<Name>) -> Result<Vec<pb::Resource>, Failure> {
+        let of_project =
+            |found: &&Arc<model::Resource>| project.is_none() || found.meta.key.project == project;
+        Ok(self.set.of_kind(kind).filter(of_project).map(|found| pb::Resource::from(&**found)).collect())
+    }
+
+    async fn list_workers(&self) -> Result<Vec<pb::Worker>, Failure> {
+        let busy = !self.reset.load(Ordering::SeqCst);
+        Ok(vec![pb::Worker {
+            worker: 0,
+            core: 2,
+            queues: 4,
+            packets: if busy { 1500 } else { 0 },
+            busy_cycles_per_packet: busy.then_some(48.25),
+            idle_percent: 12.5,
+        }])
+    }
+
+    async fn reset_workers(&self) -> Result<(), Failure> {
+        self.reset.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn doctor(&self) -> Result<Vec<pb::Check>, Failure> {
+        let hugepages = match self.healthy {
+            true => pb::Outcome::Warn,
+            false => pb::Outcome::Fail,
+        };
+        let check = |name: &str, outcome: pb::Outcome, remedy: Option<&str>| pb::Check {
+            name: name.into(),
+            outcome: outcome.into(),
+            detail: "as found".into(),
+            remedy: remedy.map(str::to_owned),
+        };
+        Ok(vec![check("kernel", pb::Outcome::Ok, None), check("hugepages", hugepages, Some("reserve some"))])
+    }
+
+    async fn list_drops(&self, port: Option<ObjectName>) -> Result<Vec<pb::Drop>, Failure> {
+        let name = port.map_or_else(|| "default/vm1-eth0".to_owned(), |port| port.to_string());
+        Ok(vec![self.drop(Some(name))])
+    }
+}
+
+/// A running daemon; ends when dropped.
+pub(crate) struct FakeDaemon {
+    folder: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeDaemon {
+    /// Starts one; `healthy` says whether its doctor finds no failure.
+    pub(crate) fn start(healthy: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = ApiSocket::bind(&folder.path().join("api.sock")).unwrap();
+        let set = load_text(MANIFESTS, "memory", &Environment::default()).unwrap();
+        let backend = Arc::new(FakeBackend { set, reset: AtomicBool::new(false), healthy });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            runtime.block_on(serve(socket, Access::of_daemon(), backend, shutdown)).unwrap();
+        });
+        Self { folder, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("api.sock")
+    }
+}
+
+impl Drop for FakeDaemon {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
