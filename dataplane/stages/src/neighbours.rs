@@ -122,7 +122,7 @@ impl Stage<'_> {
     /// The MAC address at which `address` is to be reached from this port.
     fn holder(&self, address: IpAddr) -> Result<MacAddr, DropReason> {
         match self.addresses.lookup(self.profile.subnet, address) {
-            Some(entry) if entry.port == u32::from(self.ingress.0) => Err(DropReason::NeighbourConsumed),
+            Some(entry) if entry.port == self.ingress.0 => Err(DropReason::NeighbourConsumed),
             Some(entry) => Ok(entry.mac),
             None => Err(DropReason::UnknownNeighbour),
         }

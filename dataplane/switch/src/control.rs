@@ -229,12 +229,12 @@ impl Control {
 
     /// Who asks for `address` in `subnet` is told `mac`.
     pub fn bind_address(&mut self, subnet: u16, address: IpAddr, mac: MacAddr, port: PortIndex) {
-        self.addresses.insert(subnet, address, AddressEntry { mac, port: u32::from(port.0) });
+        self.addresses.insert(subnet, address, AddressEntry { mac, port: port.0 });
     }
 
     /// Ends that, if it is still `port` that has it.
     pub fn unbind_address(&mut self, subnet: u16, address: IpAddr, port: PortIndex) {
-        if self.addresses.get(subnet, address).is_some_and(|entry| entry.port == u32::from(port.0)) {
+        if self.addresses.get(subnet, address).is_some_and(|entry| entry.port == port.0) {
             self.addresses.remove(subnet, address);
         }
     }

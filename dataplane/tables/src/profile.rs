@@ -32,7 +32,13 @@ pub struct PortProfile {
 
 impl PortProfile {
     /// A port that is up. Its link-local IPv6 address (RFC 4291 appendix A, from the MAC address) is always among its addresses.
-    pub fn new(subnet: u16, mac: MacAddr, mtu: u16, addresses: &[IpAddr], allowed: &[AllowedAddress]) -> Self {
+    pub fn new(
+        subnet: u16,
+        mac: MacAddr,
+        mtu: u16,
+        addresses: &[IpAddr],
+        allowed: &[AllowedAddress],
+    ) -> Self {
         let mut all = addresses.to_vec();
         all.push(IpAddr::V6(link_local(mac)));
         Self {
@@ -40,8 +46,12 @@ impl PortProfile {
             mac,
             up: true,
             mtu,
-            first_ipv4: addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None }),
-            first_ipv6: addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None }),
+            first_ipv4: addresses
+                .iter()
+                .find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None }),
+            first_ipv6: addresses
+                .iter()
+                .find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None }),
             addresses: all,
             allowed: allowed.to_vec(),
         }
@@ -78,7 +88,9 @@ impl PortProfile {
     /// Whether the port may say that `mac` has `address`: its own, or a single address (no prefix) it was allowed.
     pub fn may_announce(&self, mac: MacAddr, address: IpAddr) -> bool {
         (mac == self.mac && self.addresses.contains(&address))
-            || self.allowing(mac, address).is_some_and(|allowed| allowed.prefix.prefix_len() == allowed.prefix.max_prefix_len())
+            || self
+                .allowing(mac, address)
+                .is_some_and(|allowed| allowed.prefix.prefix_len() == allowed.prefix.max_prefix_len())
     }
 
     fn allowing(&self, mac: MacAddr, address: IpAddr) -> Option<&AllowedAddress> {

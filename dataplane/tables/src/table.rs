@@ -1,0 +1,271 @@
+//! Tables of lines: placement, growth, and the writer's and readers' halves that the tables of each kind share.
+//!
+//! A key belongs to its first line or, when that is full, its second (two hash functions). When both are full, a key of
+//! either that has not moved yet moves to its own second line; when that fails too, or on average more keys than
+//! [`Line::FULL`] are in a line, a table twice as large and with a new hash is built and published whole. Its readers take
+//! it up at their next burst.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sync::{Published, Reader};
+
+use crate::hash::Hash;
+use crate::line::Line;
+
+/// Lines of a new table.
+const FIRST_LINES: usize = 16;
+/// Keys that a batch looks up at a time.
+const BATCH: usize = 32;
+
+/// The lines.
+pub(crate) struct Lines<L> {
+    lines: Box<[L]>,
+    first: Hash,
+    second: Hash,
+}
+
+impl<L: Line> Lines<L> {
+    fn new(count: usize, secret: [u64; 2], generation: u64) -> Self {
+        debug_assert!(count.is_power_of_two() && count >= FIRST_LINES);
+        Self {
+            lines: (0..count).map(|_| L::default()).collect(),
+            first: Hash::new(secret, generation.wrapping_mul(2)),
+            second: Hash::new(secret, generation.wrapping_mul(2).wrapping_add(1)),
+        }
+    }
+
+    #[inline(always)]
+    fn mask(&self) -> usize {
+        self.lines.len().wrapping_sub(1)
+    }
+
+    #[inline(always)]
+    fn first_of(&self, key: L::Key) -> usize {
+        L::hash(key, &self.first) as usize & self.mask()
+    }
+
+    /// The second line; never the first.
+    #[inline(always)]
+    fn second_of(&self, key: L::Key, first: usize) -> usize {
+        let second = L::hash(key, &self.second) as usize & self.mask();
+        if second == first { first ^ 1 } else { second }
+    }
+
+    /// The value of `key`, whose first line is `first`, and how many lines were read.
+    #[inline(always)]
+    fn find_from(&self, key: L::Key, first: usize) -> (Option<L::Value>, usize) {
+        let Some(line) = self.lines.get(first) else { return (None, 0) };
+        match line.find(key) {
+            (None, true) => (self.find_second(key, first), 2),
+            (found, _) => (found, 1),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_second(&self, key: L::Key, first: usize) -> Option<L::Value> {
+        self.lines.get(self.second_of(key, first))?.find(key).0
+    }
+
+    fn find(&self, key: L::Key) -> Option<L::Value> {
+        self.find_from(key, self.first_of(key)).0
+    }
+
+    /// The line and slot a key is in.
+    fn locate(&self, key: L::Key) -> Option<(&L, usize)> {
+        let first = self.first_of(key);
+        [first, self.second_of(key, first)].into_iter().find_map(|at| {
+            let line = self.lines.get(at)?;
+            Some((line, line.slot_of(key)?))
+        })
+    }
+
+    /// Puts a new key where there is room; false if there is none.
+    fn place(&self, key: L::Key, value: L::Value) -> bool {
+        self.place_directly(key, value) || (self.make_room(key) && self.place_directly(key, value))
+    }
+
+    fn place_directly(&self, key: L::Key, value: L::Value) -> bool {
+        let first = self.first_of(key);
+        let (Some(line), Some(other)) = (self.lines.get(first), self.lines.get(self.second_of(key, first)))
+        else {
+            return false;
+        };
+        if let Some(slot) = line.empty_slot() {
+            line.fill(slot, key, value);
+            return true;
+        }
+        let Some(slot) = other.empty_slot() else { return false };
+        other.fill(slot, key, value);
+        line.one_more_elsewhere();
+        true
+    }
+
+    /// Moves one key out of either line of `key` to its own second line, if one can be moved.
+    fn make_room(&self, key: L::Key) -> bool {
+        let first = self.first_of(key);
+        [first, self.second_of(key, first)].into_iter().any(|at| {
+            let Some(line) = self.lines.get(at) else { return false };
+            (0..L::SLOTS).any(|slot| self.move_on(line, at, slot))
+        })
+    }
+
+    /// Moves the key in this slot to its second line, if this is its first and there is room.
+    fn move_on(&self, line: &L, at: usize, slot: usize) -> bool {
+        let (Some(key), Some(value)) = (line.key(slot), line.value(slot)) else { return false };
+        if self.first_of(key) != at {
+            return false;
+        }
+        let Some(other) = self.lines.get(self.second_of(key, at)) else { return false };
+        let Some(free) = other.empty_slot() else { return false };
+        other.fill(free, key, value);
+        line.one_more_elsewhere();
+        line.clear(slot);
+        true
+    }
+
+    fn remove(&self, key: L::Key) -> Option<L::Value> {
+        let (line, slot) = self.locate(key)?;
+        let value = line.value(slot);
+        line.clear(slot);
+        let first = self.lines.get(self.first_of(key))?;
+        if !std::ptr::eq(first, line) {
+            first.one_fewer_elsewhere();
+        }
+        value
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (L::Key, L::Value)> {
+        self.lines
+            .iter()
+            .flat_map(|line| (0..L::SLOTS).filter_map(|slot| Some((line.key(slot)?, line.value(slot)?))))
+    }
+}
+
+/// The writer's half of a table.
+pub(crate) struct Writer<L> {
+    published: Published<Lines<L>>,
+    current: Arc<Lines<L>>,
+    secret: [u64; 2],
+    generation: u64,
+    len: usize,
+}
+
+impl<L: Line> Writer<L> {
+    pub(crate) fn new(secret: [u64; 2]) -> Self {
+        let published = Published::new(Lines::new(FIRST_LINES, secret, 0));
+        let current = published.current();
+        Self { published, current, secret, generation: 0, len: 0 }
+    }
+
+    pub(crate) fn reader(&self) -> TableReader<L> {
+        TableReader(self.published.reader())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn get(&self, key: L::Key) -> Option<L::Value> {
+        self.current.find(key)
+    }
+
+    pub(crate) fn insert(&mut self, key: L::Key, value: L::Value) -> Option<L::Value> {
+        if let Some((line, slot)) = self.current.locate(key) {
+            let old = line.value(slot);
+            line.set_value(slot, value);
+            return old;
+        }
+        self.len += 1;
+        let (entries, lines) = L::FULL;
+        if self.len * lines > self.current.lines.len() * entries || !self.current.place(key, value) {
+            self.grow(key, value);
+        }
+        None
+    }
+
+    pub(crate) fn remove(&mut self, key: L::Key) -> Option<L::Value> {
+        let value = self.current.remove(key)?;
+        self.len -= 1;
+        Some(value)
+    }
+
+    /// Publishes a larger table with everything in it, and the new key.
+    fn grow(&mut self, key: L::Key, value: L::Value) {
+        let mut count = self.current.lines.len();
+        loop {
+            // Each attempt has a new hash and half the load, so that a second one is hardly ever needed.
+            count *= 2;
+            self.generation += 1;
+            let larger = Lines::new(count, self.secret, self.generation);
+            let mut entries = self.current.entries().chain([(key, value)]);
+            if entries.all(|(key, value)| larger.place(key, value)) {
+                drop(entries);
+                self.published.publish(larger);
+                self.current = self.published.current();
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn reclaim(&mut self) -> usize {
+        self.published.reclaim()
+    }
+
+    pub(crate) fn synchronize(&mut self, limit: Duration) -> bool {
+        self.published.synchronize(limit)
+    }
+}
+
+/// A reader's half of a table.
+pub(crate) struct TableReader<L>(Reader<Lines<L>>);
+
+impl<L> Clone for TableReader<L> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<L: Line> TableReader<L> {
+    #[inline(always)]
+    pub(crate) fn refresh(&mut self) -> bool {
+        self.0.refresh()
+    }
+
+    pub(crate) fn off_line(&mut self) {
+        self.0.off_line();
+    }
+
+    #[inline]
+    pub(crate) fn lookup(&self, key: L::Key) -> Option<L::Value> {
+        self.0.get().find(key)
+    }
+
+    /// Looks all keys up, 32 at a time: hashes all, prefetches all, compares all. Hands each value to `found` in order and
+    /// returns how many lines were read.
+    #[inline(always)]
+    pub(crate) fn lookup_batch(
+        &self,
+        keys: &[L::Key],
+        mut found: impl FnMut(usize, Option<L::Value>),
+    ) -> usize {
+        let table = self.0.get();
+        let mut lines_read = 0;
+        for (chunk, keys) in keys.chunks(BATCH).enumerate() {
+            let mut firsts = [0; BATCH];
+            for (first, key) in firsts.iter_mut().zip(keys) {
+                *first = table.first_of(*key);
+                if let Some(line) = table.lines.get(*first) {
+                    cpu::prefetch_read(line);
+                }
+            }
+            for (position, (first, key)) in firsts.iter().zip(keys).enumerate() {
+                let (value, lines) = table.find_from(*key, *first);
+                found(chunk * BATCH + position, value);
+                lines_read += lines;
+            }
+        }
+        lines_read
+    }
+}
