@@ -211,33 +211,34 @@ impl<'m> Burst<'m> {
         true
     }
 
-    /// Adds a packet of one extent: what `push_extent` and `commit` do, in fewer steps. False (and nothing kept) when there is no room, the
-    /// extent is empty or beyond `u32::MAX` bytes, or another packet is being put together.
+    /// Adds packets of one extent each, as long as `next` gives any and the burst is not full: what `push_extent` and `commit` do, with the
+    /// counters in registers. An empty extent, or one beyond `u32::MAX` bytes, ends it like `None`; so does a packet being put together.
     #[inline(always)]
-    pub fn push_packet(&mut self, extent: Extent<'m>) -> bool {
-        let (index, at, bytes) = (self.count, self.used_extents, extent.len());
-        if index >= BURST_PACKETS
-            || at >= BURST_EXTENTS
-            || bytes.wrapping_sub(1) >= u32::MAX as usize
-            || self.open_extents != 0
-        {
-            return false;
+    pub fn extend_packets(&mut self, mut next: impl FnMut() -> Option<Extent<'m>>) {
+        let (mut index, mut at, mut total) = (self.count, self.used_extents, self.bytes);
+        if self.open_extents != 0 {
+            return;
         }
-        self.extents[at].write(extent);
-        let slot = self.packets[index].as_mut_ptr();
-        // SAFETY: `slot` is valid for writes; only plain fields are written, `bytes` stays uninitialised (it is MaybeUninit).
-        unsafe {
-            (&raw mut (*slot).len).write(bytes as u32);
-            (&raw mut (*slot).head_start).write(HEAD_ROOM as u16);
-            (&raw mut (*slot).head_len).write(0);
-            (&raw mut (*slot).first_extent).write(at as u16);
-            (&raw mut (*slot).extents).write(1);
-            (&raw mut (*slot).offload).write(Offload::NONE);
+        while index < BURST_PACKETS && total < BURST_BYTES && at < BURST_EXTENTS {
+            let Some(extent) = next() else { break };
+            let bytes = extent.len();
+            if bytes.wrapping_sub(1) >= u32::MAX as usize {
+                break;
+            }
+            self.extents[at].write(extent);
+            let slot = self.packets[index].as_mut_ptr();
+            // SAFETY: `slot` is valid for writes; only plain fields are written, `bytes` stays uninitialised (it is MaybeUninit).
+            unsafe {
+                (&raw mut (*slot).len).write(bytes as u32);
+                (&raw mut (*slot).head_start).write(HEAD_ROOM as u16);
+                (&raw mut (*slot).head_len).write(0);
+                (&raw mut (*slot).first_extent).write(at as u16);
+                (&raw mut (*slot).extents).write(1);
+                (&raw mut (*slot).offload).write(Offload::NONE);
+            }
+            (index, at, total) = (index + 1, at + 1, total + bytes);
         }
-        self.used_extents = at + 1;
-        self.bytes += bytes;
-        self.count = index + 1;
-        true
+        (self.count, self.used_extents, self.bytes) = (index, at, total);
     }
 
     /// Copies the first bytes of every packet committed since the last call into its private head. Drivers have asked for the lines

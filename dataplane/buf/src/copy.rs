@@ -16,19 +16,19 @@ pub unsafe fn copy_bytes(source: *const u8, target: *mut u8, len: usize) {
         unsafe { std::ptr::copy_nonoverlapping(source, target, len) };
     } else if len >= 64 {
         // SAFETY: 64 <= len <= 128: the first 64 bytes and the last 64 bytes lie inside and cover all.
-        unsafe { copy_ends::<64>(source, target, len) };
+        unsafe { copy_ends::<[Wide; 2]>(source, target, len) };
     } else if len >= 32 {
         // SAFETY: 32 <= len < 64, as above.
-        unsafe { copy_ends::<32>(source, target, len) };
+        unsafe { copy_ends::<Wide>(source, target, len) };
     } else if len >= 16 {
         // SAFETY: 16 <= len < 32, as above.
-        unsafe { copy_ends::<16>(source, target, len) };
+        unsafe { copy_ends::<u128>(source, target, len) };
     } else if len >= 8 {
         // SAFETY: 8 <= len < 16, as above.
-        unsafe { copy_ends::<8>(source, target, len) };
+        unsafe { copy_ends::<u64>(source, target, len) };
     } else if len >= 4 {
         // SAFETY: 4 <= len < 8, as above.
-        unsafe { copy_ends::<4>(source, target, len) };
+        unsafe { copy_ends::<u32>(source, target, len) };
     } else {
         for at in 0..len {
             // SAFETY: at < len.
@@ -37,19 +37,26 @@ pub unsafe fn copy_bytes(source: *const u8, target: *mut u8, len: usize) {
     }
 }
 
-/// Copies the first `N` and the last `N` of `len` bytes.
+/// 32 bytes in one register where there is one: arrays of bytes go through the stack instead.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx"))]
+type Wide = core::arch::x86_64::__m256i;
+#[cfg(not(all(target_arch = "x86_64", target_feature = "avx")))]
+type Wide = [u128; 2];
+
+/// Copies the first and the last `size_of::<T>()` of `len` bytes.
 ///
 /// # Safety
 ///
-/// As [`copy_bytes`], and `N <= len <= 2 * N`.
+/// As [`copy_bytes`], and `size_of::<T>() <= len <= 2 * size_of::<T>()`. Any bytes must be a valid `T` without padding.
 #[inline(always)]
-unsafe fn copy_ends<const N: usize>(source: *const u8, target: *mut u8, len: usize) {
-    // SAFETY: both blocks lie inside the `len` bytes the caller vouches for; [u8; N] has alignment 1. Both are read before either is
-    // written, so the overlap of the two blocks is harmless.
+unsafe fn copy_ends<T: Copy>(source: *const u8, target: *mut u8, len: usize) {
+    let end = len - size_of::<T>();
+    // SAFETY: both blocks lie inside the `len` bytes the caller vouches for. Both are read before either is written, so the
+    // overlap of the two blocks is harmless.
     unsafe {
-        let first: [u8; N] = source.cast::<[u8; N]>().read();
-        let last: [u8; N] = source.add(len - N).cast::<[u8; N]>().read();
-        target.cast::<[u8; N]>().write(first);
-        target.add(len - N).cast::<[u8; N]>().write(last);
+        let first = source.cast::<T>().read_unaligned();
+        let last = source.add(end).cast::<T>().read_unaligned();
+        target.cast::<T>().write_unaligned(first);
+        target.add(end).cast::<T>().write_unaligned(last);
     }
 }

@@ -71,6 +71,25 @@ impl<'a, 'm> Frame<'a, 'm> {
         reader
     }
 
+    /// Copies the frame into `target`, as much as fits; returns how many bytes. The usual frame (a head, then at most one run of
+    /// bytes) needs no cursor.
+    #[inline(always)]
+    pub fn copy_to(&self, mut target: ExtentMut<'_>) -> usize {
+        let single = match self.body {
+            [] => Some(Extent::from_slice(&[])),
+            [body] if self.skip == 0 => Some(*body),
+            _ if self.body_len == 0 => Some(Extent::from_slice(&[])),
+            _ => None,
+        };
+        let Some(body) = single else { return self.reader().copy_to(target) };
+        let from_head = target.write(self.head);
+        if self.body_len == 0 {
+            return from_head;
+        }
+        let (_, rest) = target.split_at(from_head);
+        from_head + body.split_at(self.body_len).0.copy_to(rest)
+    }
+
     /// Starts copying from the first byte after the head.
     #[inline]
     pub fn body_reader(&self) -> FrameReader<'a, 'm> {
@@ -208,6 +227,9 @@ mod tests {
                 }
             }
             assert_eq!(seen, bytes, "step {step}");
+            let mut target = vec![0; step];
+            let count = frame.copy_to(ExtentMut::from_slice(&mut target));
+            assert_eq!((count, &target[..count]), (step.min(255), &bytes[..step.min(255)]));
             assert_eq!(reader.remaining(), 0);
         }
     }

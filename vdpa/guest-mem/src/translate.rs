@@ -4,11 +4,11 @@ use std::ptr::NonNull;
 
 use buf::{Extent, ExtentMut};
 
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Span};
 
 /// The region a ring last found an address in. Each ring owns one, so that no line is shared and two rings whose buffers lie in different
 /// regions do not evict each other.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct RegionCache {
     /// The [`GuestMemory`] the other fields are from; 0 for none.
     memory_id: u64,
@@ -61,17 +61,11 @@ impl<'m, 'c> Translator<'m, 'c> {
             // SAFETY: offset < size of the cached region, which belongs to `self.memory` (`new`) and is mapped for its whole size.
             return Some(unsafe { self.cache.host.add(offset as usize) });
         }
-        self.miss(guest_addr, len)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn miss(&mut self, guest_addr: u64, len: u32) -> Option<NonNull<u8>> {
-        let span = self.memory.span_of(guest_addr)?;
-        self.cache.guest_addr = span.guest_addr;
-        self.cache.size = span.size;
-        self.cache.host = span.host;
-        self.memory.host(guest_addr, len as usize)
+        let span = miss(self.memory, guest_addr)?;
+        (self.cache.guest_addr, self.cache.size, self.cache.host) = (span.guest_addr, span.size, span.host);
+        let offset = guest_addr - span.guest_addr;
+        // SAFETY: `miss` found the region that holds the address, so offset < size.
+        (u64::from(len) <= span.size - offset).then(|| unsafe { span.host.add(offset as usize) })
     }
 
     /// `len` readable bytes at a guest physical address; `None` unless all lie in one region.
@@ -121,4 +115,11 @@ impl<'m, 'c> Translator<'m, 'c> {
         }
         true
     }
+}
+
+/// Searches all regions. Takes and returns values, so that a cache that is a local variable stays in registers.
+#[cold]
+#[inline(never)]
+fn miss(memory: &GuestMemory, guest_addr: u64) -> Option<Span> {
+    memory.span_of(guest_addr).copied()
 }

@@ -9,7 +9,7 @@ use guest_mem::{DirtyLog, GuestMemory, RegionCache, Translator};
 use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk};
 use crate::config::RingFeatures;
 use crate::error::{ChainError, GiveError, RingError, RingStats};
-use crate::layout::{First, Layout, Used, WRITE};
+use crate::layout::{First, Layout, Run, Used, WRITE};
 
 /// Chains that may be reserved or filled before they are published.
 const MAX_RESERVED: usize = 256;
@@ -92,56 +92,60 @@ impl Giver {
             return Ok(self.reserved());
         }
         let end = self.fetched + layout.available(missing)?;
-        let header_len = self.header_len;
-        let (mut cursor, mut at) = (layout.cursor(), self.fetched);
-        let mut broken = Ok(());
-        while at < end && self.work <= WORK_LIMIT {
-            let first = match layout.fetch(&cursor) {
-                Ok(Some(first)) => first,
-                Ok(None) => break,
-                Err(error) => {
-                    broken = Err(error);
-                    break;
-                }
-            };
-            let len = first.len();
-            // Less than a header cannot start a frame, and a driver that hands out such crumbs is broken.
-            let plain = L::flags(&first) == WRITE && len as usize > header_len;
-            let translated = match plain {
-                true => Translator::new(memory, &mut self.cache).address(first.addr, len),
-                false => None,
-            };
-            let (target, used) = match translated {
-                Some(host) => {
-                    // The header ends in another line than the frame starts in more often than not.
-                    cpu::prefetch_write_at(host.as_ptr());
-                    cpu::prefetch_write_at(host.as_ptr().wrapping_add(header_len));
-                    let target = Target { host, capacity: len, first_piece: 0, pieces: 0 };
-                    (target, Used { id: L::id(&first), descs: 1, len: 0 })
-                }
-                None => match self.chain(layout, &first, memory, stats) {
-                    Ok(Some(chain)) => chain,
-                    Ok(None) => {
-                        self.out_of_pieces = true;
-                        break;
-                    }
-                    Err(error) => {
-                        broken = Err(error);
-                        break;
-                    }
-                },
-            };
-            broken = layout.advance(&mut cursor, &first, used.descs);
-            let (Some(to), Some(entry)) = (self.targets.get_mut(at), self.used.get_mut(at)) else { break };
-            if broken.is_err() {
+        while self.fetched < end && self.work <= WORK_LIMIT {
+            self.plain_run(end, layout, memory);
+            if self.fetched == end {
                 break;
             }
-            (*to, *entry) = (target, used);
-            at += 1;
+            // Not plain, or none left.
+            let mut cursor = layout.cursor();
+            let Some(first) = layout.fetch(&cursor)? else { break };
+            let Some((target, used)) = self.chain(layout, &first, memory, stats)? else {
+                self.out_of_pieces = true;
+                break;
+            };
+            layout.advance(&mut cursor, &first, used.descs)?;
+            layout.set_cursor(cursor);
+            if let (Some(to), Some(entry)) =
+                (self.targets.get_mut(self.fetched), self.used.get_mut(self.fetched))
+            {
+                (*to, *entry) = (target, used);
+                self.fetched += 1;
+            }
         }
-        self.fetched = at;
-        layout.set_cursor(cursor);
-        broken.map(|()| self.reserved())
+        Ok(self.reserved())
+    }
+
+    /// The common case, as many in a row as there are: one writable buffer in one region, with room for more than a header. (Less cannot start a
+    /// frame, and a driver that hands out such crumbs is broken.)
+    #[inline(always)]
+    fn plain_run<L: Layout>(&mut self, end: usize, layout: &mut L, memory: &GuestMemory) {
+        let header_len = self.header_len;
+        let mut cache = self.cache;
+        let mut translator = Translator::new(memory, &mut cache);
+        let mut run = layout.run();
+        let targets = self.targets.get_mut(self.fetched..end).unwrap_or(&mut []);
+        let entries = self.used.get_mut(self.fetched..end).unwrap_or(&mut []);
+        let mut passed = 0;
+        for (target, used) in targets.iter_mut().zip(entries) {
+            let Some(first) = run.fetch() else { break };
+            let len = first.len();
+            if L::flags(&first) != WRITE || len as usize <= header_len {
+                break;
+            }
+            let Some(host) = translator.address(first.addr, len) else { break };
+            // The header ends in another line than the frame starts in more often than not.
+            cpu::prefetch_write_at(host.as_ptr());
+            cpu::prefetch_write_at(host.as_ptr().wrapping_add(header_len));
+            *target = Target { host, capacity: len, first_piece: 0, pieces: 0 };
+            *used = Used { id: L::id(&first), descs: 1, len: 0 };
+            run.pass(&first);
+            passed += 1;
+        }
+        self.cache = cache;
+        self.fetched += passed;
+        drop(run);
+        layout.pass(passed as u16);
     }
 
     /// Any other chain; a bad one has no capacity. `None` when there is no room for its pieces before the next publish.
@@ -206,13 +210,14 @@ impl Giver {
         log: Option<&Arc<DirtyLog>>,
         stats: &mut RingStats,
     ) -> Result<(), GiveError> {
-        let total = header.len() + frame.len();
         let at = self.filled;
         if at < self.fetched
             && let (Some(target), Some(used)) = (self.targets.get(at), self.used.get_mut(at))
             && target.pieces == 0
-            && target.capacity as usize >= total
+            && let Some(room) = (target.capacity as usize).checked_sub(header.len())
+            && room >= frame.len()
         {
+            let total = header.len() + frame.len();
             // SAFETY: the target lies in a mapping of the ring's memory, which its owner keeps while this chain is reserved.
             let extent = unsafe { ExtentMut::new(target.host.as_ptr(), target.capacity as usize) };
             let (mut head, rest) = extent.split_at(header.len());
@@ -221,7 +226,7 @@ impl Giver {
                 Ok(header) => head.write(header),
                 Err(_) => head.write(header),
             };
-            frame.reader().copy_to(rest);
+            frame.copy_to(rest);
             used.len = total as u32;
             self.filled = at + 1;
             if let Some(log) = log {

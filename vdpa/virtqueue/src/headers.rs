@@ -77,7 +77,7 @@ impl<'m> Headers<'m> {
             return self.read_private(index, target);
         }
         let Some(extent) = self.extents.get(index) else { return 0 };
-        // SAFETY: index < count and it was not gathered, so `push` wrote the extent.
+        // SAFETY: index < count and it was not gathered, so `push` or a writer of `slots` wrote the extent.
         unsafe { extent.assume_init() }.read(target)
     }
 
@@ -100,8 +100,24 @@ impl<'m> Headers<'m> {
         self.header_len = header_len.min(MAX_HEADER);
     }
 
-    /// Appends a header in one piece, of `header_len` bytes.
+    /// Where the next headers go, each of `header_len` bytes; [`added`](Self::added) says how many went there.
     #[inline(always)]
+    pub(crate) fn slots(&mut self) -> std::slice::IterMut<'_, MaybeUninit<Extent<'m>>> {
+        let start = self.count.min(BURST_PACKETS);
+        self.extents[start..].iter_mut()
+    }
+
+    /// Appends `count` headers.
+    ///
+    /// # Safety
+    ///
+    /// The first `count` of [`slots`](Self::slots) were written.
+    #[inline(always)]
+    pub(crate) unsafe fn added(&mut self, count: usize) {
+        self.count += count;
+    }
+
+    /// Appends a header in one piece, of `header_len` bytes.
     pub(crate) fn push(&mut self, extent: Extent<'m>) {
         if let Some(slot) = self.extents.get_mut(self.count) {
             slot.write(extent);

@@ -82,6 +82,17 @@ pub(crate) trait Layout: Sized {
     /// Its flags.
     fn flags(first: &First) -> u16;
 
+    /// A reader for a run of chains of one descriptor each.
+    type Run<'a>: Run
+    where
+        Self: 'a;
+
+    /// Starts one at the ring's cursor, for as many chains as `available` said.
+    fn run(&mut self) -> Self::Run<'_>;
+
+    /// Moves the ring past a run of `chains`.
+    fn pass(&mut self, chains: u16);
+
     /// All of it.
     fn descriptor(first: &First) -> Descriptor;
 
@@ -128,6 +139,16 @@ pub(crate) trait Layout: Sized {
 
     /// Size of the ring.
     fn size(&self) -> u16;
+}
+
+/// Reads chains of one descriptor each, as long as there are any. It consists of what its loop needs, so that all of it stays in
+/// registers; the ring is told afterwards ([`Layout::pass`]).
+pub(crate) trait Run {
+    /// Fetches the next descriptor; `None` when there is none or something is wrong with the ring (which [`Layout::fetch`] will say).
+    fn fetch(&mut self) -> Option<First>;
+
+    /// Moves past it.
+    fn pass(&mut self, first: &First);
 }
 
 /// `vring_need_event` (virtio 1.2 section 2.7.10): whether moving from `old` to `new` passed `event`.

@@ -9,7 +9,7 @@ use crate::area::Area;
 use crate::chain::Walked;
 use crate::config::{MAX_RING_SIZE, RingConfig};
 use crate::error::{ChainError, RingError, SetupError};
-use crate::layout::{Descriptor, First, INDIRECT, Layout, NEXT, Used, WRITE, passed_event};
+use crate::layout::{Descriptor, First, INDIRECT, Layout, NEXT, Run, Used, WRITE, passed_event};
 
 const DESCRIPTOR: usize = 16;
 /// `VIRTQ_DESC_F_AVAIL` and `VIRTQ_DESC_F_USED`: compared with the wrap counter.
@@ -75,6 +75,45 @@ fn is_available(rest: u64, at: Position) -> bool {
     (rest >> 48) as u16 & (AVAIL | USED) == wanted
 }
 
+/// Second half of the descriptor at `index`: length, id, flags.
+#[inline(always)]
+fn load_rest(ring: &Area, index: u16) -> u64 {
+    // Acquire: the driver writes the flags last, so the other fields are read after them.
+    u64::from_le(ring.u64(usize::from(index) * DESCRIPTOR + 8).load(Ordering::Acquire))
+}
+
+/// First half of the descriptor at `index`.
+#[inline(always)]
+fn load_addr(ring: &Area, index: u16) -> u64 {
+    u64::from_le(ring.u64(usize::from(index) * DESCRIPTOR).load(Ordering::Relaxed))
+}
+
+/// The descriptor at a position, if it is available.
+#[inline(always)]
+fn fetch(ring: &Area, at: Position) -> Option<First> {
+    let rest = load_rest(ring, at.index);
+    is_available(rest, at).then(|| First { addr: load_addr(ring, at.index), rest, at: at.index })
+}
+
+/// See [`Run`].
+pub(crate) struct PackedRun {
+    ring: Area,
+    size: u16,
+    at: Position,
+}
+
+impl Run for PackedRun {
+    #[inline(always)]
+    fn fetch(&mut self) -> Option<First> {
+        fetch(&self.ring, self.at)
+    }
+
+    #[inline(always)]
+    fn pass(&mut self, _first: &First) {
+        self.at.advance(1, self.size);
+    }
+}
+
 /// The two halves of a descriptor, taken apart.
 #[inline(always)]
 fn unpack(addr: u64, rest: u64) -> Descriptor {
@@ -98,22 +137,10 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Second half of the descriptor at `index`: length, id, flags.
-    #[inline(always)]
-    fn load_rest(&self, index: u16) -> u64 {
-        // Acquire: the driver writes the flags last, so the other fields are read after them.
-        u64::from_le(self.ring.u64(usize::from(index) * DESCRIPTOR + 8).load(Ordering::Acquire))
-    }
-
-    #[inline(always)]
-    fn load_addr(&self, index: u16) -> u64 {
-        u64::from_le(self.ring.u64(usize::from(index) * DESCRIPTOR).load(Ordering::Relaxed))
-    }
-
     /// The descriptor at `index`, which is not the first of its chain.
     fn load(&self, index: u16) -> Descriptor {
-        let rest = self.load_rest(index);
-        unpack(self.load_addr(index), rest)
+        let rest = load_rest(&self.ring, index);
+        unpack(load_addr(&self.ring, index), rest)
     }
 
     /// The position `step` behind a chain's first.
@@ -199,7 +226,7 @@ impl Layout for Packed {
 
     #[inline(always)]
     fn available(&mut self, want: usize) -> Result<usize, RingError> {
-        Ok(want)
+        Ok(want.min(usize::from(self.size - self.avail.outstanding)))
     }
 
     #[inline(always)]
@@ -212,19 +239,29 @@ impl Layout for Packed {
         self.avail = cursor;
     }
 
-    #[inline(always)]
     fn fetch(&self, cursor: &Cursor) -> Result<Option<First>, RingError> {
-        let at = cursor.at.index;
-        let rest = self.load_rest(at);
-        if !is_available(rest, cursor.at) || cursor.outstanding >= self.size {
+        if cursor.outstanding >= self.size {
             return Ok(None);
         }
-        Ok(Some(First { addr: self.load_addr(at), rest, at }))
+        Ok(fetch(&self.ring, cursor.at))
     }
 
     #[inline(always)]
     fn flags(first: &First) -> u16 {
         (first.rest >> 48) as u16 & !(AVAIL | USED)
+    }
+
+    type Run<'a> = PackedRun;
+
+    #[inline(always)]
+    fn run(&mut self) -> PackedRun {
+        PackedRun { ring: self.ring, size: self.size, at: self.avail.at }
+    }
+
+    #[inline(always)]
+    fn pass(&mut self, chains: u16) {
+        self.avail.outstanding += chains;
+        self.avail.at.advance(chains, self.size);
     }
 
     fn descriptor(first: &First) -> Descriptor {
@@ -269,7 +306,6 @@ impl Layout for Packed {
         Ok(Descriptor { addr: value as u64, len: (value >> 64) as u32, flags, link: (index + 1) as u16 })
     }
 
-    #[inline(always)]
     fn advance(&mut self, cursor: &mut Cursor, first: &First, descs: u16) -> Result<(), RingError> {
         if descs > self.size - cursor.outstanding {
             return Err(RingError::EndlessChain { position: first.at, size: self.size });
@@ -330,7 +366,7 @@ impl Layout for Packed {
         }
         // Our wish before the driver's descriptors; the driver writes descriptors before it reads our wish.
         fence(Ordering::SeqCst);
-        is_available(self.load_rest(self.avail.at.index), self.avail.at)
+        is_available(load_rest(&self.ring, self.avail.at.index), self.avail.at)
     }
 
     fn interrupt_due(&mut self) -> bool {

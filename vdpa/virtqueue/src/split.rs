@@ -9,7 +9,7 @@ use crate::area::Area;
 use crate::chain::Walked;
 use crate::config::{MAX_RING_SIZE, RingConfig};
 use crate::error::{ChainError, RingError, SetupError};
-use crate::layout::{Descriptor, First, Layout, Used, passed_event};
+use crate::layout::{Descriptor, First, Layout, Run, Used, passed_event};
 
 const DESCRIPTOR: usize = 16;
 /// Offsets in the available and the used ring: flags, index, entries.
@@ -42,14 +42,6 @@ pub(crate) struct Split {
 }
 
 impl Split {
-    /// Fetches the two halves of a descriptor of the table.
-    #[inline(always)]
-    fn load(&self, index: u16) -> (u64, u64) {
-        let at = usize::from(index & self.mask) * DESCRIPTOR;
-        let addr = u64::from_le(self.table.u64(at).load(Ordering::Relaxed));
-        (addr, u64::from_le(self.table.u64(at + 8).load(Ordering::Relaxed)))
-    }
-
     fn load_available(&self) -> u16 {
         u16::from_le(self.available.u16(INDEX).load(Ordering::Acquire))
     }
@@ -107,6 +99,50 @@ impl Split {
             *slot = mark;
         }
     }
+}
+
+/// See [`Run`].
+pub(crate) struct SplitRun<'a> {
+    table: Area,
+    available: Area,
+    mask: u16,
+    next: u16,
+    outstanding: &'a mut [u8],
+}
+
+impl Run for SplitRun<'_> {
+    #[inline(always)]
+    fn fetch(&mut self) -> Option<First> {
+        let head = load_head(&self.available, self.next & self.mask);
+        // Below the size of the ring, and not out already.
+        if *self.outstanding.get(usize::from(head))? != 0 {
+            return None;
+        }
+        let (addr, rest) = load(&self.table, head);
+        Some(First { addr, rest, at: head })
+    }
+
+    #[inline(always)]
+    fn pass(&mut self, first: &First) {
+        if let Some(mark) = self.outstanding.get_mut(usize::from(first.at)) {
+            *mark = 1;
+        }
+        self.next = self.next.wrapping_add(1);
+    }
+}
+
+/// The available entry at a position below the size.
+#[inline(always)]
+fn load_head(available: &Area, position: u16) -> u16 {
+    u16::from_le(available.u16(ENTRIES + 2 * usize::from(position)).load(Ordering::Relaxed))
+}
+
+/// The two halves of the descriptor at an index below the size.
+#[inline(always)]
+fn load(table: &Area, index: u16) -> (u64, u64) {
+    let at = usize::from(index) * DESCRIPTOR;
+    let addr = u64::from_le(table.u64(at).load(Ordering::Relaxed));
+    (addr, u64::from_le(table.u64(at + 8).load(Ordering::Relaxed)))
 }
 
 /// The two halves of a descriptor, taken apart.
@@ -191,13 +227,11 @@ impl Layout for Split {
         self.next_avail = cursor;
     }
 
-    #[inline(always)]
     fn fetch(&self, cursor: &u16) -> Result<Option<First>, RingError> {
-        let at = ENTRIES + 2 * usize::from(cursor & self.mask);
-        let head = u16::from_le(self.available.u16(at).load(Ordering::Relaxed));
+        let head = load_head(&self.available, cursor & self.mask);
         match self.outstanding.get(usize::from(head)) {
             Some(0) => {
-                let (addr, rest) = self.load(head);
+                let (addr, rest) = load(&self.table, head);
                 Ok(Some(First { addr, rest, at: head }))
             }
             Some(_) => Err(RingError::DuplicateHead { head }),
@@ -208,6 +242,24 @@ impl Layout for Split {
     #[inline(always)]
     fn flags(first: &First) -> u16 {
         (first.rest >> 32) as u16
+    }
+
+    type Run<'a> = SplitRun<'a>;
+
+    #[inline(always)]
+    fn run(&mut self) -> SplitRun<'_> {
+        SplitRun {
+            table: self.table,
+            available: self.available,
+            mask: self.mask,
+            next: self.next_avail,
+            outstanding: &mut self.outstanding,
+        }
+    }
+
+    #[inline(always)]
+    fn pass(&mut self, chains: u16) {
+        self.next_avail = self.next_avail.wrapping_add(chains);
     }
 
     fn descriptor(first: &First) -> Descriptor {
@@ -223,7 +275,7 @@ impl Layout for Split {
         if previous.link >= self.size {
             return Err(ChainError::Next);
         }
-        let (addr, rest) = self.load(previous.link);
+        let (addr, rest) = load(&self.table, previous.link);
         Ok(unpack(addr, rest))
     }
 
@@ -241,7 +293,6 @@ impl Layout for Split {
         Ok(unpack(value as u64, (value >> 64) as u64))
     }
 
-    #[inline(always)]
     fn advance(&mut self, cursor: &mut u16, first: &First, _descs: u16) -> Result<(), RingError> {
         self.set_outstanding(first.at, 1);
         *cursor = cursor.wrapping_add(1);

@@ -7,7 +7,7 @@ use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk, Walked};
 use crate::config::{MAX_FRAME, MAX_HEADER, RingFeatures};
 use crate::error::{ChainError, RingError, RingStats};
 use crate::headers::Headers;
-use crate::layout::{First, Layout, Used};
+use crate::layout::{First, Layout, Run, Used};
 
 /// Chains that may be taken before they are returned.
 const MAX_TAKEN: usize = 2 * BURST_PACKETS;
@@ -79,63 +79,72 @@ impl Taker {
             layout.prefetch(room);
         }
         let end = self.count + layout.available(room)?;
-        let header_len = self.header_len;
-        let (mut cursor, mut count) = (layout.cursor(), self.count);
+        let start = self.count;
         self.work = 0;
-        let mut broken = Ok(());
-        // Every turn keeps its state in registers; what is in memory is written once.
-        while count < end && !burst.is_full() {
-            let first = match layout.fetch(&cursor) {
-                Ok(Some(first)) => first,
-                Ok(None) => break,
-                Err(error) => {
-                    broken = Err(error);
-                    break;
-                }
-            };
-            // One comparison for "longer than the header" and "not too long".
-            let frame_len = (first.len() as usize).wrapping_sub(header_len);
-            let plain = L::flags(&first) == 0 && frame_len.wrapping_sub(1) < MAX_FRAME;
-            let translated = match plain {
-                true => Translator::new(memory, &mut self.cache).translate(first.addr, first.len()),
-                false => None,
-            };
-            let mut used = Used { id: L::id(&first), descs: 1, len: 0 };
-            match translated {
-                Some(extent) => {
-                    let (header, frame) = extent.split_at(header_len);
-                    if !burst.push_packet(frame) {
-                        break;
-                    }
-                    header.prefetch();
-                    frame.prefetch();
-                    headers.push(header);
-                }
-                None => match self.chain(layout, &first, memory, burst, headers, stats) {
-                    Ok(Outcome::Done(walked)) => used = walked,
-                    Ok(Outcome::NoRoom) => break,
-                    Err(error) => {
-                        broken = Err(error);
-                        break;
-                    }
-                },
-            }
-            broken = layout.advance(&mut cursor, &first, used.descs);
-            if broken.is_err() {
+        while self.count < end && !burst.is_full() && self.work <= WORK_LIMIT {
+            self.plain_run(end, layout, memory, burst, headers);
+            if self.count == end || burst.is_full() {
                 break;
             }
-            if let Some(slot) = self.taken.get_mut(count) {
+            // Not plain, or none left.
+            let mut cursor = layout.cursor();
+            let Some(first) = layout.fetch(&cursor)? else { break };
+            let Outcome::Done(used) = self.chain(layout, &first, memory, burst, headers, stats)? else {
+                break;
+            };
+            layout.advance(&mut cursor, &first, used.descs)?;
+            layout.set_cursor(cursor);
+            if let Some(slot) = self.taken.get_mut(self.count) {
                 *slot = used;
-                count += 1;
-            }
-            if self.work > WORK_LIMIT {
-                break;
+                self.count += 1;
             }
         }
-        self.busy = count - self.count == BURST_PACKETS;
-        self.count = count;
-        layout.set_cursor(cursor);
-        broken
+        self.busy = self.count - start == BURST_PACKETS;
+        Ok(())
+    }
+
+    /// The common case, as many in a row as there are: one readable buffer in one region, header and frame together. Everything this loop
+    /// needs stays in registers; what is in memory is written once.
+    #[inline(always)]
+    fn plain_run<'m, L: Layout>(
+        &mut self,
+        end: usize,
+        layout: &mut L,
+        memory: &'m GuestMemory,
+        burst: &mut Burst<'m>,
+        headers: &mut Headers<'m>,
+    ) {
+        let header_len = self.header_len;
+        let mut cache = self.cache;
+        let mut translator = Translator::new(memory, &mut cache);
+        let mut run = layout.run();
+        let mut passed = 0;
+        let places = self.taken.get_mut(self.count..end).unwrap_or(&mut []);
+        let mut slots = places.iter_mut().zip(headers.slots());
+        burst.extend_packets(|| {
+            let first = run.fetch()?;
+            // One comparison for "longer than the header" and "not too long".
+            let frame_len = (first.len() as usize).wrapping_sub(header_len);
+            if L::flags(&first) != 0 || frame_len.wrapping_sub(1) >= MAX_FRAME {
+                return None;
+            }
+            let extent = translator.translate(first.addr, first.len())?;
+            let (used, header_slot) = slots.next()?;
+            *used = Used { id: L::id(&first), descs: 1, len: 0 };
+            let (header, frame) = extent.split_at(header_len);
+            header.prefetch();
+            frame.prefetch();
+            header_slot.write(header);
+            run.pass(&first);
+            passed += 1;
+            Some(frame)
+        });
+        // SAFETY: the closure wrote one slot for each chain it passed, in order.
+        unsafe { headers.added(passed) };
+        self.cache = cache;
+        self.count += passed;
+        drop(run);
+        layout.pass(passed as u16);
     }
 
     /// Any other chain.

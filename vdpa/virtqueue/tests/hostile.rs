@@ -64,7 +64,7 @@ fn g01_rings_at_address_0_or_nowhere_do_not_start() {
         let good = config(256, rig.features);
         let start = |config| Ring::new(&config, Arc::clone(&rig.memory)).map(|_| ());
         assert_eq!(start(good), Ok(()));
-        for address in [0, 0x1000, u64::MAX & !63, HOLE + ANONYMOUS_USER_OFFSET] {
+        for address in [0, 0x1000, !63, HOLE + ANONYMOUS_USER_OFFSET] {
             for part in 0..3 {
                 let mut bad = good;
                 match part {
@@ -715,8 +715,8 @@ fn g28_a_stopped_ring_says_where_it_stands_and_goes_on_there() {
             rig.offer(&[r(A, 80)]);
         }
         // Reserved (in the wrong direction even) and given back: nothing is consumed.
-        let expected = if rig.is_split() { 37 } else { 37 % 16 | u32::from(37 / 16 % 2 == 0) << 15 };
-        let expected = if rig.is_split() { expected } else { expected | expected << 16 };
+        // 37 is two rounds and 5: the wrap counter is 1 again. Both halves of a packed base say the same.
+        let expected = if rig.is_split() { 37 } else { 0x8005_8005 };
         assert_eq!(rig.ring.base(), expected, "{mode:?}");
         let again = towpath_virtqueue::RingConfig { base: expected, ..config(16, rig.features) };
         rig.ring = Ring::new(&again, Arc::clone(&rig.memory)).unwrap();

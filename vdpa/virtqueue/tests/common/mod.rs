@@ -1,6 +1,6 @@
 //! A guest that writes its rings byte by byte, and a device ring on the same memory.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-#![allow(dead_code, reason = "each test crate uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of it")]
 
 use std::sync::Arc;
 
@@ -58,6 +58,9 @@ pub const PACKED: Mode = Mode { layout: RingLayout::Packed, indirect: false };
 pub const MODES: [Mode; 4] =
     [SPLIT, PACKED, Mode { indirect: true, ..SPLIT }, Mode { indirect: true, ..PACKED }];
 pub const LAYOUTS: [Mode; 2] = [SPLIT, PACKED];
+
+/// A taken frame: its header and its bytes.
+pub type Taken = (Vec<u8>, Vec<u8>);
 
 /// The guest and the device.
 pub struct Rig {
@@ -272,9 +275,8 @@ impl Rig {
             let id = (rest >> 32) as u16;
             let len = if flags & WRITE != 0 { rest as u32 } else { 0 };
             seen.push((id, len));
-            let Some(at) = self.lens.iter().position(|(known, _)| *known == id) else {
-                panic!("id {id} came back that was not out");
-            };
+            let at = self.lens.iter().position(|(known, _)| *known == id);
+            let at = at.unwrap_or_else(|| unreachable!("id {id} came back that was not out"));
             let descs = self.lens.remove(at).1;
             self.used += descs;
             if self.used >= self.size {
@@ -285,7 +287,7 @@ impl Rig {
     }
 
     /// Takes one burst and returns it: each frame's header and bytes.
-    pub fn take(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RingError> {
+    pub fn take(&mut self) -> Result<Vec<Taken>, RingError> {
         let memory = Arc::clone(&self.memory);
         let (mut burst, mut headers) = (Burst::new(), Headers::new());
         let taken = self.ring.take(&memory, &mut burst, &mut headers);
