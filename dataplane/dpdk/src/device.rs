@@ -1,17 +1,11 @@
 //! Ethernet devices: probe, configure, start, stop.
 
-use crate::{DpdkRx, DpdkTx, Eal, Errno, Mempool};
-use dpdk_sys::{rte_eth_conf, rte_eth_dev_info, rte_eth_link, rte_eth_stats};
+use crate::port::{Beneath, Port, SegmentLimits, failed, registry, shape};
+use crate::{DeviceError, DpdkRx, DpdkTx, Eal, Errno, Mempool};
+use dpdk_sys::{rte_eth_link, rte_eth_stats};
 use std::ffi::CString;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Held while devices are made, set up and removed: DPDK's registries of them are not for several threads at once.
-static REGISTRY: Mutex<()> = Mutex::new(());
-
-pub(crate) fn registry() -> MutexGuard<'static, ()> {
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Link headers beside an IP packet: Ethernet and two VLAN tags.
 const LINK_BYTES: usize = 14 + 8;
@@ -34,55 +28,6 @@ impl Default for DeviceOptions {
     fn default() -> Self {
         Self { queue_pairs: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: 1500 }
     }
-}
-
-/// Why something could not be done with a device.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceError {
-    /// The devargs are no text for C.
-    #[error("DPDK device {device:?}: devargs hold a zero byte: remove it")]
-    Devargs {
-        /// The device.
-        device: String,
-    },
-    /// More queues than the device has, or none.
-    #[error("DPDK device {device}: {asked} queue pairs: the device has 1 to {most}")]
-    QueuePairs {
-        /// The device.
-        device: String,
-        /// What was asked for.
-        asked: u16,
-        /// What it can.
-        most: u16,
-    },
-    /// The device has another range of MTUs, or cannot receive frames longer than one mbuf.
-    #[error("DPDK device {device}: mtu {asked}: the device can {least} to {most}")]
-    Mtu {
-        /// The device.
-        device: String,
-        /// What was asked for.
-        asked: u16,
-        /// The smallest it can.
-        least: u16,
-        /// The largest it can.
-        most: u16,
-    },
-    /// Queues of the last start are still in use.
-    #[error("DPDK device {device}: its queues are still in use: take them from their workers first")]
-    QueuesInUse {
-        /// The device.
-        device: String,
-    },
-    /// A function of DPDK failed.
-    #[error("DPDK device {device}: {operation}: {errno}")]
-    Failed {
-        /// The device.
-        device: String,
-        /// What was tried.
-        operation: &'static str,
-        /// What DPDK says.
-        errno: Errno,
-    },
 }
 
 /// The state of a device's link.
@@ -125,70 +70,9 @@ pub struct EthDev {
     options: DeviceOptions,
     rx_offloads: u64,
     tx_offloads: u64,
-    most_segments: u16,
+    most_segments: SegmentLimits,
     /// Held once more by each queue of the current start.
     queues: Arc<()>,
-}
-
-/// An ethdev port, closed when nobody holds it any more.
-#[derive(Debug)]
-pub(crate) struct Port {
-    pub(crate) id: u16,
-    name: String,
-    pub(crate) pool: Mempool,
-    started: AtomicBool,
-    /// What the device needs beside its own memory until it is closed.
-    _beneath: Option<Arc<dyn Send + Sync + std::fmt::Debug>>,
-}
-
-impl Port {
-    pub(crate) fn new(
-        id: u16,
-        name: &str,
-        pool: &Mempool,
-        beneath: Option<Arc<dyn Send + Sync + std::fmt::Debug>>,
-    ) -> Self {
-        let started = AtomicBool::new(false);
-        Self { id, name: name.to_owned(), pool: pool.clone(), started, _beneath: beneath }
-    }
-
-    fn check(&self, operation: &'static str, result: i32) -> Result<(), DeviceError> {
-        failed(&self.name, operation, result)
-    }
-
-    fn info(&self) -> Result<rte_eth_dev_info, DeviceError> {
-        let mut info = rte_eth_dev_info::default();
-        // SAFETY: the port is open while `self` lives; DPDK fills the structure.
-        let result = unsafe { dpdk_sys::rte_eth_dev_info_get(self.id, &mut info) };
-        self.check("asking for its abilities", result)?;
-        Ok(info)
-    }
-}
-
-impl Drop for Port {
-    fn drop(&mut self) {
-        let _registry = registry();
-        let device = self.info().map_or(std::ptr::null_mut(), |info| info.device);
-        // SAFETY: no queue lives, as each holds this port, so nobody polls it. Closing returns the device's mbufs and ends its port; the
-        // device pointer was of this port and is removed once. What fails here stays allocated, which harms nobody.
-        unsafe {
-            if self.started.load(Relaxed) {
-                dpdk_sys::rte_eth_dev_stop(self.id);
-            }
-            dpdk_sys::rte_eth_dev_close(self.id);
-            if !device.is_null() {
-                dpdk_sys::rte_dev_remove(device);
-            }
-        }
-    }
-}
-
-fn failed(device: &str, operation: &'static str, result: i32) -> Result<(), DeviceError> {
-    Errno::check(result).map(|_| ()).map_err(|errno| DeviceError::Failed {
-        device: device.to_owned(),
-        operation,
-        errno,
-    })
 }
 
 impl EthDev {
@@ -224,7 +108,7 @@ impl EthDev {
         name: &str,
         pool: &Mempool,
         options: &DeviceOptions,
-        beneath: Option<Arc<dyn Send + Sync + std::fmt::Debug>>,
+        beneath: Option<Beneath>,
     ) -> Result<Self, DeviceError> {
         let c_name = CString::new(name).map_err(|_| DeviceError::Devargs { device: name.to_owned() })?;
         let mut id = 0;
@@ -243,6 +127,7 @@ impl EthDev {
         }
         let scatters = info.rx_offload_capa & dpdk_sys::TOWPATH_ETH_RX_OFFLOAD_SCATTER != 0;
         let needs_scatter = usize::from(options.mtu) + LINK_BYTES > crate::mempool::DATA_ROOM_BYTES;
+        // Some drivers (net_vhost) scatter without saying so; one that cannot refuses the MTU itself.
         let shape = shape(&info, needs_scatter && scatters, options);
         let pairs = options.queue_pairs;
         // SAFETY: the port is open and stopped; the configuration is copied.
@@ -252,10 +137,7 @@ impl EthDev {
             return Err(DeviceError::Mtu { device: device(), asked: options.mtu, least, most });
         }
         port.check("configuring it", result)?;
-        let most_segments = match info.tx_desc_lim.nb_mtu_seg_max {
-            0 => u16::MAX,
-            limit => limit,
-        };
+        let most_segments = SegmentLimits::of(&info.tx_desc_lim, shape.txmode.offloads);
         Ok(Self {
             options: *options,
             rx_offloads: shape.rxmode.offloads,
@@ -413,30 +295,4 @@ impl EthDev {
         // SAFETY: the port is open.
         self.port.check("promiscuous mode", unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port.id) })
     }
-}
-
-/// What of a device's abilities is used.
-fn shape(info: &rte_eth_dev_info, scatter: bool, options: &DeviceOptions) -> rte_eth_conf {
-    use dpdk_sys as d;
-    let mut conf = rte_eth_conf::default();
-    conf.rxmode.mtu = u32::from(options.mtu);
-    conf.rxmode.offloads = info.rx_offload_capa
-        & (d::TOWPATH_ETH_RX_OFFLOAD_IPV4_CKSUM
-            | d::TOWPATH_ETH_RX_OFFLOAD_TCP_CKSUM
-            | d::TOWPATH_ETH_RX_OFFLOAD_UDP_CKSUM);
-    if scatter {
-        conf.rxmode.offloads |= d::TOWPATH_ETH_RX_OFFLOAD_SCATTER;
-    }
-    conf.txmode.offloads = info.tx_offload_capa
-        & (d::TOWPATH_ETH_TX_OFFLOAD_MULTI_SEGS
-            | d::TOWPATH_ETH_TX_OFFLOAD_IPV4_CKSUM
-            | d::TOWPATH_ETH_TX_OFFLOAD_TCP_CKSUM
-            | d::TOWPATH_ETH_TX_OFFLOAD_UDP_CKSUM
-            | d::TOWPATH_ETH_TX_OFFLOAD_TCP_TSO);
-    let spread = info.flow_type_rss_offloads & d::TOWPATH_ETH_RSS_IP_TCP_UDP;
-    if options.queue_pairs > 1 && spread != 0 {
-        conf.rxmode.mq_mode = d::RTE_ETH_MQ_RX_RSS;
-        conf.rx_adv_conf.rss_conf.rss_hf = spread;
-    }
-    conf
 }

@@ -40,16 +40,19 @@
 #![allow(unsafe_code, reason = "DPDK is a C library")]
 
 mod device;
+mod device_error;
 mod eal;
 mod errno;
 mod mempool;
 mod offload;
+mod port;
 mod ring;
 mod rx;
 mod tx;
 mod worker;
 
-pub use device::{DeviceError, DeviceOptions, EthDev, LinkState, Statistics};
+pub use device::{DeviceOptions, EthDev, LinkState, Statistics};
+pub use device_error::DeviceError;
 pub use eal::{Eal, EalError, EalOptions, Hugepages};
 pub use errno::Errno;
 pub use mempool::{Mempool, MempoolError};

@@ -94,7 +94,7 @@ fn device(
 ) -> Result<EthDev, DeviceError> {
     let c_name = CString::new(name).map_err(|_| DeviceError::Devargs { device: name.to_owned() })?;
     let (rx_count, tx_count) = (rx.len() as u32, tx.len() as u32);
-    let guard = crate::device::registry();
+    let guard = crate::port::registry();
     // SAFETY: the arrays hold that many rings, which `beneath` keeps until the port is closed.
     let port = unsafe {
         dpdk_sys::rte_eth_from_rings(c_name.as_ptr(), rx.as_ptr(), rx_count, tx.as_ptr(), tx_count, 0)

@@ -1,6 +1,6 @@
 //! A receive queue.
 
-use crate::device::Port;
+use crate::port::Port;
 use crate::{mempool, offload};
 use buf::{BURST_EXTENTS, BURST_PACKETS, Burst, Extent, Packet};
 use dpdk_sys::rte_mbuf;
@@ -37,10 +37,13 @@ impl DpdkRx {
         Self { mbufs: [ptr::null_mut(); BURST_PACKETS], count: 0, shown: 0, queue, port, _in_use: in_use }
     }
 
-    /// Asks the device for as many mbufs as there is room for; whether it filled the room.
+    /// Asks the device for as many mbufs as there is room for; whether there may be more.
     #[inline(always)]
     fn fetch(&mut self) -> bool {
-        let Some(room) = self.mbufs.get_mut(self.count..) else { return false };
+        let room = self.mbufs.get_mut(self.count..).unwrap_or_default();
+        if room.is_empty() {
+            return true;
+        }
         // SAFETY: the port is started while this queue lives, and only this value polls the queue; the array has room for that many.
         let got = unsafe {
             dpdk_sys::towpath_eth_rx_burst(self.port.id, self.queue, room.as_mut_ptr(), room.len() as u16)

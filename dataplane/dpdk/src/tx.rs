@@ -1,7 +1,7 @@
 //! A transmit queue.
 
-use crate::device::Port;
 use crate::offload::{Request, capabilities, request};
+use crate::port::{Port, SegmentLimits};
 use crate::{Mempool, mempool};
 use buf::{BURST_PACKETS, ExtentMut, Frame, HEAD_BYTES, HEAD_ROOM, Offload};
 use dpdk_sys::rte_mbuf;
@@ -25,7 +25,7 @@ pub struct DpdkTx {
     fresh: Box<[*mut rte_mbuf; BURST_PACKETS * MOST_SEGMENTS]>,
     queue: u16,
     longest: usize,
-    most_segments: usize,
+    most_segments: SegmentLimits,
     tx_offloads: u64,
     port: Arc<Port>,
     _in_use: Arc<()>,
@@ -68,16 +68,15 @@ impl DpdkTx {
         in_use: Arc<()>,
         queue: u16,
         longest: usize,
-        most_segments: u16,
+        most_segments: SegmentLimits,
         tx_offloads: u64,
     ) -> Self {
-        let chains = tx_offloads & dpdk_sys::TOWPATH_ETH_TX_OFFLOAD_MULTI_SEGS != 0;
         Self {
             pool: port.pool.clone(),
             fresh: Box::new([ptr::null_mut(); BURST_PACKETS * MOST_SEGMENTS]),
             queue,
             longest,
-            most_segments: if chains { usize::from(most_segments).min(MOST_SEGMENTS) } else { 1 },
+            most_segments,
             tx_offloads,
             port,
             _in_use: in_use,
@@ -89,10 +88,10 @@ impl DpdkTx {
     fn segments(&self, frame: &Frame<'_, '_>) -> Option<usize> {
         let segments = frame.len().div_ceil(mempool::DATA_ROOM_BYTES).max(1);
         let (longest, most) = match frame.offload.segment {
-            None => (self.longest, self.most_segments),
-            Some(_) => (usize::MAX, MOST_SEGMENTS),
+            None => (self.longest, self.most_segments.whole),
+            Some(_) => (usize::MAX, self.most_segments.cut),
         };
-        (frame.len() <= longest && segments <= most).then_some(segments)
+        (frame.len() <= longest && segments <= usize::from(most).min(MOST_SEGMENTS)).then_some(segments)
     }
 
     /// Sends up to 32 frames.

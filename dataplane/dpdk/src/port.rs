@@ -1,0 +1,120 @@
+//! An ethdev port while somebody holds it, and what of its abilities is used.
+
+use crate::{DeviceError, DeviceOptions, Errno, Mempool};
+use dpdk_sys::{rte_eth_conf, rte_eth_dev_info};
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a device needs beside its own memory until it is closed.
+pub(crate) type Beneath = Arc<dyn Debug + Send + Sync>;
+
+/// Held while devices are made, set up and removed: DPDK's registries of them are not for several threads at once.
+static REGISTRY: Mutex<()> = Mutex::new(());
+
+pub(crate) fn registry() -> MutexGuard<'static, ()> {
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An ethdev port, closed when nobody holds it any more.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) id: u16,
+    pub(crate) name: String,
+    pub(crate) pool: Mempool,
+    pub(crate) started: AtomicBool,
+    /// What the device needs beside its own memory until it is closed.
+    _beneath: Option<Beneath>,
+}
+
+impl Port {
+    pub(crate) fn new(id: u16, name: &str, pool: &Mempool, beneath: Option<Beneath>) -> Self {
+        let started = AtomicBool::new(false);
+        Self { id, name: name.to_owned(), pool: pool.clone(), started, _beneath: beneath }
+    }
+
+    pub(crate) fn check(&self, operation: &'static str, result: i32) -> Result<(), DeviceError> {
+        failed(&self.name, operation, result)
+    }
+
+    pub(crate) fn info(&self) -> Result<rte_eth_dev_info, DeviceError> {
+        let mut info = rte_eth_dev_info::default();
+        // SAFETY: the port is open while `self` lives; DPDK fills the structure.
+        let result = unsafe { dpdk_sys::rte_eth_dev_info_get(self.id, &mut info) };
+        self.check("asking for its abilities", result)?;
+        Ok(info)
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        let _registry = registry();
+        let device = self.info().map_or(std::ptr::null_mut(), |info| info.device);
+        // SAFETY: no queue lives, as each holds this port, so nobody polls it. Closing returns the device's mbufs and ends its port; the
+        // device pointer was of this port and is removed once. What fails here stays allocated, which harms nobody.
+        unsafe {
+            if self.started.load(Relaxed) {
+                dpdk_sys::rte_eth_dev_stop(self.id);
+            }
+            dpdk_sys::rte_eth_dev_close(self.id);
+            if !device.is_null() {
+                dpdk_sys::rte_dev_remove(device);
+            }
+        }
+    }
+}
+
+/// An error when `result` is one.
+pub(crate) fn failed(device: &str, operation: &'static str, result: i32) -> Result<(), DeviceError> {
+    Errno::check(result).map(|_| ()).map_err(|errno| DeviceError::Failed {
+        device: device.to_owned(),
+        operation,
+        errno,
+    })
+}
+
+/// Mbufs that one packet may have when it is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentLimits {
+    /// A packet that goes out as it is.
+    pub(crate) whole: u16,
+    /// A packet that the device cuts.
+    pub(crate) cut: u16,
+}
+
+impl SegmentLimits {
+    pub(crate) fn of(limits: &dpdk_sys::rte_eth_desc_lim, tx_offloads: u64) -> Self {
+        if tx_offloads & dpdk_sys::TOWPATH_ETH_TX_OFFLOAD_MULTI_SEGS == 0 {
+            return Self { whole: 1, cut: 1 };
+        }
+        // Zero means that the driver knows no limit.
+        let known = |limit: u16| if limit == 0 { u16::MAX } else { limit };
+        Self { whole: known(limits.nb_mtu_seg_max), cut: known(limits.nb_seg_max) }
+    }
+}
+
+/// What of a device's abilities is used.
+pub(crate) fn shape(info: &rte_eth_dev_info, scatter: bool, options: &DeviceOptions) -> rte_eth_conf {
+    use dpdk_sys as d;
+    let mut conf = rte_eth_conf::default();
+    conf.rxmode.mtu = u32::from(options.mtu);
+    conf.rxmode.offloads = info.rx_offload_capa
+        & (d::TOWPATH_ETH_RX_OFFLOAD_IPV4_CKSUM
+            | d::TOWPATH_ETH_RX_OFFLOAD_TCP_CKSUM
+            | d::TOWPATH_ETH_RX_OFFLOAD_UDP_CKSUM);
+    if scatter {
+        conf.rxmode.offloads |= d::TOWPATH_ETH_RX_OFFLOAD_SCATTER;
+    }
+    conf.txmode.offloads = info.tx_offload_capa
+        & (d::TOWPATH_ETH_TX_OFFLOAD_MULTI_SEGS
+            | d::TOWPATH_ETH_TX_OFFLOAD_IPV4_CKSUM
+            | d::TOWPATH_ETH_TX_OFFLOAD_TCP_CKSUM
+            | d::TOWPATH_ETH_TX_OFFLOAD_UDP_CKSUM
+            | d::TOWPATH_ETH_TX_OFFLOAD_TCP_TSO);
+    let spread = info.flow_type_rss_offloads & d::TOWPATH_ETH_RSS_IP_TCP_UDP;
+    if options.queue_pairs > 1 && spread != 0 {
+        conf.rxmode.mq_mode = d::RTE_ETH_MQ_RX_RSS;
+        conf.rx_adv_conf.rss_conf.rss_hf = spread;
+    }
+    conf
+}
