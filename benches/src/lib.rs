@@ -12,6 +12,8 @@ pub mod compare;
 pub mod frame;
 pub mod generator;
 pub mod guest;
+pub mod in_process;
+pub mod inproc;
 pub mod null;
 pub mod probe;
 pub mod run;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use towpath_bench::{
     compare::{self, CompareArgs},
+    inproc::{self, InprocArgs},
     run::{self, RunArgs},
 };
 
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Measure one vhost-user back end: be the guests on both sides, send, check and count
     Run(Box<RunArgs>),
+    /// Switch-bound throughput: minimal guests on one core, towpathd's worker on another, in this process
+    Inproc(Box<InprocArgs>),
     /// Compare towpathd with testpmd and Open vSwitch: table, picture and compare.json
     Compare(Box<CompareArgs>),
 }
@@ -27,6 +30,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Inproc(args) => inproc::run(&args),
         Command::Compare(args) => compare::run(&args),
     };
     match result {
