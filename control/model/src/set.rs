@@ -162,27 +162,28 @@ impl ResourceSet {
 
     /// All resources of one kind, by project and name.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values().filter(move |resource| resource.meta.key.kind == kind)
+        let of_kind = move |(key, _): &(&Key, _)| key.kind == kind;
+        self.resources.range(Key::least(kind)..).take_while(of_kind).map(|(_, resource)| resource)
     }
 
     /// All hosts.
     pub fn hosts(&self) -> impl Iterator<Item = Typed<'_, HostSpec>> {
-        self.iter().filter_map(|resource| as_host(resource))
+        self.of_kind(Kind::Host).filter_map(|resource| as_host(resource))
     }
 
     /// All VPCs.
     pub fn vpcs(&self) -> impl Iterator<Item = Typed<'_, VpcSpec>> {
-        self.iter().filter_map(|resource| as_vpc(resource))
+        self.of_kind(Kind::Vpc).filter_map(|resource| as_vpc(resource))
     }
 
     /// All subnets.
     pub fn subnets(&self) -> impl Iterator<Item = Typed<'_, SubnetSpec>> {
-        self.iter().filter_map(|resource| as_subnet(resource))
+        self.of_kind(Kind::Subnet).filter_map(|resource| as_subnet(resource))
     }
 
     /// All ports.
     pub fn ports(&self) -> impl Iterator<Item = Typed<'_, PortSpec>> {
-        self.iter().filter_map(|resource| as_port(resource))
+        self.of_kind(Kind::Port).filter_map(|resource| as_port(resource))
     }
 
     /// The ports a host realizes.
