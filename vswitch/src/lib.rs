@@ -1,3 +1,22 @@
-//! The Towpath virtual switch daemon.
+//! `towpathd`: threads, pinning, files, sockets and signals around the switch.
+//!
+//! ```text
+//!   main thread (tokio)                  control thread                        worker threads, pinned
+//!   API socket, metrics, signals  --->   agent, tables, vhost-user sessions    switch::Worker::step
+//!                               requests                            commands, queues
+//! ```
+//!
+//! * [`host`]: the control thread, the one place where ports change. [`port`]: one port of it.
+//! * [`worker`]: a worker's thread and how it sleeps.
+//! * [`daemon`]: puts all together and reacts to signals. [`backend`], [`metrics`], [`doctor`]: what it tells.
+//! * [`config`]: the daemon's own file.
 
+pub mod backend;
 pub mod config;
+pub mod daemon;
+pub mod doctor;
+pub mod host;
+pub mod metrics;
+mod owner;
+pub mod port;
+pub mod worker;

@@ -9,6 +9,7 @@ use ports::vhost::{NetFeatures, VhostRx, VhostTx};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use switch::Control;
@@ -425,6 +426,10 @@ fn role_of(attachment: &VhostUserAttachment) -> Result<Role, String> {
         ManifestRole::Client => Ok(Role::Client(Connector::new(&attachment.socket))),
         ManifestRole::Server => {
             let owner = attachment.owner.as_ref().map(crate::owner::resolve).transpose()?.unwrap_or((None, None));
+            if let Some(folder) = Path::new(&attachment.socket).parent() {
+                crate::daemon::make_folder(folder)
+                    .map_err(|error| format!("folder {}: {error}; make it, or choose another socket", folder.display()))?;
+            }
             let options = ListenOptions { mode: attachment.mode, owner, ..ListenOptions::new(&attachment.socket) };
             Ok(Role::Server(Listener::bind(&options).map_err(|error| error.to_string())?))
         }

@@ -234,13 +234,14 @@ impl Loop {
         if self.worker.arm(self.now) == Armed::Ready {
             return;
         }
-        let asleep_at = boot_time();
+        let (asleep_at, asleep_cycles) = (boot_time(), self.clock.cycles());
         if let Some(waker) = self.wakers.get(self.config.index) {
             waker.sleep();
         }
         self.worker.disarm();
         self.now = boot_time();
         self.read_at = self.clock.cycles();
+        self.worker.note_idle(self.read_at.wrapping_sub(asleep_cycles));
         let slept = self.now.saturating_sub(asleep_at);
         self.spin = if slept < SHORT_SLEEP { (self.spin * 2).min(SPIN_MAX) } else { (self.spin / 2).max(SPIN_MIN) };
         self.idle_since = Some(self.now);

@@ -221,6 +221,11 @@ impl Worker {
         }
     }
 
+    /// Counts cycles spent asleep as idle.
+    pub fn note_idle(&self, cycles: u64) {
+        self.counters.idle_cycles.add(cycles);
+    }
+
     fn poll<C: Clock, O: Observer>(
         &mut self,
         at: usize,

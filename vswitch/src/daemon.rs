@@ -1,0 +1,313 @@
+//! Puts the daemon together, and what it does on signals.
+
+use crate::backend::Daemon;
+use crate::config::Config;
+use crate::host::{self, HostHandle, HostParts};
+use crate::metrics::Snapshot;
+use crate::worker::{self, WorkerConfig, WorkerHandle};
+use anyhow::{Context, anyhow};
+use api::{Access, ApiSocket, pb};
+use crossbeam::queue::ArrayQueue;
+use model::{Absent, Environment, HostSpec, Manifests, Owner, Problem, ResourceSet};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use switch::{Control, SwitchConfig};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+
+/// 2 KiB pieces for packets that outlive their burst: 8 MiB.
+const POOL_CHUNKS: usize = 4096;
+/// Faults that may wait for the control thread.
+const FAULTS: usize = 256;
+/// How long a shutdown may take.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The daemon's own file.
+    pub config: Option<PathBuf>,
+    /// Manifests; wins over the file's.
+    pub manifests: Option<PathBuf>,
+}
+
+/// Validates the file and the manifests.
+///
+/// # Errors
+///
+/// Something is wrong; everything was printed.
+pub fn check(options: &Options) -> anyhow::Result<()> {
+    let config = load_config(options)?;
+    let set = load_manifests(&config).map_err(|problems| report(&problems))?;
+    println!("valid: {}", summary(&set));
+    Ok(())
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// It could not be started.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let config = load_config(options)?;
+    let set = load_manifests(&config).map_err(|problems| report(&problems))?;
+    raise_descriptor_limit();
+    let (host, control_thread) = start_threads(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("api")
+        .enable_all()
+        .build()
+        .context("the API's threads could not be started")?;
+    let served = runtime.block_on(serve(config, set, host.clone()));
+    host.ask(host::Host::stop);
+    let deadline = Instant::now() + SHUTDOWN_LIMIT;
+    while !control_thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+fn load_config(options: &Options) -> anyhow::Result<Config> {
+    let mut config = Config::load(options.config.as_deref()).map_err(|problems| report(&problems))?;
+    if let Some(manifests) = &options.manifests {
+        config.manifests = Some(manifests.clone());
+    }
+    Ok(config)
+}
+
+fn report(problems: &[Problem]) -> anyhow::Error {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    let count = problems.len();
+    anyhow!("{count} {} found; nothing was changed", if count == 1 { "problem" } else { "problems" })
+}
+
+fn environment(config: &Config) -> Environment {
+    let own_host = Some((config.host.clone(), HostSpec { vteps: config.vteps() }));
+    Environment { own_host, ..Environment::default() }
+}
+
+fn load_manifests(config: &Config) -> Result<ResourceSet, Vec<Problem>> {
+    let manifests = match &config.manifests {
+        Some(path) => Manifests::read_paths(&[path], Owner::Manifests),
+        None => Manifests::none(Owner::Manifests),
+    };
+    ResourceSet::default().apply(manifests, Absent::Remove, &environment(config))
+}
+
+/// "2 Ports, 1 Subnet".
+fn summary(set: &ResourceSet) -> String {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for resource in set.iter() {
+        *kinds.entry(resource.meta.key.kind.to_string()).or_default() += 1;
+    }
+    let words: Vec<String> =
+        kinds.into_iter().map(|(kind, count)| format!("{count} {kind}{}", if count == 1 { "" } else { "s" })).collect();
+    if words.is_empty() { "no resources".to_owned() } else { words.join(", ") }
+}
+
+fn start_threads(config: &Config) -> anyhow::Result<(HostHandle, std::thread::JoinHandle<()>)> {
+    let cores = config.cores();
+    let switch = SwitchConfig { workers: cores.len(), pool_chunks: POOL_CHUNKS, secret: rand::random() };
+    let (control, workers) = Control::new(&switch);
+    let bell = host::bell().context("no file descriptors left")?;
+    let faults = Arc::new(ArrayQueue::new(FAULTS));
+    let wakers = worker::wakers(cores.len()).context("no file descriptors left")?;
+    let mut handles: Vec<WorkerHandle> = Vec::new();
+    for (index, (worker, core)) in workers.into_iter().zip(cores).enumerate() {
+        let ring = bell.clone();
+        let config = WorkerConfig {
+            index,
+            core,
+            idle: config.idle,
+            notify_control: Arc::new(move || ring.ring()),
+            faults: faults.clone(),
+            announcements: control.announcements().clone(),
+        };
+        handles.push(worker::start(worker, config, wakers.clone()).context("a worker could not be started")?);
+    }
+    let parts = HostParts { name: config.host.clone(), control, workers: handles, faults, bell };
+    host::start(parts).context("the control thread could not be started")
+}
+
+async fn serve(config: Config, set: ResourceSet, host: HostHandle) -> anyhow::Result<()> {
+    let socket = ApiSocket::bind(&config.api_socket)?;
+    let metrics = match config.metrics {
+        Some(address) => Some(bind_metrics(address).await?),
+        None => None,
+    };
+    let summary = summary(&set);
+    apply(&host, set).await?;
+    let backend = Arc::new(Daemon {
+        host: host.clone(),
+        name: config.host.clone(),
+        began: Instant::now(),
+        sources: sources(&config, &summary),
+        lacks: lacks(&config),
+        reload: Mutex::new(None),
+        baselines: Mutex::new(BTreeMap::new()),
+    });
+    backend.lacks.iter().for_each(|lack| tracing::info!("{lack}"));
+    let (stop, stopped) = watch::channel(false);
+    let mut api = tokio::spawn(api::serve(socket, Access::of_daemon(), backend.clone(), until(stopped.clone())));
+    if let Some(listener) = metrics {
+        tokio::spawn(serve_metrics(listener, host.clone(), until(stopped)));
+    }
+    tracing::info!(host = %config.host, api = %config.api_socket.display(), "towpathd runs: {summary}");
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    let ended = tokio::select! {
+        result = wait_for_signals(&config, &host, &backend) => result,
+        result = &mut api => Err(anyhow!("the API ended: {result:?}")),
+    };
+    notify_systemd(&[sd_notify::NotifyState::Stopping]);
+    let _ = stop.send(true);
+    ended
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Handles SIGHUP and the watchdog until SIGTERM or SIGINT.
+async fn wait_for_signals(config: &Config, host: &HostHandle, backend: &Daemon) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut watchdog = tokio::time::interval(sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 2));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(config, host, backend).await,
+            _ = watchdog.tick() => {
+                // A sign of life only if the control thread gives one.
+                let (answer, answered) = oneshot::channel();
+                host.ask(move |_| drop(answer.send(())));
+                if answered.await.is_ok() {
+                    notify_systemd(&[sd_notify::NotifyState::Watchdog]);
+                }
+            }
+        }
+    }
+    tracing::info!("shutting down");
+    Ok(())
+}
+
+/// Reads the manifests again. What is wrong leaves everything as it is.
+async fn reload(config: &Config, host: &HostHandle, backend: &Daemon) {
+    if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
+        notify_systemd(&[sd_notify::NotifyState::Reloading, now]);
+    }
+    let problems = match load_manifests(config) {
+        Ok(set) => {
+            let words = summary(&set);
+            match apply(host, set).await {
+                Ok(()) => {
+                    tracing::info!("reloaded: {words}");
+                    Vec::new()
+                }
+                Err(error) => vec![error.to_string()],
+            }
+        }
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    };
+    problems.iter().for_each(|problem| tracing::error!("reload refused, nothing changed: {problem}"));
+    backend.note_reload(problems);
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+}
+
+async fn apply(host: &HostHandle, set: ResourceSet) -> anyhow::Result<()> {
+    let (answer, answered) = oneshot::channel();
+    host.ask(move |host| drop(answer.send(host.apply(set))));
+    for problem in answered.await.context("the control thread ended")? {
+        tracing::error!("{problem}");
+    }
+    Ok(())
+}
+
+async fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("metrics.listen {address}: cannot listen there; name another address, or `metrics: {{listen: null}}`"))
+}
+
+async fn serve_metrics(listener: TcpListener, host: HostHandle, stopped: impl Future<Output = ()> + Send + 'static) {
+    let scrape = move || {
+        let host = host.clone();
+        async move {
+            let (answer, answered) = oneshot::channel();
+            host.ask(move |host| drop(answer.send(Snapshot::of(host))));
+            let text = answered.await.ok().and_then(|snapshot| snapshot.text().ok());
+            let kind = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+            text.map(|text| (kind, text)).ok_or(axum::http::StatusCode::SERVICE_UNAVAILABLE)
+        }
+    };
+    let router = axum::Router::new().route("/metrics", axum::routing::get(scrape));
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+        tracing::error!(%error, "metrics are not served any more");
+    }
+}
+
+fn sources(config: &Config, summary: &str) -> Vec<pb::ConfigSource> {
+    let source = |kind: &str, path: Option<&Path>, detail: &str| pb::ConfigSource {
+        kind: kind.to_owned(),
+        path: path.map(|path| path.display().to_string()),
+        detail: detail.to_owned(),
+    };
+    let mut sources = vec![match &config.file {
+        Some(file) => source("file", Some(file), "the daemon's own file"),
+        None => source("defaults", None, "no file: one worker, no uplink, no store"),
+    }];
+    if let Some(manifests) = &config.manifests {
+        sources.push(source("manifests", Some(manifests), summary));
+    }
+    sources
+}
+
+fn lacks(config: &Config) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if config.file.is_none() {
+        lacks.push("no configuration file: embedded defaults, one worker, no uplink".to_owned());
+    }
+    if config.manifests.is_none() {
+        lacks.push("no manifests: no ports (give --manifests DIR, or `manifests` in the file)".to_owned());
+    }
+    if !cfg!(feature = "dpdk") {
+        lacks.push("built without DPDK (feature `dpdk`): no NIC ports".to_owned());
+    }
+    lacks
+}
+
+fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+/// A port needs a handful of descriptors for each queue pair.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_err() {
+        tracing::warn!(?current, "the limit of open files could not be raised");
+    }
+}
+
+/// A folder for sockets, made when it is missing: 0750, as its parents.
+///
+/// # Errors
+///
+/// The operating system's.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)
+}
