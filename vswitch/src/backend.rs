@@ -35,7 +35,10 @@ pub struct Daemon {
 
 impl Daemon {
     /// Does `what` on the control thread and waits for the answer.
-    async fn on_host<T: Send + 'static>(&self, what: impl FnOnce(&mut Host) -> T + Send + 'static) -> Result<T, Failure> {
+    async fn on_host<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut Host) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
         let (answer, answered) = oneshot::channel();
         self.host.ask(move |host| {
             // Who asked may have given up.
@@ -89,7 +92,8 @@ impl Backend for Daemon {
         let name = self.name.clone();
         self.on_host(move |host| {
             let wanted = |port: &ObjectName| project.as_ref().is_none_or(|project| port.project == *project);
-            let names: Vec<ObjectName> = host.resources.ports().map(|port| port.meta.object()).filter(wanted).collect();
+            let names: Vec<ObjectName> =
+                host.resources.ports().map(|port| port.meta.object()).filter(wanted).collect();
             names.iter().filter_map(|port| describe(host, port, &name)).collect()
         })
         .await
@@ -228,7 +232,11 @@ fn describe(host: &Host, name: &ObjectName, own: &Name) -> Option<pb::Port> {
                 None => "NoHost: the port is placed nowhere (spec.host)".to_owned(),
                 Some(other) => format!("OtherHost: the port is on {other}"),
             };
-            pb::PortStatus { phase: pb::Phase::Pending.into(), reason: Some(reason), ..pb::PortStatus::default() }
+            pb::PortStatus {
+                phase: pb::Phase::Pending.into(),
+                reason: Some(reason),
+                ..pb::PortStatus::default()
+            }
         }
     };
     Some(pb::Port { resource: Some(resource_of(resource)), status: Some(status) })
@@ -239,8 +247,12 @@ fn status_of(host: &Host, port: &Port, own: &Name) -> pb::PortStatus {
     let totals = host.control.counters(port.index).unwrap_or_default();
     let socket = port.plan.attachment.as_ref().map(|attachment| attachment.socket.clone());
     let binding = pb::Binding { host: own.to_string(), phase: phase_of(phase).into(), socket, active: true };
-    let [egress_packets_per_second, egress_bits_per_second, ingress_packets_per_second, ingress_bits_per_second] =
-        port.rates;
+    let [
+        egress_packets_per_second,
+        egress_bits_per_second,
+        ingress_packets_per_second,
+        ingress_bits_per_second,
+    ] = port.rates;
     pb::PortStatus {
         phase: phase_of(phase).into(),
         reason,
@@ -274,15 +286,19 @@ fn counters_of(totals: &CounterTotals) -> pb::Counters {
 }
 
 fn workers_of(host: &Host, port: &Port) -> Vec<pb::PortWorker> {
-    let shards = (0..host.workers.len()).filter_map(|worker| Some((worker, host.control.shard(port.index, worker)?)));
+    let shards =
+        (0..host.workers.len()).filter_map(|worker| Some((worker, host.control.shard(port.index, worker)?)));
     shards
-        .filter(|(worker, shard)| shard.rx_packets.get() > 0 || host.control.home(port.index) == Some(*worker))
+        .filter(|(worker, shard)| {
+            shard.rx_packets.get() > 0 || host.control.home(port.index) == Some(*worker)
+        })
         .map(|(worker, shard)| {
             let packets = shard.rx_packets.get();
             pb::PortWorker {
                 worker: worker as u32,
                 packets,
-                busy_cycles_per_packet: (packets > 0).then(|| shard.busy_cycles.get() as f64 / packets as f64),
+                busy_cycles_per_packet: (packets > 0)
+                    .then(|| shard.busy_cycles.get() as f64 / packets as f64),
             }
         })
         .collect()

@@ -1,7 +1,7 @@
 //! Puts the daemon together, and what it does on signals.
 
 use crate::backend::Daemon;
-use crate::config::Config;
+use crate::config::{Config, Machine};
 use crate::host::{self, HostHandle, HostParts};
 use crate::metrics::Snapshot;
 use crate::worker::{self, WorkerConfig, WorkerHandle};
@@ -24,6 +24,8 @@ use tokio::sync::{oneshot, watch};
 const POOL_CHUNKS: usize = 4096;
 /// Faults that may wait for the control thread.
 const FAULTS: usize = 256;
+/// The daemon's own file, when the command line names none and it exists.
+const DEFAULT_FILE: &str = "/etc/towpath/towpathd.yaml";
 /// How long a shutdown may take.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -75,7 +77,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn load_config(options: &Options) -> anyhow::Result<Config> {
-    let mut config = Config::load(options.config.as_deref()).map_err(|problems| report(&problems))?;
+    let default = Path::new(DEFAULT_FILE);
+    let file = options.config.clone().or_else(|| default.exists().then(|| default.to_owned()));
+    let mut config = Config::load(file.as_deref(), &Machine::detect()).map_err(|problems| report(&problems))?;
     if let Some(manifests) = &options.manifests {
         config.manifests = Some(manifests.clone());
     }
@@ -91,7 +95,7 @@ fn report(problems: &[Problem]) -> anyhow::Error {
 }
 
 fn environment(config: &Config) -> Environment {
-    let own_host = Some((config.host.clone(), HostSpec { vteps: config.vteps() }));
+    let own_host = Some((config.host.clone(), HostSpec { vteps: Vec::new() }));
     Environment { own_host, ..Environment::default() }
 }
 
@@ -109,14 +113,16 @@ fn summary(set: &ResourceSet) -> String {
     for resource in set.iter() {
         *kinds.entry(resource.meta.key.kind.to_string()).or_default() += 1;
     }
-    let words: Vec<String> =
-        kinds.into_iter().map(|(kind, count)| format!("{count} {kind}{}", if count == 1 { "" } else { "s" })).collect();
+    let words: Vec<String> = kinds
+        .into_iter()
+        .map(|(kind, count)| format!("{count} {kind}{}", if count == 1 { "" } else { "s" }))
+        .collect();
     if words.is_empty() { "no resources".to_owned() } else { words.join(", ") }
 }
 
 fn start_threads(config: &Config) -> anyhow::Result<(HostHandle, std::thread::JoinHandle<()>)> {
-    let cores = config.cores();
-    let switch = SwitchConfig { workers: cores.len(), pool_chunks: POOL_CHUNKS, secret: rand::random() };
+    let cores: Vec<usize> = config.workers.cores.iter().map(|core| *core as usize).collect();
+    let switch = SwitchConfig { workers: cores.len(), pool_chunks: POOL_CHUNKS, secret: secret()? };
     let (control, workers) = Control::new(&switch);
     let bell = host::bell().context("no file descriptors left")?;
     let faults = Arc::new(ArrayQueue::new(FAULTS));
@@ -127,7 +133,7 @@ fn start_threads(config: &Config) -> anyhow::Result<(HostHandle, std::thread::Jo
         let config = WorkerConfig {
             index,
             core,
-            idle: config.idle,
+            idle: config.workers.idle,
             notify_control: Arc::new(move || ring.ring()),
             faults: faults.clone(),
             announcements: control.announcements().clone(),
@@ -138,12 +144,19 @@ fn start_threads(config: &Config) -> anyhow::Result<(HostHandle, std::thread::Jo
     host::start(parts).context("the control thread could not be started")
 }
 
+/// A key for the tables' hashes that no guest can guess.
+fn secret() -> anyhow::Result<[u64; 2]> {
+    let mut bytes = [[0u8; 8]; 2];
+    for half in &mut bytes {
+        rustix::rand::getrandom(half, rustix::rand::GetRandomFlags::empty())
+            .context("no random numbers from the kernel")?;
+    }
+    Ok(bytes.map(u64::from_ne_bytes))
+}
+
 async fn serve(config: Config, set: ResourceSet, host: HostHandle) -> anyhow::Result<()> {
     let socket = ApiSocket::bind(&config.api_socket)?;
-    let metrics = match config.metrics {
-        Some(address) => Some(bind_metrics(address).await?),
-        None => None,
-    };
+    let metrics = bind_metrics(config.metrics).await?;
     let summary = summary(&set);
     apply(&host, set).await?;
     let backend = Arc::new(Daemon {
@@ -157,10 +170,9 @@ async fn serve(config: Config, set: ResourceSet, host: HostHandle) -> anyhow::Re
     });
     backend.lacks.iter().for_each(|lack| tracing::info!("{lack}"));
     let (stop, stopped) = watch::channel(false);
-    let mut api = tokio::spawn(api::serve(socket, Access::of_daemon(), backend.clone(), until(stopped.clone())));
-    if let Some(listener) = metrics {
-        tokio::spawn(serve_metrics(listener, host.clone(), until(stopped)));
-    }
+    let mut api =
+        tokio::spawn(api::serve(socket, Access::of_daemon(), backend.clone(), until(stopped.clone())));
+    tokio::spawn(serve_metrics(metrics, host.clone(), until(stopped)));
     tracing::info!(host = %config.host, api = %config.api_socket.display(), "towpathd runs: {summary}");
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     let ended = tokio::select! {
@@ -182,7 +194,9 @@ async fn wait_for_signals(config: &Config, host: &HostHandle, backend: &Daemon) 
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut watchdog = tokio::time::interval(sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 2));
+    let mut watchdog = tokio::time::interval(
+        sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 2),
+    );
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -191,7 +205,9 @@ async fn wait_for_signals(config: &Config, host: &HostHandle, backend: &Daemon) 
             _ = watchdog.tick() => {
                 // A sign of life only if the control thread gives one.
                 let (answer, answered) = oneshot::channel();
-                host.ask(move |_| drop(answer.send(())));
+                host.ask(move |_| {
+                    let _ = answer.send(());
+                });
                 if answered.await.is_ok() {
                     notify_systemd(&[sd_notify::NotifyState::Watchdog]);
                 }
@@ -237,10 +253,14 @@ async fn apply(host: &HostHandle, set: ResourceSet) -> anyhow::Result<()> {
 async fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("metrics.listen {address}: cannot listen there; name another address, or `metrics: {{listen: null}}`"))
+        .with_context(|| format!("metrics.listen {address}: cannot listen there; name another address in the daemon's file"))
 }
 
-async fn serve_metrics(listener: TcpListener, host: HostHandle, stopped: impl Future<Output = ()> + Send + 'static) {
+async fn serve_metrics(
+    listener: TcpListener,
+    host: HostHandle,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) {
     let scrape = move || {
         let host = host.clone();
         async move {
@@ -274,13 +294,7 @@ fn sources(config: &Config, summary: &str) -> Vec<pb::ConfigSource> {
 }
 
 fn lacks(config: &Config) -> Vec<String> {
-    let mut lacks = Vec::new();
-    if config.file.is_none() {
-        lacks.push("no configuration file: embedded defaults, one worker, no uplink".to_owned());
-    }
-    if config.manifests.is_none() {
-        lacks.push("no manifests: no ports (give --manifests DIR, or `manifests` in the file)".to_owned());
-    }
+    let mut lacks = config.notes();
     if !cfg!(feature = "dpdk") {
         lacks.push("built without DPDK (feature `dpdk`): no NIC ports".to_owned());
     }

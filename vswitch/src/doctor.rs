@@ -25,15 +25,26 @@ fn descriptors() -> pb::Check {
     let used = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
     let detail = format!("{used} of {limit} file descriptors used");
     match limit.saturating_sub(used) {
-        0..=255 => check("descriptors", pb::Outcome::Fail, detail, Some("raise LimitNOFILE of the service, or `ulimit -n`")),
-        256..=4095 => check("descriptors", pb::Outcome::Warn, detail, Some("raise LimitNOFILE to 65536: a port needs 4 to 260")),
+        0..=255 => check(
+            "descriptors",
+            pb::Outcome::Fail,
+            detail,
+            Some("raise LimitNOFILE of the service, or `ulimit -n`"),
+        ),
+        256..=4095 => check(
+            "descriptors",
+            pb::Outcome::Warn,
+            detail,
+            Some("raise LimitNOFILE to 65536: a port needs 4 to 260"),
+        ),
         _ => check("descriptors", pb::Outcome::Ok, detail, None),
     }
 }
 
 fn huge_pages() -> pb::Check {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = text.lines().find_map(|line| line.strip_prefix("HugePages_Total:")?.trim().parse::<u64>().ok());
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("HugePages_Total:")?.trim().parse::<u64>().ok());
     match total.unwrap_or(0) {
         0 => check(
             "hugepages",
@@ -57,20 +68,32 @@ fn processors() -> pb::Check {
 
 fn clock_source() -> pb::Check {
     let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-    let source = fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_else(|_| "unknown".to_owned());
+    let source =
+        fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned());
     let detail = format!("the kernel's clock is {source}");
     if matches!(source.as_str(), "tsc" | "kvm-clock" | "arch_sys_counter" | "hyperv_clocksource_tsc_page") {
         return check("clock", pb::Outcome::Ok, detail, None);
     }
-    check("clock", pb::Outcome::Warn, detail, Some("a clock read by system call slows workers down: see clocksource= of the kernel"))
+    check(
+        "clock",
+        pb::Outcome::Warn,
+        detail,
+        Some("a clock read by system call slows workers down: see clocksource= of the kernel"),
+    )
 }
 
 fn workers(host: &Host) -> pb::Check {
     let dead = host.workers.iter().filter(|worker| worker.is_dead()).count();
     if dead > 0 {
-        return check("workers", pb::Outcome::Fail, format!("{dead} workers died"), Some("restart towpathd and report its log"));
+        return check(
+            "workers",
+            pb::Outcome::Fail,
+            format!("{dead} workers died"),
+            Some("restart towpathd and report its log"),
+        );
     }
-    let before: Vec<u64> = host.workers.iter().map(|worker| worker.steps.load(std::sync::atomic::Ordering::Relaxed)).collect();
+    let before: Vec<u64> =
+        host.workers.iter().map(|worker| worker.steps.load(std::sync::atomic::Ordering::Relaxed)).collect();
     host.workers.iter().for_each(|worker| worker.waker.wake());
     std::thread::sleep(Duration::from_millis(2));
     let stuck = host
@@ -81,7 +104,9 @@ fn workers(host: &Host) -> pb::Check {
         .count();
     let unpinned = host.workers.iter().filter(|worker| worker.core.is_none()).count();
     match (stuck, unpinned) {
-        (0, 0) => check("workers", pb::Outcome::Ok, format!("{} answer, all pinned", host.workers.len()), None),
+        (0, 0) => {
+            check("workers", pb::Outcome::Ok, format!("{} answer, all pinned", host.workers.len()), None)
+        }
         (0, _) => check(
             "workers",
             pb::Outcome::Warn,
@@ -103,12 +128,19 @@ fn ports(host: &Host) -> pb::Check {
         .values()
         .filter_map(|port| match port.phase() {
             (Phase::Error, Some(reason)) => Some(format!("{}: {reason}", port.plan.name)),
-            (_, Some(reason)) if reason.starts_with("MacMismatch") => Some(format!("{}: {reason}", port.plan.name)),
+            (_, Some(reason)) if reason.starts_with("MacMismatch") => {
+                Some(format!("{}: {reason}", port.plan.name))
+            }
             _ => None,
         })
         .collect();
     if wrong.is_empty() {
-        return check("ports", pb::Outcome::Ok, format!("{} realized, none in error", host.ports.len()), None);
+        return check(
+            "ports",
+            pb::Outcome::Ok,
+            format!("{} realized, none in error", host.ports.len()),
+            None,
+        );
     }
     check("ports", pb::Outcome::Fail, wrong.join("; "), Some("see `towpath describe port NAME`"))
 }
@@ -119,7 +151,10 @@ fn drops(host: &Host) -> pb::Check {
         let Some(totals) = host.control.counters(port.index) else { continue };
         let sent = totals.rx_packets.max(1);
         if totals.dropped() * 100 > sent && worst.as_ref().is_none_or(|(most, _)| totals.dropped() > *most) {
-            worst = Some((totals.dropped(), format!("{} of {} packets of {} dropped", totals.dropped(), sent, port.plan.name)));
+            worst = Some((
+                totals.dropped(),
+                format!("{} of {} packets of {} dropped", totals.dropped(), sent, port.plan.name),
+            ));
         }
     }
     match worst {

@@ -189,7 +189,8 @@ impl Host {
         if !self.removals.is_empty() {
             timeout = timeout.min(REMOVAL_CHECK);
         }
-        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut events = Vec::with_capacity(64);
         // An interrupted wait is a wait that ended early.
         if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).is_err() {
@@ -209,7 +210,9 @@ impl Host {
         let due: Vec<PortIndex> = self
             .ports
             .values()
-            .filter(|port| port.device().and_then(|device| device.endpoint().deadline()).is_some_and(|at| at <= now))
+            .filter(|port| {
+                port.device().and_then(|device| device.endpoint().deadline()).is_some_and(|at| at <= now)
+            })
             .map(|port| port.index)
             .collect();
         due.into_iter().for_each(|index| self.with_port(index, Port::on_ready));
@@ -236,7 +239,10 @@ impl Host {
         all.into_iter().for_each(|index| self.with_port(index, Port::tick));
         self.control.reclaim();
         for worker in self.workers.iter().filter(|worker| worker.is_dead()) {
-            tracing::error!(core = worker.core, "a worker died; its ports do not forward. Restart towpathd and report the log");
+            tracing::error!(
+                core = worker.core,
+                "a worker died; its ports do not forward. Restart towpathd and report the log"
+            );
         }
     }
 
@@ -258,7 +264,9 @@ impl Host {
                     self.ports.insert(index, port);
                     self.with_port(index, Port::on_ready);
                 }
-                Action::ChangePort { index, plan } => self.with_port(index, |port, around| port.change(*plan, around)),
+                Action::ChangePort { index, plan } => {
+                    self.with_port(index, |port, around| port.change(*plan, around))
+                }
                 Action::ClosePort { index } => self.close_port(index),
                 Action::BindMac { subnet, mac, port } => self.control.bind_mac(subnet, mac, port),
                 Action::UnbindMac { subnet, mac, port } => self.control.unbind_mac(subnet, mac, port),
@@ -316,7 +324,12 @@ fn watch_sockets(epoll: &OwnedFd, port: &Port) {
     }
 }
 
-fn watch_socket(epoll: &OwnedFd, socket: BorrowedFd<'_>, index: PortIndex, flags: epoll::EventFlags) -> io::Result<()> {
+fn watch_socket(
+    epoll: &OwnedFd,
+    socket: BorrowedFd<'_>,
+    index: PortIndex,
+    flags: epoll::EventFlags,
+) -> io::Result<()> {
     let data = epoll::EventData::new_u64(u64::from(index.0));
     match epoll::modify(epoll, socket, data, flags) {
         Err(rustix::io::Errno::NOENT) => Ok(epoll::add(epoll, socket, data, flags)?),

@@ -29,7 +29,11 @@ pub struct Snapshot(Vec<Family>);
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         for family in &self.0 {
-            let kind = if family.counter { ConstCounter::new(0u64).metric_type() } else { ConstGauge::new(0u64).metric_type() };
+            let kind = if family.counter {
+                ConstCounter::new(0u64).metric_type()
+            } else {
+                ConstGauge::new(0u64).metric_type()
+            };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None::<&Unit>, kind)?;
             for (labels, value) in &family.samples {
                 let encoder = metric.encode_family(labels)?;
@@ -78,10 +82,14 @@ fn family(name: &'static str, help: &'static str, counter: bool) -> Family {
 
 fn ports(host: &Host) -> Vec<Family> {
     let mut packets = family("towpath_port_packets", "Packets, by direction as the VM sees it.", true);
-    let mut bytes = family("towpath_port_bytes", "Bytes of frames without FCS, by direction as the VM sees it.", true);
-    let mut drops = family("towpath_port_drops", "Packets sent by the port that were dropped, by reason.", true);
-    let mut handed_over = family("towpath_port_handovers", "Packets given to the port as a second copy.", true);
-    let mut refusals = family("towpath_port_refusals", "What the port's front end asked and was refused, by name.", true);
+    let mut bytes =
+        family("towpath_port_bytes", "Bytes of frames without FCS, by direction as the VM sees it.", true);
+    let mut drops =
+        family("towpath_port_drops", "Packets sent by the port that were dropped, by reason.", true);
+    let mut handed_over =
+        family("towpath_port_handovers", "Packets given to the port as a second copy.", true);
+    let mut refusals =
+        family("towpath_port_refusals", "What the port's front end asked and was refused, by name.", true);
     let mut connects = family("towpath_port_connects", "Front ends that have connected.", true);
     let mut phases = family("towpath_port_phase", "1 for the phase the port is in.", false);
     for port in host.ports.values() {
@@ -95,9 +103,14 @@ fn ports(host: &Host) -> Vec<Family> {
             bytes.samples.push((labels, size as f64));
         }
         let reasons = totals.drops.iter();
-        drops.samples.extend(reasons.map(|(reason, count)| (vec![name(), ("reason", reason.name().to_owned())], *count as f64)));
+        drops.samples.extend(
+            reasons
+                .map(|(reason, count)| (vec![name(), ("reason", reason.name().to_owned())], *count as f64)),
+        );
         let refused = port.refusals().into_iter();
-        refusals.samples.extend(refused.map(|(refusal, count)| (vec![name(), ("refusal", refusal.to_owned())], count as f64)));
+        refusals.samples.extend(
+            refused.map(|(refusal, count)| (vec![name(), ("refusal", refusal.to_owned())], count as f64)),
+        );
         handed_over.samples.push((vec![name()], totals.handed_over as f64));
         connects.samples.push((vec![name()], port.connects() as f64));
         phases.samples.push((vec![name(), ("phase", phase(port))], 1.0));
@@ -111,8 +124,10 @@ fn phase(port: &Port) -> String {
 
 fn workers(host: &Host) -> Vec<Family> {
     let mut packets = family("towpath_worker_packets", "Packets taken from receive queues.", true);
-    let mut busy = family("towpath_worker_busy_cycles", "Time stamp cycles of polls that found packets.", true);
-    let mut idle = family("towpath_worker_idle_cycles", "Time stamp cycles of everything else, asleep excepted.", true);
+    let mut busy =
+        family("towpath_worker_busy_cycles", "Time stamp cycles of polls that found packets.", true);
+    let mut idle =
+        family("towpath_worker_idle_cycles", "Time stamp cycles of everything else, asleep excepted.", true);
     let mut queues = family("towpath_worker_queues", "Receive queues polled.", false);
     for (index, worker) in host.workers.iter().enumerate() {
         let labels = vec![("worker", index.to_string())];

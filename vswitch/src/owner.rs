@@ -8,7 +8,7 @@ use nix::unistd::{Group, User};
 /// # Errors
 ///
 /// No user or group of that name; the text says what to do.
-pub fn resolve(owner: &SocketOwner) -> Result<(Option<u32>, Option<u32>), String> {
+pub(crate) fn resolve(owner: &SocketOwner) -> Result<(Option<u32>, Option<u32>), String> {
     let user = match owner.user.parse() {
         Ok(number) => number,
         Err(_) => found("user", &owner.user, User::from_name(&owner.user))?.uid.as_raw(),

@@ -193,7 +193,12 @@ impl Port {
             self.failure = Some("MemoryGone: the front end truncated the guest's memory".to_owned());
             self.close_session(around);
         }
-        let broken: Vec<u16> = self.running.keys().copied().filter(|index| index % 2 == 0 && self.tx_is_broken(*index, around)).collect();
+        let broken: Vec<u16> = self
+            .running
+            .keys()
+            .copied()
+            .filter(|index| is_receive(*index) && self.tx_is_broken(*index, around))
+            .collect();
         for index in broken {
             if let Some(base) = self.stop_queue(index, around) {
                 self.log_refusal(around.now, &format!("queue {index} stopped: its ring is corrupt"));
@@ -217,7 +222,7 @@ impl Port {
             return (Phase::Pending, Some("NoAttachment: the port names none (spec.attachment)".to_owned()));
         };
         let (gives, takes) = self.running.keys().fold((false, false), |(gives, takes), index| {
-            if index % 2 == 0 { (true, takes) } else { (gives, true) }
+            if is_receive(*index) { (true, takes) } else { (gives, true) }
         });
         let phase = match (device.endpoint().session().is_some(), gives && takes) {
             (false, _) => Phase::Listening,
@@ -239,13 +244,20 @@ impl Port {
 
     /// Queue pairs of which both queues run.
     pub fn queue_pairs(&self) -> usize {
-        self.running.keys().filter(|index| *index % 2 == 0 && self.running.contains_key(&(*index + 1))).count()
+        self.running
+            .keys()
+            .filter(|index| is_receive(**index) && self.running.contains_key(&(*index + 1)))
+            .count()
     }
 
     /// What the front end had refused, by name.
     pub fn refusals(&self) -> Vec<(&'static str, u64)> {
         let refusals = self.device.as_ref().map(|device| device.endpoint().refusals());
-        refusals.iter().flat_map(|refusals| refusals.iter()).map(|(refusal, count)| (refusal.name(), count)).collect()
+        refusals
+            .iter()
+            .flat_map(vhost_user::Refusals::iter)
+            .map(|(refusal, count)| (refusal.name(), count))
+            .collect()
     }
 
     /// Front ends that have connected.
@@ -255,7 +267,8 @@ impl Port {
 
     fn mac_mismatch(&self) -> Option<String> {
         let seen = MacAddr::from_u64(self.sampled.1.last_spoofed_mac);
-        self.spoofing.then(|| format!("MacMismatch: the guest sends {seen}, the port says {}", self.plan.profile.mac))
+        self.spoofing
+            .then(|| format!("MacMismatch: the guest sends {seen}, the port says {}", self.plan.profile.mac))
     }
 
     fn sample(&mut self, around: &Surroundings<'_>) {
@@ -305,9 +318,15 @@ impl Port {
                 self.failure = None;
                 tracing::debug!(port = %self.plan.name, bytes, regions, "guest memory mapped");
             }
-            DeviceEvent::LogChanged { logging } => tracing::info!(port = %self.plan.name, logging, "dirty log"),
-            DeviceEvent::Mtu { mtu } => tracing::debug!(port = %self.plan.name, mtu, "the front end set the MTU"),
-            DeviceEvent::Status { status } => tracing::debug!(port = %self.plan.name, status, "device status"),
+            DeviceEvent::LogChanged { logging } => {
+                tracing::info!(port = %self.plan.name, logging, "dirty log")
+            }
+            DeviceEvent::Mtu { mtu } => {
+                tracing::debug!(port = %self.plan.name, mtu, "the front end set the MTU")
+            }
+            DeviceEvent::Status { status } => {
+                tracing::debug!(port = %self.plan.name, status, "device status")
+            }
             DeviceEvent::Frozen => {}
         }
     }
@@ -326,14 +345,16 @@ impl Port {
         let (index, pair) = (ready.index, ready.index / 2);
         let packed = ready.ring.features().layout == virtqueue::RingLayout::Packed;
         let notifier = notifier_of(ready.call);
-        let worker = if index % 2 == 0 {
+        let worker = if is_receive(index) {
             let queue = VhostTx::new(ready.ring, net, notifier);
             around.control.attach_tx(self.index, pair, Box::new(queue));
             around.control.home(self.index)
         } else {
             let queue = VhostRx::new(ready.ring, net, notifier);
             let worker = around.control.attach_rx(self.index, pair, Box::new(queue));
-            if let (Some(kick), Some(waker)) = (&ready.kick, worker.and_then(|worker| around.wakers.get(worker))) {
+            if let (Some(kick), Some(waker)) =
+                (&ready.kick, worker.and_then(|worker| around.wakers.get(worker)))
+            {
                 self.watch(index, kick, waker, around.now);
             }
             worker
@@ -349,7 +370,10 @@ impl Port {
             Ok(()) => {
                 self.kicks.insert(index, kick.clone());
             }
-            Err(error) => self.log_refusal(now, &format!("queue {index}: its kick descriptor cannot be waited for: {error}")),
+            Err(error) => self.log_refusal(
+                now,
+                &format!("queue {index}: its kick descriptor cannot be waited for: {error}"),
+            ),
         }
     }
 
@@ -360,7 +384,7 @@ impl Port {
             around.wakers.iter().for_each(|waker| waker.forget(kick.as_fd()));
         }
         let pair = index / 2;
-        let base = if index % 2 == 0 {
+        let base = if is_receive(index) {
             let queue: Box<dyn Any> = around.control.detach_tx(self.index, pair)?;
             queue.downcast::<VhostTx>().ok()?.ring_mut().base()
         } else {
@@ -373,7 +397,7 @@ impl Port {
 
     fn change_call(&self, index: u16, call: Option<Arc<CallFd>>, around: &Surroundings<'_>) {
         let (pair, notifier) = (index / 2, notifier_of(call));
-        if index % 2 == 0 {
+        if is_receive(index) {
             around.control.with_tx(self.index, pair, |queue| {
                 if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<VhostTx>() {
                     queue.set_notifier(notifier);
@@ -390,7 +414,9 @@ impl Port {
 
     fn tx_is_broken(&self, index: u16, around: &Surroundings<'_>) -> bool {
         let broken = around.control.with_tx(self.index, index / 2, |queue| {
-            (queue as &mut dyn Any).downcast_mut::<VhostTx>().is_some_and(|queue| Ring::broken(queue.ring_mut()).is_some())
+            (queue as &mut dyn Any)
+                .downcast_mut::<VhostTx>()
+                .is_some_and(|queue| Ring::broken(queue.ring_mut()).is_some())
         });
         broken.unwrap_or(false)
     }
@@ -409,6 +435,11 @@ impl Port {
     }
 }
 
+/// Whether the queue is one the guest receives by (virtio 1.2 section 5.1.2).
+fn is_receive(index: u16) -> bool {
+    index.is_multiple_of(2)
+}
+
 fn spoofs_in(totals: &CounterTotals) -> u64 {
     let spoofed = |(reason, _): &&(engine::DropReason, u64)| *reason == engine::DropReason::SpoofedMac;
     totals.drops.iter().find(spoofed).map_or(0, |(_, count)| *count)
@@ -425,12 +456,15 @@ fn role_of(attachment: &VhostUserAttachment) -> Result<Role, String> {
     match attachment.role {
         ManifestRole::Client => Ok(Role::Client(Connector::new(&attachment.socket))),
         ManifestRole::Server => {
-            let owner = attachment.owner.as_ref().map(crate::owner::resolve).transpose()?.unwrap_or((None, None));
+            let owner =
+                attachment.owner.as_ref().map(crate::owner::resolve).transpose()?.unwrap_or((None, None));
             if let Some(folder) = Path::new(&attachment.socket).parent() {
-                crate::daemon::make_folder(folder)
-                    .map_err(|error| format!("folder {}: {error}; make it, or choose another socket", folder.display()))?;
+                crate::daemon::make_folder(folder).map_err(|error| {
+                    format!("folder {}: {error}; make it, or choose another socket", folder.display())
+                })?;
             }
-            let options = ListenOptions { mode: attachment.mode, owner, ..ListenOptions::new(&attachment.socket) };
+            let options =
+                ListenOptions { mode: attachment.mode, owner, ..ListenOptions::new(&attachment.socket) };
             Ok(Role::Server(Listener::bind(&options).map_err(|error| error.to_string())?))
         }
     }

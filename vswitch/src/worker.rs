@@ -1,23 +1,16 @@
 //! Worker threads: a pinned loop around [`switch::Worker::step`], and how it goes to sleep.
 
+use crate::config::Idle;
 use engine::{Armed, PortIndex, QueueFault, Unobserved};
 use rustix::event::{EventfdFlags, epoll, eventfd};
-use rustix::thread::{ClockId, CpuSet, clock_gettime, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use switch::{Clock, Mailbox, QueueId, TimeStampClock, Worker, WorkerCounters};
-
-/// What a worker does when there is nothing to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Idle {
-    /// Sleeps until a guest kicks, after a while of looking in vain.
-    Adaptive,
-    /// Looks on and on.
-    Poll,
-}
 
 /// Shortest and longest time of looking in vain before sleeping, in nanoseconds.
 const SPIN_MIN: u64 = 50_000;
@@ -40,7 +33,12 @@ impl Waker {
     fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &event, epoll::EventData::new_u64(0), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        epoll::add(
+            &epoll,
+            &event,
+            epoll::EventData::new_u64(0),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
         Ok(Self { epoll: Arc::new(epoll), event: Arc::new(event) })
     }
 
@@ -161,7 +159,10 @@ impl WorkerHandle {
 }
 
 fn usable_core(core: usize) -> Option<usize> {
-    rustix::thread::sched_getaffinity(None).ok().filter(|allowed| core < CpuSet::MAX_CPU && allowed.is_set(core)).map(|_| core)
+    rustix::thread::sched_getaffinity(None)
+        .ok()
+        .filter(|allowed| core < CpuSet::MAX_CPU && allowed.is_set(core))
+        .map(|_| core)
 }
 
 /// Nanoseconds of CLOCK_BOOTTIME.
@@ -186,7 +187,17 @@ impl Loop {
     fn new(worker: Worker, config: WorkerConfig, wakers: Vec<Waker>, steps: Arc<AtomicU64>) -> Self {
         let mut clock = TimeStampClock;
         let read_at = clock.cycles();
-        Self { worker, config, wakers, steps, clock, now: boot_time(), read_at, idle_since: None, spin: SPIN_MIN }
+        Self {
+            worker,
+            config,
+            wakers,
+            steps,
+            clock,
+            now: boot_time(),
+            read_at,
+            idle_since: None,
+            spin: SPIN_MIN,
+        }
     }
 
     fn run(mut self, core: Option<usize>, stop: &AtomicBool) {
@@ -243,7 +254,8 @@ impl Loop {
         self.read_at = self.clock.cycles();
         self.worker.note_idle(self.read_at.wrapping_sub(asleep_cycles));
         let slept = self.now.saturating_sub(asleep_at);
-        self.spin = if slept < SHORT_SLEEP { (self.spin * 2).min(SPIN_MAX) } else { (self.spin / 2).max(SPIN_MIN) };
+        self.spin =
+            if slept < SHORT_SLEEP { (self.spin * 2).min(SPIN_MAX) } else { (self.spin / 2).max(SPIN_MIN) };
         self.idle_since = Some(self.now);
     }
 
