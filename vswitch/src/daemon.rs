@@ -79,7 +79,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn load_config(options: &Options) -> anyhow::Result<Config> {
     let default = Path::new(DEFAULT_FILE);
     let file = options.config.clone().or_else(|| default.exists().then(|| default.to_owned()));
-    let mut config = Config::load(file.as_deref(), &Machine::detect()).map_err(|problems| report(&problems))?;
+    let mut config =
+        Config::load(file.as_deref(), &Machine::detect()).map_err(|problems| report(&problems))?;
     if let Some(manifests) = &options.manifests {
         config.manifests = Some(manifests.clone());
     }
@@ -251,9 +252,9 @@ async fn apply(host: &HostHandle, set: ResourceSet) -> anyhow::Result<()> {
 }
 
 async fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("metrics.listen {address}: cannot listen there; name another address in the daemon's file"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("metrics.listen {address}: cannot listen there; name another address in the daemon's file")
+    })
 }
 
 async fn serve_metrics(

@@ -265,7 +265,7 @@ impl Host {
                     self.with_port(index, Port::on_ready);
                 }
                 Action::ChangePort { index, plan } => {
-                    self.with_port(index, |port, around| port.change(*plan, around))
+                    self.with_port(index, |port, around| port.change(*plan, around));
                 }
                 Action::ClosePort { index } => self.close_port(index),
                 Action::BindMac { subnet, mac, port } => self.control.bind_mac(subnet, mac, port),

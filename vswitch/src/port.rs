@@ -319,13 +319,13 @@ impl Port {
                 tracing::debug!(port = %self.plan.name, bytes, regions, "guest memory mapped");
             }
             DeviceEvent::LogChanged { logging } => {
-                tracing::info!(port = %self.plan.name, logging, "dirty log")
+                tracing::info!(port = %self.plan.name, logging, "dirty log");
             }
             DeviceEvent::Mtu { mtu } => {
-                tracing::debug!(port = %self.plan.name, mtu, "the front end set the MTU")
+                tracing::debug!(port = %self.plan.name, mtu, "the front end set the MTU");
             }
             DeviceEvent::Status { status } => {
-                tracing::debug!(port = %self.plan.name, status, "device status")
+                tracing::debug!(port = %self.plan.name, status, "device status");
             }
             DeviceEvent::Frozen => {}
         }
