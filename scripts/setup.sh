@@ -50,11 +50,11 @@ export PATH="$HOME/.cargo/bin:$PATH"
 have=$(rustc --version 2>/dev/null | cut -d ' ' -f 2 || true)
 if [ "$(printf '%s\n' "$rust_version" "${have:-0}" | sort -V | head -n 1)" != "$rust_version" ]; then
     if command -v rustup >/dev/null; then
-        echo "setup: rustc ${have:-none} is older than $rust_version; updating"
-        rustup toolchain install --profile minimal -c clippy -c rustfmt stable
-        rustup default stable
+        echo "setup: rustc ${have:-none} is older than $rust_version; taking that for this folder"
+        rustup toolchain install --profile minimal -c clippy -c rustfmt "$rust_version"
+        rustup override set "$rust_version"
     else
-        echo "setup: installing Rust (rustup, stable toolchain) into $HOME/.cargo"
+        echo "setup: installing Rust $rust_version (rustup) into $HOME/.cargo"
         download=$(mktemp -d)
         trap 'rm -rf "$download"' EXIT
         url=https://static.rust-lang.org/rustup/dist/x86_64-unknown-linux-gnu/rustup-init
@@ -62,7 +62,8 @@ if [ "$(printf '%s\n' "$rust_version" "${have:-0}" | sort -V | head -n 1)" != "$
         sum=$(curl -fsS "$url.sha256" | cut -d ' ' -f 1)
         echo "$sum  $download/rustup-init" | sha256sum --quiet --check -
         chmod +x "$download/rustup-init"
-        "$download/rustup-init" -y --quiet --no-modify-path --profile minimal -c clippy -c rustfmt --default-toolchain stable
+        "$download/rustup-init" -y --quiet --no-modify-path --profile minimal -c clippy -c rustfmt \
+            --default-toolchain "$rust_version" >/dev/null
     fi
 fi
 
