@@ -280,6 +280,19 @@ fn g06_loops_end_after_as_many_steps_as_the_ring_has() {
 }
 
 #[test]
+fn g06_a_chain_as_long_as_the_ring_is_legal() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 16);
+        rig.offer(&[r(A, 10); 16]);
+        assert_eq!(rig.frames()[0].len(), 160 - HEADER, "{mode:?}");
+        rig.used();
+        let id = rig.offer(&[w(A, 10); 16]);
+        rig.give(&[3; 148]).unwrap();
+        assert_eq!(rig.used(), [(id, 160)]);
+    }
+}
+
+#[test]
 fn g07_descriptors_of_no_bytes_are_skipped_and_chains_of_nothing_else_refused() {
     for mode in MODES {
         let mut rig = Rig::new(mode, 256);

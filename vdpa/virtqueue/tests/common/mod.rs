@@ -137,8 +137,10 @@ impl Rig {
     }
 
     pub fn try_reset(&mut self) -> Result<(), SetupError> {
-        let zero = vec![0u8; 0x20_0000];
-        self.guest.write(DESC, &zero).unwrap();
+        let size = usize::from(self.size);
+        for (area, len) in [(DESC, 16 * size), (DRIVER, 6 + 2 * size), (DEVICE, 6 + 8 * size)] {
+            self.guest.write(area, &vec![0u8; len]).unwrap();
+        }
         self.ring = Ring::new(&config(self.size, self.features), Arc::clone(&self.memory))?;
         (self.next, self.wrap, self.avail, self.used, self.used_wrap) = (0, true, 0, 0, true);
         self.tables = TABLES;
