@@ -234,9 +234,10 @@ impl Device {
                 Event::Closed { reason } => self.forget(reason),
             }
         }
-        // While a message waits, queues that stopped may be about to go on.
-        let waiting = self.endpoint.session().is_some_and(crate::session::Session::is_waiting);
-        if self.running.is_empty() && !waiting {
+        // While a message waits, queues that stopped may be about to go on; of a frozen session they do so elsewhere.
+        let on_hold =
+            self.endpoint.session().is_some_and(|session| session.is_waiting() || session.is_frozen());
+        if self.running.is_empty() && !on_hold {
             self.link_down();
         }
         acknowledged

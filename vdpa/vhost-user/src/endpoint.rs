@@ -36,6 +36,7 @@ pub struct Endpoint {
     refusals: Refusals,
     refused: Vec<Refusal>,
     connects: u64,
+    link_up: bool,
 }
 
 impl Endpoint {
@@ -49,6 +50,7 @@ impl Endpoint {
             refusals: Refusals::default(),
             refused: Vec::new(),
             connects: 0,
+            link_up: true,
         }
     }
 
@@ -56,6 +58,7 @@ impl Endpoint {
     #[must_use]
     pub fn from_parts(role: Role, parts: Parts) -> Self {
         let mut endpoint = Self::new(role, parts.config.clone());
+        endpoint.link_up = parts.link_up;
         endpoint.connection = Connection::from_parts(parts);
         endpoint
     }
@@ -99,6 +102,7 @@ impl Endpoint {
     fn attach(&mut self, socket: OwnedFd, now: Duration) {
         self.connects = self.connects.saturating_add(1);
         let mut connection = Connection::new(socket, self.config.clone());
+        connection.session_mut().set_link(self.link_up);
         connection.on_ready(now);
         self.connection = Some(connection);
     }
@@ -193,11 +197,19 @@ impl Endpoint {
         self.connects
     }
 
-    /// What the port offers to the next front end, and for MTU and link to the present one.
+    /// Sets the MTU that this and every later front end finds in the configuration space.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.config.mtu = mtu;
         if let Some(session) = self.session_mut() {
             session.set_mtu(mtu);
+        }
+    }
+
+    /// Sets the link that this and every later front end finds in the configuration space.
+    pub fn set_link(&mut self, up: bool) {
+        self.link_up = up;
+        if let Some(session) = self.session_mut() {
+            session.set_link(up);
         }
     }
 

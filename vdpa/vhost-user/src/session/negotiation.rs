@@ -133,10 +133,7 @@ impl Session {
     pub(super) fn set_channel(&mut self, message: Message) -> Result<Outcome, Refusal> {
         self.require(VhostUserProtocolFeatures::BACKEND_REQ)?;
         let fd = message.fds.into_iter().next().ok_or(Refusal::DescriptorCount)?;
-        if !descriptor::is(&fd, rustix::fs::FileType::Socket) {
-            return Err(Refusal::RequestChannel);
-        }
-        descriptor::set_non_blocking(&fd).map_err(|_| Refusal::RequestChannel)?;
+        let fd = descriptor::socket(fd).ok_or(Refusal::RequestChannel)?;
         self.front.channel = Some(fd);
         self.channel_out.clear();
         Ok(Outcome::Done)

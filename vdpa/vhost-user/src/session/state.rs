@@ -10,7 +10,6 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::FileType;
 use vhost::vhost_user::VhostUserProtocolFeatures;
 use vhost::vhost_user::message::{VhostTransferStateDirection, VhostTransferStatePhase};
 
@@ -109,10 +108,7 @@ impl Session {
             return Err(Refusal::StateRunning);
         }
         let fd = message.fds.into_iter().next().ok_or(Refusal::DescriptorCount)?;
-        if !descriptor::is(&fd, FileType::Fifo) && !descriptor::is(&fd, FileType::Socket) {
-            return Err(Refusal::StateTransfer);
-        }
-        descriptor::set_non_blocking(&fd).map_err(|_| Refusal::StateTransfer)?;
+        let fd = descriptor::stream(fd).ok_or(Refusal::StateTransfer)?;
         self.transfer = match direction {
             VhostTransferStateDirection::SAVE => Transfer::Saved(self.save(fd)),
             VhostTransferStateDirection::LOAD => Transfer::Loading(fd),

@@ -96,6 +96,9 @@ impl Port {
             DeviceEvent::QueueReady(queue) => drop(self.queues.insert(queue.index, *queue)),
             DeviceEvent::StopQueue { index } if self.hold => self.held_back.push(index),
             DeviceEvent::StopQueue { index } => self.let_go(index),
+            DeviceEvent::CallChanged { index, call } => {
+                self.queues.get_mut(&index).expect("a queue that runs").call = call;
+            }
             DeviceEvent::Closed { reason } => self.closed.push(reason),
             _ => {}
         }
@@ -106,6 +109,10 @@ impl Port {
         let base = queue.ring.base();
         drop(queue);
         self.device.queue_stopped(index, base);
+    }
+
+    pub(crate) fn call(&self, index: u16) -> &virtqueue::CallFd {
+        self.queues[&index].call.as_ref().unwrap()
     }
 
     pub(crate) fn refused(&self, refusal: Refusal) -> u64 {

@@ -11,3 +11,4 @@ mod connections;
 mod descriptors;
 mod frontend;
 mod harness;
+mod takeover;

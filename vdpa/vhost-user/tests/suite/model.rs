@@ -256,7 +256,7 @@ fn message(op: &Op) -> (R, Vec<u8>, Vec<OwnedFd>) {
 }
 
 fn bench() -> Bench {
-    let mut b = Bench::new(SessionConfig::new(u64::MAX & !VIRTIO_F_RING_PACKED, 2, None, 1500));
+    let mut b = Bench::new(SessionConfig::new(!VIRTIO_F_RING_PACKED, 2, None, 1500));
     b.send(R::SET_PROTOCOL_FEATURES, true, &u64s(&[b.session.config().protocol.bits()]), vec![]);
     b
 }
