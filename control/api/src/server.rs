@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Sleep, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, UdsConnectInfo};
@@ -30,6 +31,10 @@ pub const CONNECTIONS_MAX: usize = 64;
 const STREAMS_MAX: u32 = 32;
 /// Greatest request in bytes; none needs more than two names.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// After this time a connection on which nothing was said is cut, so that silent ones cannot keep others out.
+pub const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A connection on which nothing is said later is asked whether it lives, and has this time to answer.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// After this time at the end, requests and connections that are still open are cut.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of descriptors or memory.
@@ -55,6 +60,8 @@ pub async fn serve<B: Backend>(
     let serving = Server::builder()
         .timeout(REQUEST_TIMEOUT)
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE.0))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
         .add_service(service)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), async move {
             shutdown.await;
@@ -64,7 +71,7 @@ pub async fn serve<B: Backend>(
     // A connection on which nothing was ever said does not end by itself.
     let impatience = async {
         if ended.await.is_ok() {
-            tokio::time::sleep(SHUTDOWN_PATIENCE).await;
+            sleep(SHUTDOWN_PATIENCE).await;
         } else {
             std::future::pending::<()>().await;
         }
@@ -88,13 +95,15 @@ async fn accept(listener: UnixListener, access: Access, connections: mpsc::Sende
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "the API socket cannot accept at the moment");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         match stream.peer_cred() {
             Ok(peer) if access.allows(peer.uid(), peer.gid()) => {
-                if connections.send(Ok(Connection { stream, _permit: permit })).await.is_err() {
+                let connection =
+                    Connection { stream, silence: Some(Box::pin(sleep(SILENCE_MAX))), _permit: permit };
+                if connections.send(Ok(connection)).await.is_err() {
                     return;
                 }
             }
@@ -115,6 +124,8 @@ async fn accept(listener: UnixListener, access: Access, connections: mpsc::Sende
 #[derive(Debug)]
 struct Connection {
     stream: UnixStream,
+    /// Ends a connection that never says anything; gone after its first bytes.
+    silence: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -132,7 +143,17 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.silence = None;
+        }
+        match (&read, &mut self.silence) {
+            (Poll::Pending, Some(silence)) => {
+                silence.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+            }
+            _ => read,
+        }
     }
 }
 

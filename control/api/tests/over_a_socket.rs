@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use towpath_api::{Access, ApiSocket, Backend, Client, ClientError, Failure, pb, serve};
+use towpath_api::{Access, ApiSocket, Backend, Client, ClientError, Failure, pb, serve, server};
 
 /// Answers from memory and remembers which names it was asked for.
 #[derive(Default)]
@@ -192,6 +192,22 @@ async fn a05_more_connections_than_allowed_wait_and_stop_nobody() {
     assert!(client.status().await.is_ok());
     drop(silent);
     assert!(running.client().await.status().await.is_ok(), "room again");
+}
+
+/// Time runs only while everybody waits, so that the limit is reached at once.
+#[tokio::test(start_paused = true)]
+async fn a05_silent_connections_are_cut_and_cannot_keep_others_out() {
+    let running = Running::start(Access::of_daemon());
+    let started = tokio::time::Instant::now();
+    let mut silent = Vec::new();
+    for _ in 0..server::CONNECTIONS_MAX {
+        silent.push(UnixStream::connect(running.socket()).await.unwrap());
+    }
+    let mut waiting = UnixStream::connect(running.socket()).await.unwrap();
+    let mut greeting = Vec::new();
+    // Ends only because it was accepted, after the others had been cut, and then cut itself.
+    let _ = waiting.read_to_end(&mut greeting).await;
+    assert!(started.elapsed() >= 2 * server::SILENCE_MAX);
 }
 
 #[tokio::test]

@@ -51,10 +51,7 @@ fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) ->
         ("Also allowed", or_none(allowed(value))),
         ("MTU", status.mtu.to_string()),
         ("Rings", or_none(at("/status/ringLayout"))),
-        (
-            "Queue pairs",
-            format!("{} of at most {}", status.queue_pairs, at("/spec/attachment/vhostUser/maxQueuePairs")),
-        ),
+        ("Queue pairs", queue_pairs(status.queue_pairs, &at("/spec/attachment/vhostUser/maxQueuePairs"))),
         ("Features", or_none(status.features.join(", "))),
         ("Sent", amounts(counters.egress_packets, counters.egress_bytes, counters.egress_drops)),
         ("", speeds(rates.egress_packets_per_second, rates.egress_bits_per_second)),
@@ -72,6 +69,13 @@ fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) ->
         table(out, &columns, &status.drops.iter().map(row).collect::<Vec<_>>())?;
     }
     Ok(())
+}
+
+fn queue_pairs(running: u32, most: &str) -> String {
+    match most {
+        "" => running.to_string(),
+        most => format!("{running} of at most {most}"),
+    }
 }
 
 fn allowed(value: &Value) -> String {

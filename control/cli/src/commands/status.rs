@@ -37,7 +37,7 @@ fn lines(status: &pb::StatusReply) -> Vec<(&'static str, String)> {
     if let Some(reload) = &status.reload {
         let outcome = match reload.applied {
             true => "applied".to_owned(),
-            false => format!("refused, nothing changed; {} problems:", reload.problems.len()),
+            false => "refused, nothing changed:".to_owned(),
         };
         section("Last reload", std::iter::once(outcome).chain(reload.problems.iter().cloned()).collect());
     }
