@@ -1,12 +1,12 @@
 //! Who has an IP address of a subnet, and at which MAC address.
 
 use std::net::IpAddr;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use packet::MacAddr;
 
+use crate::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::atomic::{AtomicU32, AtomicU64};
 use crate::hash::Hash;
 use crate::line::Line;
 use crate::table::{TableReader, Writer};
@@ -37,7 +37,7 @@ const SLOTS: usize = 2;
 const EMPTY: u32 = 0;
 /// In the marker of an IPv4 address; one of the two is in every key's marker.
 const IPV4: u32 = 1 << 16;
-/// In the marker of an IPv6 address, so that ::ffff:10.0.0.1 is not 10.0.0.1.
+/// In the marker of an IPv6 address, so that ::10.0.0.1 is not 10.0.0.1.
 const IPV6: u32 = 1 << 17;
 
 /// A subnet's number with the family, and the address as a number.
@@ -50,7 +50,7 @@ pub(crate) struct AddressKey {
 
 impl AddressKey {
     #[inline]
-    fn new(subnet: u16, address: IpAddr) -> Self {
+    pub(crate) fn new(subnet: u16, address: IpAddr) -> Self {
         match address {
             IpAddr::V4(v4) => Self { marker: IPV4 | u32::from(subnet), high: 0, low: v4.to_bits().into() },
             IpAddr::V6(v6) => {
@@ -72,6 +72,7 @@ pub(crate) struct AddressLine {
     values: [AtomicU64; SLOTS],
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<AddressLine>() == 64);
 
 impl AddressLine {

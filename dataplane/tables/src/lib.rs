@@ -11,6 +11,7 @@
 //! change under readers is told in `line.rs`, how tables grow in `table.rs`.
 
 mod address;
+mod atomic;
 mod hash;
 mod line;
 mod mac;

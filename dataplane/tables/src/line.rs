@@ -21,9 +21,8 @@
 //! clearing before it; the fence after it orders it before the new contents, and the reader's fence orders its second load of
 //! the version behind its loads of the contents. A reader that saw any part of the new contents therefore sees the new version.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::fence;
+use crate::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::atomic::{AtomicU32, fence};
 
 /// One in the version's place.
 const VERSION: u32 = 0x100;

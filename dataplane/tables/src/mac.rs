@@ -1,11 +1,11 @@
 //! Who has a MAC address of a subnet.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use packet::MacAddr;
 
+use crate::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::atomic::{AtomicU32, AtomicU64};
 use crate::hash::Hash;
 use crate::line::Line;
 use crate::table::{TableReader, Writer};
@@ -38,6 +38,7 @@ pub(crate) struct MacLine {
     keys: [AtomicU64; SLOTS],
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<MacLine>() == 64);
 
 impl Line for MacLine {

@@ -269,3 +269,130 @@ impl<L: Line> TableReader<L> {
         lines_read
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::address::AddressLine;
+    use crate::atomic::Ordering::Relaxed;
+    use crate::mac::MacLine;
+
+    /// Tables grow because they are full, not because a key found no place.
+    #[test]
+    fn keys_find_a_place_until_the_table_is_full() {
+        let (entries, lines) = MacLine::FULL;
+        for secret in 0..50 {
+            let mut writer = Writer::<MacLine>::new([secret, 9]);
+            for key in 1..=4096 * entries as u64 / lines as u64 {
+                writer.insert(key << 3, 1);
+            }
+            assert_eq!(writer.current.lines.len(), 4096, "secret {secret}");
+            assert_eq!(writer.generation, 8, "secret {secret}");
+        }
+    }
+
+    /// What is counted as elsewhere is elsewhere, and nothing once all is removed.
+    #[test]
+    fn keys_elsewhere_are_counted() {
+        fn check<L: Line>(keys: impl Iterator<Item = L::Key> + Clone, value: L::Value) {
+            let elsewhere = |writer: &Writer<L>| -> usize {
+                writer.current.lines.iter().map(|line| (line.control().load(Relaxed) & 0xff) as usize).sum()
+            };
+            let mut writer = Writer::<L>::new([1, 2]);
+            for key in keys.clone() {
+                writer.insert(key, value);
+            }
+            let table = &writer.current;
+            let away = table.lines.iter().enumerate().map(|(at, line)| {
+                (0..L::SLOTS)
+                    .filter_map(|slot| line.key(slot))
+                    .filter(|key| table.first_of(*key) != at)
+                    .count()
+            });
+            let away: usize = away.sum();
+            assert_eq!(elsewhere(&writer), away);
+            assert!(away > 0, "the test needs keys that did not fit");
+            for key in keys {
+                assert!(writer.remove(key).is_some());
+            }
+            assert_eq!((elsewhere(&writer), writer.len()), (0, 0));
+        }
+        check::<MacLine>((1..2_500).map(|key: u64| key << 7), 1);
+        let key = |number: u32| crate::address::AddressKey::new(3, std::net::IpAddr::V4(number.into()));
+        check::<AddressLine>(
+            (1..760).map(key),
+            crate::AddressEntry { mac: packet::MacAddr([2; 6]), port: 1 },
+        );
+    }
+}
+
+/// Every interleaving and every reordering that the memory model allows, by loom:
+/// `RUSTFLAGS="--cfg loom" cargo test --release -p towpath-tables --lib`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::mac::MacLine;
+    use loom::thread;
+
+    /// A slot is emptied and filled with another key while a reader looks for the first.
+    #[test]
+    fn a_reused_slot_never_lends_its_value() {
+        loom::model(|| {
+            let line = Arc::new(MacLine::default());
+            line.fill(0, 7, 70);
+            let reader = {
+                let line = line.clone();
+                thread::spawn(move || line.find(7).0)
+            };
+            line.clear(0);
+            line.fill(0, 8, 80);
+            line.clear(0);
+            line.fill(0, 7, 71);
+            let found = reader.join().unwrap();
+            assert!(matches!(found, None | Some(70 | 71)), "{found:?}");
+            assert_eq!(line.find(7).0, Some(71));
+        });
+    }
+
+    /// A value is replaced under a reader.
+    #[test]
+    fn a_replaced_value_is_one_or_the_other() {
+        loom::model(|| {
+            let line = Arc::new(MacLine::default());
+            line.fill(0, 7, 70);
+            let reader = {
+                let line = line.clone();
+                thread::spawn(move || (line.find(7).0, line.find(7).0))
+            };
+            line.set_value(0, 71);
+            let seen = reader.join().unwrap();
+            assert!(matches!(seen, (Some(70), Some(70 | 71)) | (Some(71), Some(71))), "{seen:?}");
+        });
+    }
+
+    /// Two keys with the same first line and different second lines.
+    fn neighbours(table: &Lines<MacLine>) -> [u64; 2] {
+        let first = table.first_of(1);
+        let other = (2..).find(|key| table.first_of(*key) == first).unwrap_or_default();
+        [1, other]
+    }
+
+    /// A key moves to its second line, and another takes its slot, while a reader looks for it.
+    #[test]
+    fn a_moving_key_is_never_missed() {
+        loom::model(|| {
+            let table = Arc::new(Lines::<MacLine>::new(FIRST_LINES, [1, 2], 0));
+            let [stays, comes] = neighbours(&table);
+            assert!(table.place(stays, 70));
+            let reader = {
+                let table = table.clone();
+                thread::spawn(move || table.find(stays))
+            };
+            let at = table.first_of(stays);
+            assert!(table.lines.get(at).is_some_and(|line| table.move_on(line, at, 0)));
+            assert!(table.place(comes, 80));
+            assert_eq!(reader.join().unwrap(), Some(70));
+            assert_eq!((table.find(stays), table.find(comes)), (Some(70), Some(80)));
+        });
+    }
+}

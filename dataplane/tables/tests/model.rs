@@ -37,7 +37,7 @@ fn address() -> impl Strategy<Value = (u16, IpAddr)> + Clone {
         let v4 = Ipv4Addr::from(0x0a00_0100 + number);
         let address = match family {
             0 => IpAddr::V4(v4),
-            1 => IpAddr::V6(v4.to_ipv6_mapped()),
+            1 => IpAddr::V6(Ipv6Addr::from(u128::from(v4.to_bits()))),
             _ => IpAddr::V6(Ipv6Addr::from((0xfdu128 << 120) | u128::from(number))),
         };
         (subnet, address)
@@ -153,15 +153,12 @@ fn s02_work_is_bounded() {
     }
 }
 
-/// Keys that collide under one secret do not under another: here, found by brute force for the first table.
+/// A regular pattern that defeats unkeyed multiplicative hashes: equal low bits.
 #[test]
-fn s02_collisions_need_the_secret() {
-    let known = MacWriter::new([5, 6]);
-    drop(known);
+fn s02_patterns_do_not_collide() {
     let mut victims = MacWriter::new([7, 8]);
     let reader = victims.reader();
     for mac in 0..200u64 {
-        // A regular pattern that defeats unkeyed multiplicative hashes: equal low bits.
         victims.insert(mac << 20 | 1, mac as u32);
     }
     let mut reader = reader;
