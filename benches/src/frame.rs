@@ -19,8 +19,9 @@ use virtio_driver::{Gso, MemoryError, NetHeader, RxFrame, SharedMemory};
 const FIELDS: usize = 16;
 const UDP_HEADERS: usize = 42;
 const TCP_HEADERS: usize = 54;
-/// Longest prefix built in private memory before it is written.
+/// Longest prefix built in private memory before it is written, and the one of UDP frames.
 const PREFIX: usize = TCP_HEADERS + FIELDS;
+const UDP_PREFIX: usize = UDP_HEADERS + FIELDS;
 /// TCP payload per segment of a 64 KB send, and how many of them.
 const MSS: u16 = 1460;
 const SEGMENTS: u32 = 44;
@@ -112,11 +113,31 @@ impl Endpoint {
     }
 }
 
+/// Which flow a sequence number belongs to: the remainder, without a division (Lemire, Kaser, Kurz 2019).
+#[derive(Debug, Clone, Copy)]
+struct Flows {
+    count: u32,
+    reciprocal: u64,
+}
+
+impl Flows {
+    fn new(count: u32) -> Self {
+        let count = count.max(1);
+        Self { count, reciprocal: (u64::MAX / u64::from(count)).wrapping_add(1) }
+    }
+
+    #[inline]
+    fn of(self, sequence: u32) -> u32 {
+        let fraction = self.reciprocal.wrapping_mul(u64::from(sequence));
+        ((u128::from(fraction) * u128::from(self.count)) >> 64) as u32
+    }
+}
+
 /// Writes the frames of one direction.
 #[derive(Debug, Clone)]
 pub struct Sender {
     templates: Vec<Template>,
-    flows: u32,
+    flows: Flows,
     first_port: u16,
     sequence: u32,
 }
@@ -134,7 +155,7 @@ impl Sender {
     #[must_use]
     pub fn new(from: Endpoint, to: Endpoint, sizes: &Sizes, flows: u32, odd: bool, sequence: u32) -> Self {
         let templates = sizes.cycle().iter().map(|&kind| Template::new(from, to, kind)).collect();
-        Self { templates, flows: flows.max(1), first_port: if odd { 33000 } else { 1024 }, sequence }
+        Self { templates, flows: Flows::new(flows), first_port: if odd { 33000 } else { 1024 }, sequence }
     }
 
     /// The sequence number of the next frame.
@@ -163,7 +184,7 @@ impl Sender {
         let (headers, len) = (template.headers, template.kind.len as usize);
         let mut prefix = template.prefix;
         // Flows count up through destination ports in steps of 1,024 source ports: a million of them in all.
-        let flow = if self.flows == 1 { 0 } else { sequence % self.flows };
+        let flow = self.flows.of(sequence);
         let source = self.first_port.wrapping_add((flow & 1023) as u16);
         let destination = self.first_port.wrapping_add((flow >> 10) as u16);
         let word = pattern(sequence);
@@ -176,9 +197,11 @@ impl Sender {
             fields[..8].copy_from_slice(&first.to_le_bytes());
             fields[8..].copy_from_slice(&stamp.to_le_bytes());
         }
-        let (prefix, _) = prefix.split_at(headers + FIELDS);
-        memory.write(address, prefix)?;
-        memory.fill_words(address + prefix.len() as u64, tail, word)?;
+        match prefix.first_chunk::<UDP_PREFIX>() {
+            Some(prefix) if headers == UDP_HEADERS => memory.write_array(address, prefix)?,
+            _ => memory.write_array(address, &prefix)?,
+        }
+        memory.fill_words(address + (headers + FIELDS) as u64, tail, word)?;
         self.sequence = sequence.wrapping_add(1);
         Ok((template.net, template.kind.len))
     }
@@ -312,7 +335,7 @@ impl std::ops::Sub for Tally {
 pub struct Receiver {
     me: Endpoint,
     peer: Endpoint,
-    flows: u32,
+    flows: Flows,
     first_port: u16,
     expected: u32,
     checked: bool,
@@ -327,7 +350,7 @@ impl Receiver {
     #[must_use]
     pub fn new(peer: Endpoint, me: Endpoint, flows: u32, odd: bool, expected: u32, checked: bool) -> Self {
         let first_port = if odd { 33000 } else { 1024 };
-        Self { me, peer, flows: flows.max(1), first_port, expected, checked, tally: Tally::default() }
+        Self { me, peer, flows: Flows::new(flows), first_port, expected, checked, tally: Tally::default() }
     }
 
     /// The sequence number that is due.
@@ -351,16 +374,11 @@ impl Receiver {
     /// [`MemoryError`] when the frame is not in the memory.
     #[inline]
     pub fn take(&mut self, memory: &SharedMemory, frame: &RxFrame<'_>) -> Result<Option<(u32, u64)>, MemoryError> {
-        let mut prefix = [0u8; PREFIX];
         let Some((&(address, part), rest)) = frame.parts.split_first() else { return Ok(None) };
-        let take = (part as usize).min(PREFIX);
-        let (head, _) = prefix.split_at_mut(take);
-        memory.read(address, head)?;
-        let headers = if prefix[23] == 6 { TCP_HEADERS } else { UDP_HEADERS };
-        if take < headers + FIELDS {
+        let Some((prefix, headers)) = read_prefix(memory, address, part as usize)? else {
             self.tally.foreign += 1;
             return Ok(None);
-        }
+        };
         let field = |at: usize| prefix.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
         let (first, stamp) = (field(headers), field(headers + 8));
         let (sequence, check) = (first as u32, (first >> 32) as u32);
@@ -390,7 +408,7 @@ impl Receiver {
 
     #[inline]
     fn same_flow(&self, prefix: &[u8; PREFIX], sequence: u32) -> bool {
-        let flow = if self.flows == 1 { 0 } else { sequence % self.flows };
+        let flow = self.flows.of(sequence);
         let source = self.first_port.wrapping_add((flow & 1023) as u16).to_be_bytes();
         let destination = self.first_port.wrapping_add((flow >> 10) as u16).to_be_bytes();
         prefix[26..30] == self.peer.ip.octets()
@@ -411,6 +429,25 @@ impl Receiver {
             self.tally.lost = self.tally.lost.saturating_sub(1);
         }
     }
+}
+
+/// Reads a frame's headers and our fields; `None` when its first part is too short for them, which no frame of ours is.
+#[inline]
+fn read_prefix(memory: &SharedMemory, address: u64, len: usize) -> Result<Option<([u8; PREFIX], usize)>, MemoryError> {
+    if len < UDP_PREFIX {
+        return Ok(None);
+    }
+    let mut prefix = [0u8; PREFIX];
+    let (head, rest) = prefix.split_at_mut(UDP_PREFIX);
+    head.copy_from_slice(&memory.read_array::<UDP_PREFIX>(address)?);
+    if head.get(23) != Some(&6) {
+        return Ok(Some((prefix, UDP_HEADERS)));
+    }
+    if len < PREFIX {
+        return Ok(None);
+    }
+    memory.read(address + UDP_PREFIX as u64, rest)?;
+    Ok(Some((prefix, TCP_HEADERS)))
 }
 
 /// The part of a sum that `len` bytes contribute which start `at` bytes into the summed range.
@@ -440,6 +477,15 @@ mod tests {
 
     fn received<'a>(parts: &'a [(u64, u32)]) -> RxFrame<'a> {
         RxFrame { header: NetHeader::default(), parts, len: parts.iter().map(|p| p.1).sum() }
+    }
+
+    #[test]
+    fn flows_are_the_remainder() {
+        for count in [1, 2, 3, 1000, 100_000, 1_000_000] {
+            for sequence in [0, 1, 999, 1000, 123_456_789, u32::MAX - 1, u32::MAX] {
+                assert_eq!(Flows::new(count).of(sequence), sequence % count);
+            }
+        }
     }
 
     #[test]

@@ -189,6 +189,31 @@ impl SharedMemory {
         Ok(())
     }
 
+    /// Copies `N` bytes in: a length known to the compiler, so no call of `memcpy`.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::OutOfRange`]; nothing is copied then.
+    #[inline(always)]
+    pub fn write_array<const N: usize>(&self, address: u64, from: &[u8; N]) -> Result<(), MemoryError> {
+        let into = self.pointer(address, N)?;
+        // SAFETY: `pointer` vouches for N bytes at the destination; an array of bytes has alignment 1.
+        unsafe { into.as_ptr().cast::<[u8; N]>().write(*from) };
+        Ok(())
+    }
+
+    /// Copies `N` bytes out, as [`SharedMemory::write_array`] copies them in.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::OutOfRange`].
+    #[inline(always)]
+    pub fn read_array<const N: usize>(&self, address: u64) -> Result<[u8; N], MemoryError> {
+        let from = self.pointer(address, N)?;
+        // SAFETY: `pointer` vouches for N bytes at the source; an array of bytes has alignment 1 and no invalid values.
+        Ok(unsafe { from.as_ptr().cast::<[u8; N]>().read() })
+    }
+
     /// Reads bytes into a new vector.
     ///
     /// # Errors

@@ -201,10 +201,13 @@ impl RxQueue {
             return Err(RxError::Short { len: first.len, header: header_len });
         }
         let address = self.address(first.token);
-        let mut bytes = [0; NetHeader::LEN];
-        let (head, _) = bytes.split_at_mut(header_len.min(NetHeader::LEN));
-        self.memory.read(address, head)?;
-        let header = NetHeader::decode(&bytes);
+        let header = if header_len >= NetHeader::LEN {
+            NetHeader::decode(&self.memory.read_array(address)?)
+        } else {
+            let mut bytes = [0; NetHeader::LEN];
+            self.memory.read(address, bytes.split_at_mut(header_len).0)?;
+            NetHeader::decode(&bytes)
+        };
         let mut len = first.len - header_len as u32;
         self.parts.clear();
         self.parts.push((address + header_len as u64, len));

@@ -138,9 +138,11 @@ impl TxQueue {
         let Some(slot) = self.slot() else { return Err(AddError::Full { wanted: 1, free: 0 }) };
         let start = slot.address - self.header_len as u64;
         // The address is one of ours, so the write cannot fail; a longer header's rest is zero from the start.
-        let header = header.encode();
-        let (header, _) = header.split_at(self.header_len.min(NetHeader::LEN));
-        if self.memory.write(start, header).is_err() {
+        let written = match (header.encode(), self.header_len) {
+            (bytes, NetHeader::LEN..) => self.memory.write_array(start, &bytes),
+            (bytes, short) => self.memory.write(start, bytes.split_at(short).0),
+        };
+        if written.is_err() {
             return Err(AddError::Empty);
         }
         let total = len + self.header_len as u32;
