@@ -11,12 +11,16 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 /// The kernel's, for a core this process may not use.
 pub fn pin(core: usize) -> io::Result<()> {
     if core >= CpuSet::MAX_CPU {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("core {core}: at most {}", CpuSet::MAX_CPU - 1)));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("core {core}: at most {}", CpuSet::MAX_CPU - 1),
+        ));
     }
     let mut set = CpuSet::new();
     set.set(core);
-    sched_setaffinity(None, &set)
-        .map_err(|errno| io::Error::new(io::Error::from(errno).kind(), format!("pinning a thread to core {core}: {errno}")))
+    sched_setaffinity(None, &set).map_err(|errno| {
+        io::Error::new(io::Error::from(errno).kind(), format!("pinning a thread to core {core}: {errno}"))
+    })
 }
 
 /// The cores the calling thread may use, lowest first.

@@ -21,8 +21,8 @@ use vhost::{
     vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures, message::VhostUserHeaderFlag},
 };
 use virtio_driver::{
-    Arena, MemoryError, MemoryOptions, Queue, QueueConfig, RingLayout, RxConfig, RxQueue, SharedMemory, TxConfig, TxQueue,
-    Virtqueue, features,
+    Arena, MemoryError, MemoryOptions, Queue, QueueConfig, RingLayout, RxConfig, RxQueue, SharedMemory,
+    TxConfig, TxQueue, Virtqueue, features,
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -255,7 +255,10 @@ impl Attachment {
         }
         message("SET_FEATURES", frontend.set_features(features))?;
         if status {
-            message("SET_STATUS", send_raw(&raw, SET_STATUS, &STATUS_FEATURES_OK.to_le_bytes(), acknowledge))?;
+            message(
+                "SET_STATUS",
+                send_raw(&raw, SET_STATUS, &STATUS_FEATURES_OK.to_le_bytes(), acknowledge),
+            )?;
         }
         if acknowledge {
             frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
@@ -295,7 +298,12 @@ impl Attachment {
     }
 
     /// Memory table, then ring by ring; rings are enabled last.
-    fn announce(&mut self, raw: &UnixStream, config: &AttachConfig, acknowledge: bool) -> Result<(), AttachError> {
+    fn announce(
+        &mut self,
+        raw: &UnixStream,
+        config: &AttachConfig,
+        acknowledge: bool,
+    ) -> Result<(), AttachError> {
         let region = VhostUserMemoryRegionInfo {
             guest_phys_addr: self.memory.guest_base(),
             memory_size: self.memory.len() as u64,
@@ -348,11 +356,15 @@ fn choose(offered: u64, config: &AttachConfig) -> Result<u64, AttachError> {
         needed |= features::RING_PACKED;
     }
     if config.offloads {
-        needed |= features::NET_CSUM | features::NET_GUEST_CSUM | features::NET_HOST_TSO4 | features::NET_GUEST_TSO4;
+        needed |= features::NET_CSUM
+            | features::NET_GUEST_CSUM
+            | features::NET_HOST_TSO4
+            | features::NET_GUEST_TSO4;
     }
     let absent = needed & !offered;
     if absent != 0 {
-        let names: Vec<_> = NAMED.iter().filter(|(bit, _)| absent & bit != 0).map(|(_, name)| *name).collect();
+        let names: Vec<_> =
+            NAMED.iter().filter(|(bit, _)| absent & bit != 0).map(|(_, name)| *name).collect();
         return Err(AttachError::Features { missing: names.join(", "), offered });
     }
     Ok(needed | offered & (features::IN_ORDER | features::VHOST_USER_PROTOCOL_FEATURES))
@@ -376,12 +388,14 @@ fn buffers(config: &AttachConfig) -> (u32, u32, u32) {
 pub fn memory_size(config: &AttachConfig) -> usize {
     let (tx, _, rx) = buffers(config);
     let rings = 2 * (usize::from(config.ring_size) * 26 + 3 * 4096);
-    let packets = tx as usize * (config.longest as usize + 256) + usize::from(config.ring_size) * (rx as usize + 256);
+    let packets =
+        tx as usize * (config.longest as usize + 256) + usize::from(config.ring_size) * (rx as usize + 256);
     (rings + packets).next_multiple_of(2 << 20)
 }
 
 fn guest_memory(config: &AttachConfig) -> Result<(Arc<SharedMemory>, bool), AttachError> {
-    let options = MemoryOptions { guest_base: 0x10_0000, huge_pages: config.huge_pages, ..MemoryOptions::default() };
+    let options =
+        MemoryOptions { guest_base: 0x10_0000, huge_pages: config.huge_pages, ..MemoryOptions::default() };
     let len = memory_size(config);
     match SharedMemory::new(len, options) {
         Ok(memory) => Ok((memory.into_shared(), config.huge_pages)),

@@ -79,7 +79,9 @@ impl FromStr for Sizes {
     fn from_str(text: &str) -> Result<Self, String> {
         let plain = |size: u32| FrameKind { len: size - 4, tso: false };
         let cycle = match text.to_ascii_uppercase().as_str() {
-            "64K" | "64KB" => vec![FrameKind { len: TCP_HEADERS as u32 + SEGMENTS * u32::from(MSS), tso: true }],
+            "64K" | "64KB" => {
+                vec![FrameKind { len: TCP_HEADERS as u32 + SEGMENTS * u32::from(MSS), tso: true }]
+            }
             "IMIX" => [64, 570, 64, 64, 570, 64, 1518, 64, 570, 64, 64, 570].map(plain).to_vec(),
             number => match number.parse() {
                 Ok(size @ 64..=9018) => vec![plain(size)],
@@ -109,7 +111,10 @@ impl Endpoint {
     /// Port `index`'s default: 02:00:00:00:01:0a and 10.0.1.10 for the first, counting up.
     #[must_use]
     pub fn numbered(index: u8) -> Self {
-        Self { mac: [2, 0, 0, 0, 1, index.wrapping_add(10)], ip: Ipv4Addr::new(10, 0, 1, index.wrapping_add(10)) }
+        Self {
+            mac: [2, 0, 0, 0, 1, index.wrapping_add(10)],
+            ip: Ipv4Addr::new(10, 0, 1, index.wrapping_add(10)),
+        }
     }
 }
 
@@ -175,10 +180,16 @@ impl Sender {
     ///
     /// [`MemoryError`] when it does not fit the memory.
     #[inline]
-    pub fn write(&mut self, memory: &SharedMemory, address: u64, stamp: u64) -> Result<(NetHeader, u32), MemoryError> {
+    pub fn write(
+        &mut self,
+        memory: &SharedMemory,
+        address: u64,
+        stamp: u64,
+    ) -> Result<(NetHeader, u32), MemoryError> {
         let sequence = self.sequence;
         let count = self.templates.len();
-        let Some(template) = self.templates.get(if count == 1 { 0 } else { sequence as usize % count }) else {
+        let Some(template) = self.templates.get(if count == 1 { 0 } else { sequence as usize % count })
+        else {
             return Err(MemoryError::Exhausted { wanted: 0, left: 0 });
         };
         let (headers, len) = (template.headers, template.kind.len as usize);
@@ -373,13 +384,18 @@ impl Receiver {
     ///
     /// [`MemoryError`] when the frame is not in the memory.
     #[inline]
-    pub fn take(&mut self, memory: &SharedMemory, frame: &RxFrame<'_>) -> Result<Option<(u32, u64)>, MemoryError> {
+    pub fn take(
+        &mut self,
+        memory: &SharedMemory,
+        frame: &RxFrame<'_>,
+    ) -> Result<Option<(u32, u64)>, MemoryError> {
         let Some((&(address, part), rest)) = frame.parts.split_first() else { return Ok(None) };
         let Some((prefix, headers)) = read_prefix(memory, address, part as usize)? else {
             self.tally.foreign += 1;
             return Ok(None);
         };
-        let field = |at: usize| prefix.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let field =
+            |at: usize| prefix.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
         let (first, stamp) = (field(headers), field(headers + 8));
         let (sequence, check) = (first as u32, (first >> 32) as u32);
         let behind = (headers + FIELDS) as u32;
@@ -397,7 +413,8 @@ impl Receiver {
             self.tally.foreign += 1;
             return Ok(None);
         }
-        let intact = fold(payload_sum(sequence, stamp).wrapping_add(sum)) == check && self.same_flow(&prefix, sequence);
+        let intact = fold(payload_sum(sequence, stamp).wrapping_add(sum)) == check
+            && self.same_flow(&prefix, sequence);
         if !intact {
             self.tally.corrupt += 1;
             return Ok(None);
@@ -433,7 +450,11 @@ impl Receiver {
 
 /// Reads a frame's headers and our fields; `None` when its first part is too short for them, which no frame of ours is.
 #[inline]
-fn read_prefix(memory: &SharedMemory, address: u64, len: usize) -> Result<Option<([u8; PREFIX], usize)>, MemoryError> {
+fn read_prefix(
+    memory: &SharedMemory,
+    address: u64,
+    len: usize,
+) -> Result<Option<([u8; PREFIX], usize)>, MemoryError> {
     if len < UDP_PREFIX {
         return Ok(None);
     }

@@ -201,7 +201,8 @@ impl Generator {
     }
 
     fn prepare(&mut self, load: &Load) {
-        let endpoints: Vec<(Endpoint, u32)> = self.guests.iter().map(|g| (g.me, g.sender.sequence())).collect();
+        let endpoints: Vec<(Endpoint, u32)> =
+            self.guests.iter().map(|g| (g.me, g.sender.sequence())).collect();
         for (index, guest) in self.guests.iter_mut().enumerate() {
             if let Some(&(peer, expected)) = endpoints.get(index ^ 1) {
                 guest.load(peer, load, index % 2 == 1, expected);
@@ -211,7 +212,8 @@ impl Generator {
 
     fn latency(&self, load: &Load) -> Latency {
         #[expect(clippy::expect_used, reason = "constants")]
-        let histogram = Histogram::new_with_bounds(1, 10_000_000_000, 2).expect("two digits from 1 ns to 10 s are valid");
+        let histogram =
+            Histogram::new_with_bounds(1, 10_000_000_000, 2).expect("two digits from 1 ns to 10 s are valid");
         Latency { histogram, clock: self.clock, mask: load.latency_every.max(1).next_power_of_two() - 1 }
     }
 
@@ -222,7 +224,14 @@ impl Generator {
             Rate::PerSecond(rate) => self.clock.hertz() * self.guests.len() as f64 / rate,
         };
         let n = self.guests.len();
-        Run { load, start: now, interval, sent: vec![0; n], progress: vec![now; n], stall: self.clock.ticks(STALL) }
+        Run {
+            load,
+            start: now,
+            interval,
+            sent: vec![0; n],
+            progress: vec![now; n],
+            stall: self.clock.ticks(STALL),
+        }
     }
 
     /// Every guest receives, then every guest sends.
@@ -230,7 +239,9 @@ impl Generator {
     fn turn(&mut self, run: &mut Run<'_>, latency: &mut Latency) -> Result<(), GeneratorError> {
         for (port, guest) in self.guests.iter_mut().enumerate() {
             let received = guest.receive(latency).map_err(|error| GeneratorError::Ring { port, error })?;
-            if received > 0 && let Some(progress) = run.progress.get_mut(port ^ 1) {
+            if received > 0
+                && let Some(progress) = run.progress.get_mut(port ^ 1)
+            {
                 *progress = cpu::time_stamp();
             }
         }
@@ -284,7 +295,9 @@ impl Generator {
 
     #[inline]
     fn send_due(&mut self, port: usize, run: &mut Run<'_>) -> Result<(), RxError> {
-        let (Some(guest), Some(sent)) = (self.guests.get_mut(port), run.sent.get_mut(port)) else { return Ok(()) };
+        let (Some(guest), Some(sent)) = (self.guests.get_mut(port), run.sent.get_mut(port)) else {
+            return Ok(());
+        };
         let elapsed = cpu::time_stamp().saturating_sub(run.start);
         let due = (elapsed as f64 / run.interval) as u64;
         let count = due.saturating_sub(*sent).min(BURST as u64) as usize;

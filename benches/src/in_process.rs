@@ -95,7 +95,10 @@ pub fn host(config: &AttachConfig) -> Result<Host, InProcessError> {
         bits |= features::RING_PACKED;
     }
     if config.offloads {
-        bits |= features::NET_CSUM | features::NET_GUEST_CSUM | features::NET_HOST_TSO4 | features::NET_GUEST_TSO4;
+        bits |= features::NET_CSUM
+            | features::NET_GUEST_CSUM
+            | features::NET_HOST_TSO4
+            | features::NET_GUEST_TSO4;
     }
     let mut guests = Vec::new();
     for index in 0..2u16 {
@@ -118,7 +121,8 @@ pub fn host(config: &AttachConfig) -> Result<Host, InProcessError> {
 }
 
 fn local_guest(config: &AttachConfig, bits: u64) -> Result<(LocalGuest, Arc<GuestMemory>), InProcessError> {
-    let options = MemoryOptions { guest_base: 0x10_0000, huge_pages: config.huge_pages, ..MemoryOptions::default() };
+    let options =
+        MemoryOptions { guest_base: 0x10_0000, huge_pages: config.huge_pages, ..MemoryOptions::default() };
     let memory = SharedMemory::new(memory_size(config), options)
         .or_else(|_| SharedMemory::new(memory_size(config), MemoryOptions { huge_pages: false, ..options }))
         .map_err(AttachError::from)?
@@ -261,7 +265,11 @@ pub struct InProcessRun {
 /// # Errors
 ///
 /// [`InProcessError`].
-pub fn run(run: &InProcessRun, clock: Clock, interrupt: &Interrupt) -> Result<InProcessReport, InProcessError> {
+pub fn run(
+    run: &InProcessRun,
+    clock: Clock,
+    interrupt: &Interrupt,
+) -> Result<InProcessReport, InProcessError> {
     let Host { control, mut worker, guests } = host(&run.config)?;
     let counters = worker.counters();
     let stop = AtomicBool::new(false);
@@ -285,9 +293,12 @@ pub fn run(run: &InProcessRun, clock: Clock, interrupt: &Interrupt) -> Result<In
             stop.store(true, Ordering::Relaxed);
             result
         });
-        let report = driving.join().unwrap_or_else(|_| Err(InProcessError::Broken("the guests panicked".to_string())));
+        let report =
+            driving.join().unwrap_or_else(|_| Err(InProcessError::Broken("the guests panicked".to_string())));
         stop.store(true, Ordering::Relaxed);
-        switching.join().unwrap_or_else(|_| Err(InProcessError::Broken("the worker panicked".to_string())))?;
+        switching
+            .join()
+            .unwrap_or_else(|_| Err(InProcessError::Broken("the worker panicked".to_string())))?;
         report
     });
     drop(control);

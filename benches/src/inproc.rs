@@ -60,7 +60,8 @@ struct Output {
 pub fn run(args: &InprocArgs) -> anyhow::Result<()> {
     let interrupt = Interrupt::on_signals()?;
     let allowed = affinity::allowed()?;
-    if !allowed.contains(&args.core) || !allowed.contains(&args.worker_core) || args.core == args.worker_core {
+    if !allowed.contains(&args.core) || !allowed.contains(&args.worker_core) || args.core == args.worker_core
+    {
         bail!("--core {} --worker-core {}: two different ones of {allowed:?}", args.core, args.worker_core);
     }
     let clock = Clock::calibrate();

@@ -8,7 +8,9 @@ use std::{
     thread::JoinHandle,
 };
 
-use virtio_driver::{Arena, MemoryOptions, NullDevice, QueueConfig, RingLayout, SharedMemory, Virtqueue, features};
+use virtio_driver::{
+    Arena, MemoryOptions, NullDevice, QueueConfig, RingLayout, SharedMemory, Virtqueue, features,
+};
 
 use crate::{
     affinity,
@@ -44,9 +46,15 @@ pub fn pair(config: &AttachConfig, core: usize) -> Result<(Vec<Guest>, NullBacke
     let layout = config.layout;
     let packed = if layout == RingLayout::Packed { features::RING_PACKED } else { 0 };
     for index in 0..2u8 {
-        let options = MemoryOptions { guest_base: 0x10_0000, huge_pages: config.huge_pages, ..MemoryOptions::default() };
+        let options = MemoryOptions {
+            guest_base: 0x10_0000,
+            huge_pages: config.huge_pages,
+            ..MemoryOptions::default()
+        };
         let memory = SharedMemory::new(memory_size(config), options)
-            .or_else(|_| SharedMemory::new(memory_size(config), MemoryOptions { huge_pages: false, ..options }))?
+            .or_else(|_| {
+                SharedMemory::new(memory_size(config), MemoryOptions { huge_pages: false, ..options })
+            })?
             .into_shared();
         let mut arena = Arena::new(&memory);
         let features = NULL_FEATURES | packed;

@@ -151,7 +151,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "m" => 60.0,
         _ => return Err("a number with ms, s or m: 500ms, 0.5s, 10m".to_string()),
     };
-    let seconds = f64::from_str(number).map_err(|_| "a number with ms, s or m: 500ms, 0.5s, 10m".to_string())?;
+    let seconds =
+        f64::from_str(number).map_err(|_| "a number with ms, s or m: 500ms, 0.5s, 10m".to_string())?;
     Duration::try_from_secs_f64(seconds * factor).map_err(|error| error.to_string())
 }
 
@@ -232,7 +233,9 @@ fn null_ceiling(
     interrupt: &Interrupt,
 ) -> anyhow::Result<Report> {
     if args.size.tso() {
-        bail!("--null-ceiling --size 64K: the null back end serves frames of one descriptor, up to 9018 bytes");
+        bail!(
+            "--null-ceiling --size 64K: the null back end serves frames of one descriptor, up to 9018 bytes"
+        );
     }
     let (guests, _backend) = null::pair(config, args.null_core)?;
     let mut generator = Generator::new(guests, clock)?;
@@ -264,7 +267,10 @@ fn print(args: &RunArgs, report: Report, probes: Vec<Probe>) -> anyhow::Result<(
             report.sent, r.frames, r.lost, r.reordered, r.corrupt, r.foreign, report.backlog
         );
         let l = report.latency;
-        println!("latency ns: p50 {}, p99 {}, p99.9 {}, max {} ({} samples)", l.p50, l.p99, l.p999, l.max, l.samples);
+        println!(
+            "latency ns: p50 {}, p99 {}, p99.9 {}, max {} ({} samples)",
+            l.p50, l.p99, l.p999, l.max, l.samples
+        );
         for probe in &probes {
             println!("core round trip {:.0} ns", probe.round_trip_ns);
         }
@@ -273,7 +279,9 @@ fn print(args: &RunArgs, report: Report, probes: Vec<Probe>) -> anyhow::Result<(
         bail!("{} frames arrived changed", r.corrupt);
     }
     if r.frames == 0 {
-        bail!("nothing arrived: is the back end forwarding between these ports, and do MAC and IP addresses fit it?");
+        bail!(
+            "nothing arrived: is the back end forwarding between these ports, and do MAC and IP addresses fit it?"
+        );
     }
     Ok(())
 }

@@ -50,7 +50,8 @@ impl Interrupt {
     /// The kernel's.
     pub fn on_signals() -> std::io::Result<Self> {
         let this = Self::default();
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
+        {
             signal_hook::flag::register(signal, Arc::clone(&this.0))?;
         }
         Ok(this)

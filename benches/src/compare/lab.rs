@@ -28,13 +28,17 @@ impl HugePages {
     /// Reserves what is missing, as root, and says so.
     #[must_use]
     pub(super) fn reserve() -> Self {
-        let read = || fs::read_to_string(HUGE_PAGES).ok().and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(0);
+        let read = || {
+            fs::read_to_string(HUGE_PAGES).ok().and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(0)
+        };
         let have = read();
         if have >= HUGE_PAGES_WANTED {
             return Self { before: None, available: true };
         }
         if fs::write(HUGE_PAGES, HUGE_PAGES_WANTED.to_string()).is_err() {
-            eprintln!("huge pages: {have} reserved, and only root can reserve more; DPDK runs slower without");
+            eprintln!(
+                "huge pages: {have} reserved, and only root can reserve more; DPDK runs slower without"
+            );
             return Self { before: None, available: have >= HUGE_PAGES_WANTED };
         }
         let now = read();
@@ -68,14 +72,20 @@ impl Lab {
     ///
     /// When no folder can be made.
     pub(super) fn empty() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("towpath-bench-").tempdir().context("making a private folder")?;
+        let folder =
+            tempfile::Builder::new().prefix("towpath-bench-").tempdir().context("making a private folder")?;
         Ok(Self { switches: Vec::new(), folder, huge_pages: HugePages::reserve() })
     }
 
     /// Where switches are to live.
     #[must_use]
     pub(super) fn places(&self, core: usize, worker_core: usize) -> Places<'_> {
-        Places { folder: self.folder.path(), worker_core, other_core: core, huge_pages: self.huge_pages.available }
+        Places {
+            folder: self.folder.path(),
+            worker_core,
+            other_core: core,
+            huge_pages: self.huge_pages.available,
+        }
     }
 
     /// Starts all systems asked for and freezes them.
@@ -113,7 +123,8 @@ fn confine(switch: &dyn Switch, args: &CompareArgs) -> anyhow::Result<()> {
         let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
         for entry in fs::read_dir(Path::new(&tasks)).with_context(|| tasks.clone())? {
             let name = entry?.file_name();
-            let thread = name.to_str().and_then(|name| name.parse().ok()).and_then(rustix::thread::Pid::from_raw);
+            let thread =
+                name.to_str().and_then(|name| name.parse().ok()).and_then(rustix::thread::Pid::from_raw);
             // A thread that ended meanwhile needs no core.
             let Ok(set) = sched_getaffinity(thread) else { continue };
             if set.count() == 1 && set.is_set(args.worker_core) {

@@ -4,6 +4,7 @@
 //! a ping-pong probe says how far the two cores are apart; a sample counts only if both probes agree, near and far are
 //! never mixed, and ratios are taken between samples of the same round and the same distance.
 
+mod contention;
 mod lab;
 mod ovs;
 mod plan;
@@ -72,6 +73,9 @@ pub struct CompareArgs {
     /// Only rows whose name contains one of these
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
+    /// Count samples during which other work used the cores too: to try the tool out, not to measure
+    #[arg(long)]
+    accept_busy: bool,
     /// Check this generator against testpmd's (net_pcap into net_virtio_user) instead of comparing switches
     #[arg(long)]
     cross_check: bool,

@@ -98,7 +98,11 @@ impl OpenVswitch {
 
     fn configure(&mut self, places: &Places<'_>) -> anyhow::Result<()> {
         // One memory segment without files behind it, so that nothing stays when the process is killed.
-        let extra = if places.huge_pages { "--in-memory --no-pci --iova-mode=va" } else { "--no-huge -m 512 --no-pci" };
+        let extra = if places.huge_pages {
+            "--in-memory --no-pci --iova-mode=va"
+        } else {
+            "--no-huge -m 512 --no-pci"
+        };
         let mut settings = vec![
             format!("other_config:dpdk-extra=\"{extra}\""),
             format!("other_config:dpdk-lcore-mask={:#x}", 1u64 << places.other_core),
@@ -113,8 +117,17 @@ impl OpenVswitch {
         let mut set = vec!["--no-wait", "set", "Open_vSwitch", "."];
         set.extend(settings.iter().map(String::as_str));
         self.vsctl(&set)?;
-        self.vsctl(&["--timeout=30", "add-br", BRIDGE, "--", "set", "bridge", BRIDGE, "datapath_type=netdev"])
-            .with_context(|| self.log())?;
+        self.vsctl(&[
+            "--timeout=30",
+            "add-br",
+            BRIDGE,
+            "--",
+            "set",
+            "bridge",
+            BRIDGE,
+            "datapath_type=netdev",
+        ])
+        .with_context(|| self.log())?;
         let sockets = self.sockets.clone();
         for (port, socket) in ["p0", "p1"].into_iter().zip(&sockets) {
             let path = format!("options:vhost-server-path={}", text(socket));
@@ -155,14 +168,17 @@ impl OpenVswitch {
 
     /// Calls a command of the daemon, as `ovs-appctl` does, without starting a process beside the measurement.
     fn control(&self, method: &str, params: &[&str]) -> anyhow::Result<String> {
-        let mut stream = UnixStream::connect(self.folder.join("vswitchd.ctl")).context("ovs-vswitchd's control socket")?;
+        let mut stream =
+            UnixStream::connect(self.folder.join("vswitchd.ctl")).context("ovs-vswitchd's control socket")?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let request = serde_json::json!({"id": 0, "method": method, "params": params});
         stream.write_all(request.to_string().as_bytes())?;
         let mut answers = serde_json::Deserializer::from_reader(&stream).into_iter::<Answer>();
         match answers.next() {
             Some(Ok(Answer { result: Some(result), .. })) => Ok(result),
-            Some(Ok(Answer { error, .. })) => bail!("ovs-vswitchd refused {method}: {}", error.unwrap_or_default()),
+            Some(Ok(Answer { error, .. })) => {
+                bail!("ovs-vswitchd refused {method}: {}", error.unwrap_or_default())
+            }
             Some(Err(error)) => Err(error).with_context(|| format!("ovs-vswitchd's answer to {method}")),
             None => bail!("ovs-vswitchd did not answer {method}"),
         }

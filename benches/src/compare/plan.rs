@@ -86,7 +86,8 @@ pub(super) fn visits(quick: bool) -> Vec<Visit> {
     let mut visits = Vec::new();
     for layout in [RingLayout::Split, RingLayout::Packed] {
         let flows: &[u32] = if quick { &[1000] } else { &[1, 1000, 100_000] };
-        let mut rows: Vec<Row> = flows.iter().map(|&flows| Row::new(layout, "64", flows, Kind::Throughput)).collect();
+        let mut rows: Vec<Row> =
+            flows.iter().map(|&flows| Row::new(layout, "64", flows, Kind::Throughput)).collect();
         rows.push(Row::new(layout, "1518", 1000, Kind::Throughput));
         rows.push(Row::new(layout, "64", 1, Kind::OneInFlight));
         if !quick {

@@ -26,7 +26,13 @@ impl Process {
     /// # Errors
     ///
     /// When it cannot be started, `setpriv` (util-linux) among the reasons.
-    pub(super) fn start(name: &str, program: &Path, args: &[String], env: &[(&str, &Path)], log: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        name: &str,
+        program: &Path,
+        args: &[String],
+        env: &[(&str, &Path)],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let out = File::create(log).with_context(|| format!("creating {}", log.display()))?;
         let err = out.try_clone()?;
         let child = command(program, args, env)
@@ -193,7 +199,8 @@ impl Dialogue {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let tail: String = new.chars().rev().take(600).collect::<Vec<_>>().into_iter().rev().collect();
+                let tail: String =
+                    new.chars().rev().take(600).collect::<Vec<_>>().into_iter().rev().collect();
                 bail!("{} did not say {until:?} within {patience:?}; last: {tail}", self.process.name);
             }
             text = changed.wait_timeout(text, left).unwrap_or_else(PoisonError::into_inner).0;

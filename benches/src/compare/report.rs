@@ -8,7 +8,7 @@ use super::{
     TOWPATHD,
     plan::{Kind, Metric, Row, Target, Visit, targets},
     process::output,
-    sampler::{CEILING, CEILING_SHARE, Sample, Sampler},
+    sampler::{CEILING, CEILING_SHARE, Rejected, Sample, Sampler},
     statistics::Summary,
 };
 use crate::probe::Distance;
@@ -36,8 +36,8 @@ pub(super) struct Calibration {
     pub(super) round_trip_ns: Vec<(Distance, Summary)>,
     /// One thread's copy bandwidth, GB/s, in pieces of 64, 1,514 and 64,294 bytes.
     pub(super) copy_gigabytes_per_second: [Option<Summary>; 3],
-    /// Samples thrown away because the cores moved.
-    pub(super) rejected_samples: u32,
+    /// Samples thrown away.
+    pub(super) rejected_samples: Rejected,
 }
 
 /// What a contestant did in a row at one distance.
@@ -140,14 +140,26 @@ pub(super) fn results(visits: &[Visit], sampler: &Sampler, systems: Vec<String>)
                 }
             }
             let Some(mine) = mine else { continue };
-            let peers: &[&'static str] = if row.kind == Kind::Tso { &["one-copy"] } else { &CONTESTANTS[1..] };
+            let peers: &[&'static str] =
+                if row.kind == Kind::Tso { &["one-copy"] } else { &CONTESTANTS[1..] };
             rows.extend(peers.iter().filter_map(|peer| comparison(samples, row, distance, &mine, peer)));
         }
     }
-    Results { machine: machine(systems), calibration: calibration(sampler), figures, rows, samples: samples.clone() }
+    Results {
+        machine: machine(systems),
+        calibration: calibration(sampler),
+        figures,
+        rows,
+        samples: samples.clone(),
+    }
 }
 
-fn figures_of(samples: &[Sample], row: &Row, distance: Distance, contestant: &'static str) -> Option<Figures> {
+fn figures_of(
+    samples: &[Sample],
+    row: &Row,
+    distance: Distance,
+    contestant: &'static str,
+) -> Option<Figures> {
     let name = row.name();
     let of = |who: &str| -> Vec<&Sample> {
         samples.iter().filter(|s| s.row == name && s.contestant == who && s.distance == distance).collect()
@@ -183,11 +195,12 @@ fn paired(
     peer: &str,
     value: impl Fn(&Sample) -> Option<f64>,
 ) -> Option<Summary> {
-    let of = |who: &'static str| move |s: &&Sample| s.row == row && s.contestant == who && s.distance == distance;
+    let of =
+        |who: &'static str| move |s: &&Sample| s.row == row && s.contestant == who && s.distance == distance;
     let ratios = samples.iter().filter(of(TOWPATHD)).filter_map(|mine| {
-        let theirs = samples
-            .iter()
-            .find(|s| s.row == row && s.contestant == peer && s.distance == distance && s.round == mine.round)?;
+        let theirs = samples.iter().find(|s| {
+            s.row == row && s.contestant == peer && s.distance == distance && s.round == mine.round
+        })?;
         Some(value(mine)? / value(theirs)?)
     });
     Summary::of(ratios)
@@ -274,7 +287,12 @@ fn machine(systems: Vec<String>) -> Machine {
     Machine {
         commit,
         date: run("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
-        processor: format!("{} (family {} model {}), {cores} cores", field("model name"), field("cpu family"), field("model\t")),
+        processor: format!(
+            "{} (family {} model {}), {cores} cores",
+            field("model name"),
+            field("cpu family"),
+            field("model\t")
+        ),
         kernel: run("uname", &["-sr"]),
         systems,
     }
@@ -308,7 +326,13 @@ fn header(out: &mut String, results: &Results) -> std::fmt::Result {
             writeln!(out, "one-thread copy, {piece}: {} GB/s", copy.text(1))?;
         }
     }
-    writeln!(out, "{} samples counted, {} thrown away (cores moved)", results.samples.len(), c.rejected_samples)
+    writeln!(
+        out,
+        "{} samples counted; thrown away: {} (cores moved), {} (cores busy with others)",
+        results.samples.len(),
+        c.rejected_samples.moved,
+        c.rejected_samples.busy
+    )
 }
 
 fn figures_table(out: &mut String, results: &Results, distance: Distance) -> std::fmt::Result {
@@ -316,8 +340,13 @@ fn figures_table(out: &mut String, results: &Results, distance: Distance) -> std
     if rows.is_empty() {
         return writeln!(out, "\n{distance}: the cores never were");
     }
-    writeln!(out, "\n{distance}: median [quartiles] n   (* above {:.0} % of the generator's ceiling)", CEILING_SHARE * 100.0)?;
-    let cell = |summary: Option<Summary>, decimals| summary.map_or_else(|| "-".to_string(), |s| s.text(decimals));
+    writeln!(
+        out,
+        "\n{distance}: median [quartiles] n   (* above {:.0} % of the generator's ceiling)",
+        CEILING_SHARE * 100.0
+    )?;
+    let cell =
+        |summary: Option<Summary>, decimals| summary.map_or_else(|| "-".to_string(), |s| s.text(decimals));
     writeln!(
         out,
         "{:<22} {:<18} {:<28} {:<28} {:>7} {:>9} {:>9}",
@@ -350,7 +379,11 @@ fn verdicts(out: &mut String, results: &Results) -> std::fmt::Result {
             if passed + missed == 0 {
                 writeln!(out, "\ntowpathd against its peers (ratios inside one round and distance)")?;
             }
-            if v.verdict == "PASS" { passed += 1 } else { missed += 1 }
+            if v.verdict == "PASS" {
+                passed += 1
+            } else {
+                missed += 1
+            }
             let sign = if v.target.metric == Metric::CopyBandwidthShare { "at least" } else { "at most" };
             let aim = match v.target.aim {
                 Some(aim) if v.ratio.median <= aim => format!(", aim {aim} reached"),

@@ -11,6 +11,7 @@ use virtio_driver::RingLayout;
 
 use super::{
     CompareArgs, TOWPATHD,
+    contention::Waited,
     lab::Lab,
     plan::{Kind, Row, Visit},
     statistics::Summary,
@@ -62,6 +63,29 @@ pub(super) struct Sample {
     pub(super) rate: Option<f64>,
     /// Copy bandwidth for 64 KB pieces, GB/s, measured right before (TSO rows).
     pub(super) copy_gigabytes: Option<f64>,
+    /// Share of the time the worker or the generator waited for its core.
+    pub(super) contention: f64,
+}
+
+/// A sample before it is judged.
+struct Measured {
+    row: String,
+    contestant: &'static str,
+    round: u32,
+    report: Report,
+    contention: f64,
+    cycles_per_packet: Option<f64>,
+    rate: Option<f64>,
+    copy_gigabytes: Option<f64>,
+}
+
+/// Samples thrown away.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(super) struct Rejected {
+    /// The cores moved, or were neither near nor far.
+    pub(super) moved: u32,
+    /// Somebody else used a core.
+    pub(super) busy: u32,
 }
 
 /// Takes and keeps samples.
@@ -74,8 +98,9 @@ pub(super) struct Sampler {
     start: Instant,
     /// All accepted samples, in order.
     pub(super) samples: Vec<Sample>,
-    /// Samples thrown away because the cores moved (or the probes were neither near nor far).
-    pub(super) rejected: u32,
+    /// Samples thrown away.
+    pub(super) rejected: Rejected,
+    accept_busy: bool,
     /// Copy bandwidth, once per round.
     pub(super) copies: Vec<CopyBandwidth>,
     last_probe: Option<Probe>,
@@ -88,9 +113,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Above this share of the generator's ceiling a throughput is the generator's.
 pub(super) const CEILING_SHARE: f64 = 0.85;
 
+/// A thread that waited for a core for more than this share of the time spoils its sample.
+const BUSY: f64 = 0.03;
+
 /// Reads a switch's counters around the counted time.
 struct Counting<'a> {
     switch: &'a mut dyn Switch,
+    worker_core: usize,
+    waited: Waited,
+    start: Instant,
+    contention: f64,
     work: Work,
     failed: Option<anyhow::Error>,
 }
@@ -98,10 +130,14 @@ struct Counting<'a> {
 impl Hooks for Counting<'_> {
     fn before(&mut self) -> Result<(), SessionError> {
         self.failed = self.switch.begin().err();
+        self.waited = Waited::now(&self.switch.pids(), self.worker_core);
+        self.start = Instant::now();
         Ok(())
     }
 
     fn after(&mut self) -> Result<(), SessionError> {
+        let now = Waited::now(&self.switch.pids(), self.worker_core);
+        self.contention = self.waited.share_until(now, self.start.elapsed().as_nanos() as f64);
         match self.switch.end() {
             Ok(work) => self.work = work,
             Err(error) => self.failed = self.failed.take().or(Some(error)),
@@ -139,7 +175,8 @@ impl Sampler {
             interrupt,
             start: Instant::now(),
             samples: Vec::new(),
-            rejected: 0,
+            rejected: Rejected::default(),
+            accept_busy: args.accept_busy,
             copies: Vec::new(),
             last_probe: None,
         }
@@ -157,7 +194,13 @@ impl Sampler {
     /// # Errors
     ///
     /// When a switch fails, or a signal came.
-    pub(super) fn visit(&mut self, lab: &mut Lab, visit: &Visit, round: u32, end: Instant) -> anyhow::Result<bool> {
+    pub(super) fn visit(
+        &mut self,
+        lab: &mut Lab,
+        visit: &Visit,
+        round: u32,
+        end: Instant,
+    ) -> anyhow::Result<bool> {
         if Instant::now() >= end {
             return Ok(true);
         }
@@ -209,7 +252,8 @@ impl Sampler {
         let count = lab.switches.len();
         for turn in 0..count {
             let index = (turn + round as usize) % count.max(1);
-            let (Some(switch), Some(generator)) = (lab.switches.get_mut(index), generators.get_mut(&index)) else {
+            let (Some(switch), Some(generator)) = (lab.switches.get_mut(index), generators.get_mut(&index))
+            else {
                 continue;
             };
             for mode in switch.modes() {
@@ -237,13 +281,26 @@ impl Sampler {
     fn ceiling(&mut self, config: &AttachConfig, row: &Row, round: u32) -> anyhow::Result<()> {
         let before = self.probe_before()?;
         let load = load(row, Rate::Max, false);
+        let waited = Waited::now(&[], self.worker_core);
         let report = {
             let (guests, _backend) = null::pair(config, self.worker_core)?;
             let mut generator = Generator::new(guests, self.clock)?;
             session::measure(&mut generator, &load, self.core, self.timing, &self.interrupt, &mut ())?
         };
         let after = self.probe()?;
-        self.accept((before, after), row, CEILING, round, report, (None, None, None));
+        let share = waited
+            .share_until(Waited::now(&[], self.worker_core), (WARM + self.timing.measure).as_nanos() as f64);
+        let measured = Measured {
+            row: row.name(),
+            contestant: CEILING,
+            round,
+            report,
+            contention: share,
+            cycles_per_packet: None,
+            rate: None,
+            copy_gigabytes: None,
+        };
+        self.judge((before, after), measured);
         Ok(())
     }
 
@@ -267,44 +324,66 @@ impl Sampler {
         };
         let load = load(row, rate, true);
         switch.check()?;
-        let (report, work) = {
+        let (report, work, contention) = {
             let _running = thaw(switch)?;
             switch.select(mode)?;
-            let mut counting = Counting { switch, work: Work::default(), failed: None };
-            let report = session::measure(generator, &load, self.core, self.timing, &self.interrupt, &mut counting)?;
+            let mut counting = Counting {
+                switch,
+                worker_core: self.worker_core,
+                waited: Waited::default(),
+                start: Instant::now(),
+                contention: 0.0,
+                work: Work::default(),
+                failed: None,
+            };
+            let report =
+                session::measure(generator, &load, self.core, self.timing, &self.interrupt, &mut counting)?;
             if let Some(error) = counting.failed {
                 return Err(error);
             }
-            (report, counting.work)
+            (report, counting.work, counting.contention)
         };
         let after = self.probe()?;
         let rate = if let Rate::PerSecond(rate) = rate { Some(rate) } else { None };
-        self.accept((before, after), row, mode, round, report, (work.cycles_per_packet(), rate, copy));
+        let measured = Measured {
+            row: row.name(),
+            contestant: mode,
+            round,
+            report,
+            contention,
+            cycles_per_packet: work.cycles_per_packet(),
+            rate,
+            copy_gigabytes: copy,
+        };
+        self.judge((before, after), measured);
         Ok(())
     }
 
-    fn accept(
-        &mut self,
-        (before, after): (Probe, Probe),
-        row: &Row,
-        contestant: &'static str,
-        round: u32,
-        report: Report,
-        (cycles_per_packet, rate, copy_gigabytes): (Option<f64>, Option<f64>, Option<f64>),
-    ) {
+    /// Keeps a sample if the cores stayed where they were and nobody else used them.
+    fn judge(&mut self, (before, after): (Probe, Probe), m: Measured) {
         self.last_probe = Some(after);
         let at = self.start.elapsed().as_secs_f64();
-        let name = row.name();
+        let (name, contestant, report) = (m.row, m.contestant, m.report);
         let distance = match (before.distance(), after.distance()) {
             (Some(before), Some(after)) if before == after => before,
             _ => {
-                self.rejected += 1;
+                self.rejected.moved += 1;
                 let (before, after) = (before.round_trip_ns, after.round_trip_ns);
-                eprintln!("[{at:5.0} s] {name:<22} {contestant:<18} cores moved ({before:.0}, {after:.0} ns): not counted");
+                eprintln!(
+                    "[{at:5.0} s] {name:<22} {contestant:<18} cores moved ({before:.0}, {after:.0} ns): not counted"
+                );
                 return;
             }
         };
-        let cycles = cycles_per_packet.map_or_else(String::new, |cycles| format!("{cycles:7.1} cyc"));
+        if m.contention > BUSY && !self.accept_busy {
+            self.rejected.busy += 1;
+            let percent = m.contention * 100.0;
+            eprintln!(
+                "[{at:5.0} s] {name:<22} {contestant:<18} a core was busy with others ({percent:.0} %): not counted"
+            );
+            return;
+        }
+        let cycles = m.cycles_per_packet.map_or_else(String::new, |cycles| format!("{cycles:7.1} cyc"));
         eprintln!(
             "[{at:5.0} s] {name:<22} {contestant:<18} {distance} {cycles:>11} {:7.2} Mpps {:7.1} Gb/s  p50 {} p99 {} ns{}",
             report.mpps,
@@ -318,16 +397,17 @@ impl Sampler {
             contestant,
             distance,
             round_trip_ns: f64::midpoint(before.round_trip_ns, after.round_trip_ns),
-            round,
+            round: m.round,
             at_seconds: at,
             mpps: report.mpps,
             gbps: report.gbps,
-            cycles_per_packet,
+            cycles_per_packet: m.cycles_per_packet,
             latency: report.latency,
             lost: report.received.lost,
             corrupt: report.received.corrupt,
-            rate,
-            copy_gigabytes,
+            rate: m.rate,
+            copy_gigabytes: m.copy_gigabytes,
+            contention: m.contention,
         });
     }
 

@@ -68,7 +68,8 @@ fn chart(
     let failed = |error: &dyn std::fmt::Display| anyhow!("drawing: {error}");
     let most = bars.iter().map(|bar| bar.q3).fold(1.0, f64::max) * 1.1;
     let count = bars.len() as f64;
-    let title = format!("busy TSC cycles per packet, cores {distance} (median and quartiles; less is better)");
+    let title =
+        format!("busy TSC cycles per packet, cores {distance} (median and quartiles; less is better)");
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(8)
@@ -90,7 +91,8 @@ fn chart(
         .map_err(|e| failed(&e))?;
     for (index, bar) in bars.iter().enumerate() {
         let y = index as f64;
-        let colour = COLOURS.iter().find(|(name, _)| *name == bar.system).map_or(BLACK, |(_, colour)| *colour);
+        let colour =
+            COLOURS.iter().find(|(name, _)| *name == bar.system).map_or(BLACK, |(_, colour)| *colour);
         let body = Rectangle::new([(0.0, y + 0.15), (bar.median, y + 0.85)], colour.filled());
         let whisker = PathElement::new(vec![(bar.q1, y + 0.5), (bar.q3, y + 0.5)], BLACK.stroke_width(2));
         chart.draw_series([body]).map_err(|e| failed(&e))?;
@@ -101,7 +103,8 @@ fn chart(
         let _ = left;
         area.draw(&text).map_err(|e| failed(&e))?;
         let (x, _) = chart.backend_coord(&(bar.q3.max(bar.median), y + 0.5));
-        let value = Text::new(format!("{:.0}", bar.median), (x - left + 4, pixel - top - 6), ("sans-serif", 12));
+        let value =
+            Text::new(format!("{:.0}", bar.median), (x - left + 4, pixel - top - 6), ("sans-serif", 12));
         area.draw(&value).map_err(|e| failed(&e))?;
     }
     Ok(())

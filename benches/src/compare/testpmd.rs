@@ -53,7 +53,8 @@ impl Testpmd {
         let sockets = [places.folder.join("testpmd-a.sock"), places.folder.join("testpmd-b.sock")];
         let mut arguments = eal(places, 512);
         for (index, socket) in sockets.iter().enumerate() {
-            arguments.extend(["--vdev".to_string(), format!("net_vhost{index},iface={},queues=1", text(socket))]);
+            arguments
+                .extend(["--vdev".to_string(), format!("net_vhost{index},iface={},queues=1", text(socket))]);
         }
         let rest = "-- --interactive --nb-cores=1 --forward-mode=io --no-lsc-interrupt --record-core-cycles --auto-start";
         arguments.extend(rest.split(' ').map(str::to_string));

@@ -157,7 +157,8 @@ impl Switch for Towpathd {
 
     fn end(&mut self) -> anyhow::Result<Work> {
         let json = self.workers(&["-o", "json"])?;
-        let workers: Vec<Worker> = serde_json::from_str(&json).with_context(|| format!("towpath workers said {json}"))?;
+        let workers: Vec<Worker> =
+            serde_json::from_str(&json).with_context(|| format!("towpath workers said {json}"))?;
         let packets: f64 = workers.iter().map(|w| w.packets).sum();
         let busy_cycles = workers.iter().map(|w| w.packets * w.busy_cycles_per_packet.unwrap_or(0.0)).sum();
         Ok(Work { busy_cycles, packets })
