@@ -67,6 +67,8 @@ refusals! {
     DescriptorPosition = "descriptor_position", Close, "file descriptors arrived in the middle of a message";
     /// The kernel truncated the ancillary data: descriptors were lost.
     AncillaryTruncated = "ancillary_truncated", Close, "more file descriptors than any message carries";
+    /// This process may not open more descriptors, so that those of a message were lost. A queue needs 4, a region 2.
+    OutOfDescriptors = "out_of_descriptors", Close, "towpathd may not open more file descriptors; raise its limit (LimitNOFILE)";
     /// Half a message, then silence.
     Stalled = "stalled", Close, "a message was begun and not finished within the deadline";
     /// NEED_REPLY without REPLY_ACK negotiated.

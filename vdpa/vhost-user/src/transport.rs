@@ -89,7 +89,10 @@ impl Transport {
                 }
             }
             if received.flags.contains(ReturnFlags::CTRUNC) {
-                return Err(CloseReason::Refused(Refusal::AncillaryTruncated));
+                // Fewer than there is room for: the kernel had no numbers left to give.
+                let ours = fds.len() < RECEIVED_DESCRIPTORS;
+                let refusal = if ours { Refusal::OutOfDescriptors } else { Refusal::AncillaryTruncated };
+                return Err(CloseReason::Refused(refusal));
             }
             if received.bytes == 0 {
                 return Err(CloseReason::Disconnected);

@@ -10,7 +10,8 @@
 //! enabled), in whatever order it came: this is evaluated after every message. Anything that a running queue stands on
 //! (memory, dirty log, its kick descriptor) changes by stopping the queue, changing it and starting it again.
 //!
-//! One file per group of messages: [`negotiation`], [`memory`], [`vring`], [`log`], [`config`], [`inflight`], [`state`].
+//! `progress` takes a message from its arrival to its answer; beside it one file per group of messages: `negotiation`,
+//! `memory`, `vring`, `log`, `config`, `inflight`, `state`.
 
 mod config;
 mod descriptor;
@@ -20,6 +21,7 @@ mod log;
 mod memory;
 mod negotiation;
 mod offer;
+mod progress;
 mod queue;
 mod state;
 mod vring;
@@ -28,11 +30,11 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use vhost::vhost_user::VhostUserProtocolFeatures;
-use vhost::vhost_user::message::{BackendReq, FrontendReq};
+use vhost::vhost_user::message::BackendReq;
 
-use crate::features::{VHOST_F_LOG_ALL, with_dependencies};
-use crate::message::{Message, Outgoing, backend_request, reply};
-use crate::refusal::{Decision, Refusal, Refusals};
+use crate::features::with_dependencies;
+use crate::message::{Message, Outgoing, backend_request};
+use crate::refusal::{Refusal, Refusals};
 
 pub use config::MAX_MTU;
 pub use event::{CloseReason, Event, QueueStart};
@@ -43,64 +45,11 @@ pub use offer::SessionConfig;
 pub use queue::{Addresses, Kick, QueueState, QueueStatus};
 pub use state::{STATE_VERSION, StateBlob};
 
+use progress::{Outcome, Pending, Step, Then};
 pub(crate) use queue::Run;
 
 /// Messages that may wait behind a pending one. A front end that waits for its replies never has more than a handful.
 const MAX_BACKLOG: usize = 1024;
-
-/// How a handled message goes on.
-#[derive(Debug)]
-enum Outcome {
-    /// Done; acknowledge if asked to.
-    Done,
-    /// Done; this is the answer.
-    Reply(Vec<u8>, Vec<OwnedFd>),
-    /// Stop one queue or all, then go on.
-    Quiesce(Option<u16>, Then),
-    /// Have the owner map these regions, then go on.
-    Map(Vec<Region>),
-    /// Have the owner map (or drop) the log, then go on.
-    Log,
-}
-
-/// What to do when the queues asked for have stopped.
-#[derive(Debug)]
-enum Then {
-    Done,
-    ReplyBase(u16),
-    Features(u64),
-    Memory(Vec<Region>),
-    Log(LogRegion),
-    Kick(u16, Kick),
-    ResetDevice,
-    ResetOwner,
-    ResetStatus,
-    Freeze,
-    Close(CloseReason),
-}
-
-/// The message being answered.
-#[derive(Debug)]
-struct Ticket {
-    request: FrontendReq,
-    need_reply: bool,
-    /// Sent on success whether asked for or not.
-    success: Option<Vec<u8>>,
-}
-
-#[derive(Debug)]
-enum Step {
-    Stopping(Then),
-    Mapping(Vec<Region>),
-    Logging,
-}
-
-#[derive(Debug)]
-struct Pending {
-    /// Nothing when it is not a message that is waited for.
-    ticket: Option<Ticket>,
-    step: Step,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -422,265 +371,5 @@ impl Session {
         if negotiated && self.front.channel.is_some() && self.channel_out.is_empty() {
             self.channel_out.push_back(backend_request(BackendReq::CONFIG_CHANGE_MSG, &[]));
         }
-    }
-
-    fn pump(&mut self) {
-        while self.pending.is_none() && self.phase == Phase::Open {
-            let Some(message) = self.backlog.pop_front() else { break };
-            self.dispatch(message);
-        }
-    }
-
-    fn dispatch(&mut self, message: Message) {
-        let request = message.request;
-        let mut ticket = Ticket { request, need_reply: message.need_reply, success: None };
-        // The acknowledgement of SET_PROTOCOL_FEATURES may already use what it negotiates.
-        if message.need_reply && request != FrontendReq::SET_PROTOCOL_FEATURES && !self.has(Self::REPLY_ACK) {
-            self.refused(Refusal::NeedReply);
-            self.close(CloseReason::Refused(Refusal::NeedReply));
-            return;
-        }
-        if request == FrontendReq::SET_LOG_BASE && self.has(VhostUserProtocolFeatures::LOG_SHMFD) {
-            // Front ends wait for a reply whether they asked or not; one of them reads the log's geometry from it.
-            ticket.success = Some(message.payload.clone());
-        }
-        let outcome = self.handle(message);
-        self.complete(Some(ticket), outcome);
-    }
-
-    const REPLY_ACK: VhostUserProtocolFeatures = VhostUserProtocolFeatures::REPLY_ACK;
-
-    fn has(&self, feature: VhostUserProtocolFeatures) -> bool {
-        self.front.protocol.0.contains(feature)
-    }
-
-    fn require(&self, feature: VhostUserProtocolFeatures) -> Result<(), Refusal> {
-        if self.has(feature) { Ok(()) } else { Err(Refusal::NotNegotiated) }
-    }
-
-    fn handle(&mut self, message: Message) -> Result<Outcome, Refusal> {
-        use FrontendReq as R;
-        match message.request {
-            R::GET_FEATURES => Ok(Outcome::u64(self.config.features)),
-            R::SET_FEATURES => self.set_features(&message),
-            R::GET_PROTOCOL_FEATURES => Ok(Outcome::u64(self.config.protocol.bits())),
-            R::SET_PROTOCOL_FEATURES => self.set_protocol_features(&message),
-            R::SET_OWNER => self.set_owner(),
-            R::RESET_OWNER => Ok(Outcome::Quiesce(None, Then::ResetOwner)),
-            R::RESET_DEVICE => self.reset_device(),
-            R::GET_QUEUE_NUM => self.get_queue_num(),
-            R::SET_STATUS => self.set_status(&message),
-            R::GET_STATUS => self.get_status(),
-            R::SET_BACKEND_REQ_FD => self.set_channel(message),
-            R::SET_MEM_TABLE => self.set_mem_table(message),
-            R::GET_MAX_MEM_SLOTS => self.get_max_mem_slots(),
-            R::ADD_MEM_REG => self.add_mem_reg(message),
-            R::REM_MEM_REG => self.rem_mem_reg(&message),
-            R::SET_VRING_NUM => self.set_vring_num(&message),
-            R::SET_VRING_BASE => self.set_vring_base(&message),
-            R::SET_VRING_ADDR => self.set_vring_addr(&message),
-            R::SET_VRING_KICK => self.set_vring_kick(message),
-            R::SET_VRING_CALL => self.set_vring_call(message),
-            R::SET_VRING_ERR => self.set_vring_err(message),
-            R::SET_VRING_ENABLE => self.set_vring_enable(&message),
-            R::GET_VRING_BASE => self.get_vring_base(&message),
-            R::SET_LOG_BASE => self.set_log_base(message),
-            R::SET_LOG_FD => self.set_log_fd(message),
-            R::GET_CONFIG => self.get_config(&message),
-            R::SET_CONFIG => self.set_config(&message),
-            R::NET_SET_MTU => self.net_set_mtu(&message),
-            R::SEND_RARP => self.send_rarp(&message),
-            R::GET_INFLIGHT_FD => self.get_inflight_fd(&message),
-            R::SET_INFLIGHT_FD => self.set_inflight_fd(message),
-            R::SET_DEVICE_STATE_FD => self.set_device_state_fd(message),
-            R::CHECK_DEVICE_STATE => self.check_device_state(),
-            R::IOTLB_MSG => Err(Refusal::Iotlb),
-            R::POSTCOPY_ADVISE | R::POSTCOPY_LISTEN | R::POSTCOPY_END => Err(Refusal::Postcopy),
-            R::SET_VRING_ENDIAN
-            | R::CREATE_CRYPTO_SESSION
-            | R::CLOSE_CRYPTO_SESSION
-            | R::GPU_SET_SOCKET
-            | R::VRING_KICK
-            | R::GET_SHARED_OBJECT
-            | R::GET_SHMEM_CONFIG => Err(Refusal::NotOffered),
-        }
-    }
-
-    /// Carries an outcome as far as it goes: to a reply, or to the next acknowledgement that it needs.
-    fn complete(&mut self, ticket: Option<Ticket>, outcome: Result<Outcome, Refusal>) {
-        match outcome {
-            Ok(Outcome::Done) => {
-                if let Some(ticket) = ticket {
-                    self.acknowledge(ticket);
-                }
-                self.evaluate();
-            }
-            Ok(Outcome::Reply(payload, fds)) => {
-                if let Some(ticket) = ticket {
-                    self.replies.push_back(reply(ticket.request, &payload, fds));
-                }
-                self.evaluate();
-            }
-            Ok(Outcome::Quiesce(which, then)) => {
-                self.ask_to_stop(which);
-                self.pending = Some(Pending { ticket, step: Step::Stopping(then) });
-                self.advance();
-            }
-            Ok(Outcome::Map(regions)) => {
-                self.events.push_back(Event::MapMemory { regions: regions.clone() });
-                self.pending = Some(Pending { ticket, step: Step::Mapping(regions) });
-            }
-            Ok(Outcome::Log) => {
-                self.logging = self.log_wanted();
-                let log = if self.logging { self.front.log.clone() } else { None };
-                self.events.push_back(Event::LogChanged { log });
-                self.pending = Some(Pending { ticket, step: Step::Logging });
-            }
-            Err(refusal) => self.refuse(ticket, refusal),
-        }
-    }
-
-    /// Goes on with what waits for queues to stop, once they all have.
-    fn advance(&mut self) {
-        if self.front.queues.iter().any(|queue| queue.run == Run::Stopping) {
-            return;
-        }
-        match self.pending.take() {
-            Some(Pending { ticket, step: Step::Stopping(then) }) => {
-                let outcome = self.resume(then);
-                self.complete(ticket, outcome);
-                self.pump();
-            }
-            other => self.pending = other,
-        }
-    }
-
-    fn resume(&mut self, then: Then) -> Result<Outcome, Refusal> {
-        match then {
-            Then::Done => Ok(Outcome::Done),
-            Then::ReplyBase(index) => Ok(self.reply_base(index)),
-            Then::Features(features) => Ok(self.apply_features(features)),
-            Then::Memory(regions) => Ok(Outcome::Map(regions)),
-            Then::Log(log) => Ok(self.apply_log(log)),
-            Then::Kick(index, kick) => self.apply_kick(index, kick),
-            Then::ResetDevice => Ok(self.apply_reset_device()),
-            Then::ResetOwner => Ok(self.apply_reset_owner()),
-            Then::ResetStatus => Ok(self.apply_reset_status()),
-            Then::Freeze => {
-                self.phase = Phase::Frozen;
-                self.events.push_back(Event::Frozen);
-                Ok(Outcome::Done)
-            }
-            Then::Close(reason) => {
-                self.phase = Phase::Closed;
-                self.front = Negotiated::default();
-                self.transfer = state::Transfer::default();
-                self.events.push_back(Event::Closed { reason });
-                Ok(Outcome::Done)
-            }
-        }
-    }
-
-    fn ask_to_stop(&mut self, which: Option<u16>) {
-        for (index, queue) in (0u16..).zip(self.front.queues.iter_mut()) {
-            if queue.run == Run::Active && which.is_none_or(|only| only == index) {
-                queue.run = Run::Stopping;
-                self.events.push_back(Event::StopQueue { index });
-            }
-        }
-    }
-
-    fn any_active(&self) -> bool {
-        self.front.queues.iter().any(|queue| matches!(queue.run, Run::Active | Run::Stopping))
-    }
-
-    fn log_wanted(&self) -> bool {
-        self.front.log.is_some() && self.front.features.is_some_and(|f| f & VHOST_F_LOG_ALL != 0)
-    }
-
-    fn acknowledge(&mut self, ticket: Ticket) {
-        if let Some(payload) = ticket.success {
-            self.replies.push_back(reply(ticket.request, &payload, Vec::new()));
-        } else if ticket.need_reply && self.has(Self::REPLY_ACK) {
-            self.replies.push_back(reply(ticket.request, &0u64.to_ne_bytes(), Vec::new()));
-        }
-    }
-
-    fn refused(&mut self, refusal: Refusal) {
-        self.refusals.count(refusal);
-        self.events.push_back(Event::Refused(refusal));
-    }
-
-    /// Counts, and does what the refusal's decision says.
-    fn refuse(&mut self, ticket: Option<Ticket>, refusal: Refusal) {
-        self.refused(refusal);
-        let nack = ticket.and_then(|ticket| self.nack(&ticket));
-        match (refusal.decision(), nack) {
-            (Decision::NackOrClose | Decision::NackOrIgnore, Some(nack)) => self.replies.push_back(nack),
-            (Decision::NackOrIgnore, None) => {}
-            (Decision::Close | Decision::NackOrClose, _) => {
-                self.close(CloseReason::Refused(refusal));
-                return;
-            }
-        }
-        self.evaluate();
-    }
-
-    /// A reply that says no, where the message has one.
-    fn nack(&self, ticket: &Ticket) -> Option<Outgoing> {
-        use FrontendReq as R;
-        let payload: Vec<u8> = match ticket.request {
-            R::GET_CONFIG => vec![0; 12],
-            R::SET_DEVICE_STATE_FD => (crate::message::NO_DESCRIPTOR | 1).to_ne_bytes().to_vec(),
-            R::CHECK_DEVICE_STATE => 1u64.to_ne_bytes().to_vec(),
-            // Their reply is a value: there is none that says no.
-            R::GET_FEATURES
-            | R::GET_PROTOCOL_FEATURES
-            | R::GET_QUEUE_NUM
-            | R::GET_MAX_MEM_SLOTS
-            | R::GET_STATUS
-            | R::GET_VRING_BASE
-            | R::GET_INFLIGHT_FD
-            | R::GET_SHARED_OBJECT
-            | R::GET_SHMEM_CONFIG
-            | R::POSTCOPY_ADVISE => return None,
-            _ if ticket.need_reply && self.has(Self::REPLY_ACK) => 1u64.to_ne_bytes().to_vec(),
-            _ => return None,
-        };
-        Some(reply(ticket.request, &payload, Vec::new()))
-    }
-
-    /// Starts every queue that can run.
-    fn evaluate(&mut self) {
-        if self.pending.is_some() || self.phase != Phase::Open {
-            return;
-        }
-        let Some(features) = self.front.features else { return };
-        if !self.front.owner || !self.mapped {
-            return;
-        }
-        for index in 0..self.front.queues.len() {
-            let Some(queue) = self.front.queues.get_mut(index) else { break };
-            match queue.ready(features, &self.front.regions) {
-                Ok(false) => {}
-                Ok(true) => {
-                    queue.run = Run::Active;
-                    if let Some(start) = queue.start(index, features) {
-                        self.events.push_back(Event::QueueReady(Box::new(start)));
-                    }
-                }
-                Err(refusal) => {
-                    // Judged again when its addresses, its size or the memory change.
-                    queue.judged = true;
-                    self.refused(refusal);
-                }
-            }
-        }
-    }
-}
-
-impl Outcome {
-    fn u64(value: u64) -> Self {
-        Self::Reply(value.to_ne_bytes().to_vec(), Vec::new())
     }
 }
