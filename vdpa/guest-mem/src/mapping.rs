@@ -133,6 +133,9 @@ fn check_file(file: BorrowedFd<'_>, offset: u64, len: u64) -> Result<u64, MapErr
     }
     let wraps = || MapError::Wraps { space: Space::File, start: offset, size: len };
     let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok()).ok_or_else(wraps)?;
+    // First the question that the kernel answers by itself: what is asked of a file of FUSE is answered by whoever serves it, which may be
+    // the peer, whenever it likes. Memory files know seals, and nothing else does.
+    let seals = rustix::fs::fcntl_get_seals(file).map_err(|_| MapError::NotMemory)?;
     let stat = rustix::fs::fstat(file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(MapError::NotMemory);
@@ -142,12 +145,7 @@ fn check_file(file: BorrowedFd<'_>, offset: u64, len: u64) -> Result<u64, MapErr
         return Err(MapError::NotMemory);
     }
     let access = rustix::fs::fcntl_getfl(file)?;
-    if !access.contains(OFlags::RDWR) {
-        return Err(MapError::ReadOnly);
-    }
-    // Not every memory file keeps seals (EINVAL on /dev/shm): no seals then.
-    let seals = rustix::fs::fcntl_get_seals(file).unwrap_or(SealFlags::empty());
-    if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
+    if !access.contains(OFlags::RDWR) || seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
         return Err(MapError::ReadOnly);
     }
     let file_size = u64::try_from(stat.st_size).unwrap_or(0);
