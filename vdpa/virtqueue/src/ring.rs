@@ -202,7 +202,7 @@ impl<L: Layout> DeviceRing for Queue<L> {
         result.map_err(|error| self.fail(error))
     }
 
-    #[inline]
+    #[inline(always)]
     fn give(&mut self, header: &[u8], frame: &Frame<'_, '_>) -> Result<(), GiveError> {
         // Reserved chains were checked when they were fetched, in this burst.
         if self.giver.reserved() == 0 {
@@ -339,7 +339,7 @@ impl DeviceRing for Ring {
         either!(self, queue => queue.reserve(count))
     }
 
-    #[inline]
+    #[inline(always)]
     fn give(&mut self, header: &[u8], frame: &Frame<'_, '_>) -> Result<(), GiveError> {
         either!(self, queue => queue.give(header, frame))
     }
