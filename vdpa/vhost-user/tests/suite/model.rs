@@ -274,8 +274,38 @@ fn release(b: &mut Bench, model: &mut Model, order: &[u8]) {
     }
 }
 
+/// `PROPTEST_CASES` for a longer run.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// The bytes of a handshake after which a queue runs, message by message, each with its number of descriptors.
+fn stream() -> Vec<(Vec<u8>, usize)> {
+    let message = |request: R, payload: Vec<u8>, fds| {
+        ([u32s(&[request.into(), 1, payload.len() as u32]), payload].concat(), fds)
+    };
+    vec![
+        message(R::SET_OWNER, vec![], 0),
+        message(R::SET_PROTOCOL_FEATURES, u64s(&[SUPPORTED_PROTOCOL.bits()]), 0),
+        message(R::SET_FEATURES, u64s(&[VIRTIO_F_VERSION_1]), 0),
+        message(R::SET_MEM_TABLE, table(&[[0, REGION_BYTES, USER_BASE, 0]]), 1),
+        message(R::SET_VRING_NUM, u32s(&[0, 256]), 0),
+        message(R::SET_VRING_ADDR, addr(0, 0, ring_at(0)), 0),
+        message(R::SET_VRING_CALL, u64s(&[0]), 1),
+        message(R::SET_VRING_KICK, u64s(&[0]), 1),
+        message(R::SET_STATUS, u64s(&[15]), 0),
+        message(R::NET_SET_MTU, u64s(&[1500]), 0),
+        message(R::SET_LOG_BASE, u64s(&[0x1000, 0]), 1),
+        message(R::ADD_MEM_REG, single([1 << 40, REGION_BYTES, 1 << 41, 0]), 1),
+        message(R::GET_CONFIG, u32s(&[0, 24, 0]), 0),
+        message(R::GET_VRING_BASE, u32s(&[0, 0]), 0),
+        message(R::RESET_DEVICE, vec![], 0),
+    ]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     fn session_and_model_agree(
         mut ops in proptest::collection::vec(op(), 1..120),
@@ -336,6 +366,56 @@ proptest! {
         b.session.close(towpath_vhost_user::CloseReason::Owner);
         b.settle();
         prop_assert!(b.closed.is_some());
+    }
+
+    /// The bytes of a handshake with some of them changed, messages left out, said twice or swapped, in any pieces.
+    #[test]
+    fn v38_a_handshake_with_changes(
+        order in proptest::collection::vec(0usize..15, 0..12),
+        changes in proptest::collection::vec((0usize..400, any::<u8>(), any::<bool>()), 0..4),
+        pieces in proptest::collection::vec(1usize..50, 1..6),
+    ) {
+        let mut messages = stream();
+        for (at, from) in order.chunks_exact(2).map(|pair| (pair[0], pair[1])) {
+            let again = messages[from].clone();
+            messages[at] = again;
+        }
+        for (mut at, value, flip) in changes {
+            for (bytes, _) in &mut messages {
+                if at < bytes.len() {
+                    bytes[at] = if flip { bytes[at] ^ value } else { value };
+                    break;
+                }
+                at -= bytes.len();
+            }
+        }
+        let mut b = Bench::default();
+        let mut decoder = towpath_vhost_user::Decoder::new();
+        let mut piece = pieces.iter().cycle();
+        let mut now = NOW;
+        'all: for (bytes, fds) in &messages {
+            let mut rest = &bytes[..];
+            let mut fds: Vec<OwnedFd> = (0..*fds).map(|_| if bytes.len() > 20 { memfd(REGION_BYTES) } else { eventfd() }).collect();
+            while !rest.is_empty() {
+                let (head, tail) = rest.split_at(rest.len().min(*piece.next().unwrap()));
+                now += std::time::Duration::from_millis(1);
+                match decoder.feed(head, std::mem::take(&mut fds), now) {
+                    Ok(messages) => messages.into_iter().for_each(|message| b.session.on_message(message)),
+                    Err(refusal) => {
+                        b.session.on_refusal(refusal);
+                        b.settle();
+                        break 'all;
+                    }
+                }
+                b.settle();
+                rest = tail;
+            }
+        }
+        while b.session.next_reply().is_some() {}
+        prop_assert_eq!(b.session.refusals().total(), b.refused.len() as u64);
+        b.session.close(towpath_vhost_user::CloseReason::Owner);
+        b.settle();
+        prop_assert!(b.closed.is_some() && b.running.is_empty());
     }
 
     /// Any request with any payload: the session answers, refuses or closes, and always lets everything go.
