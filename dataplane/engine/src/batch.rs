@@ -20,10 +20,7 @@ pub enum Output {
 pub struct Metadata {
     /// Where its headers are. Written by `parse`; read by all later stages.
     pub headers: Headers,
-    /// Same value for both directions of a flow, on this port. Written by `parse` where the port has several queues; read by
-    /// delivery (choice of queue pair).
-    pub flow_hash: u32,
-    /// Where it goes. Written by `neighbours` (answers) and `forward`; read by delivery.
+    /// Where it goes. Reset by `parse`; written by `neighbours` (answers) and `forward`; read by delivery.
     pub output: Output,
 }
 

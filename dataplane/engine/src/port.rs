@@ -50,6 +50,10 @@ pub trait RxQueue: Send + Any {
     /// Returns the buffers of the last poll to whoever owns them and notifies, if asked, once.
     fn complete(&mut self);
 
+    /// Makes up for a notification that [`RxQueue::complete`] may have missed: it need not wait until its writes are visible, this must.
+    /// Called once after the last of some bursts, and at the latest after some more.
+    fn settle(&mut self) {}
+
     /// Asks for an event with the next packet; [`Armed::Ready`] if one came meanwhile.
     fn arm(&mut self) -> Armed;
 
@@ -111,6 +115,9 @@ pub trait TxQueue: Send + Any {
 
     /// Makes what was sent visible to the receiver and notifies it, if it asked, once. Called once per burst and output.
     fn flush(&mut self);
+
+    /// Makes up for a notification that [`TxQueue::flush`] may have missed, as [`RxQueue::settle`].
+    fn settle(&mut self) {}
 }
 
 /// A port said that it now holds an address that it is allowed to hold (gratuitous ARP, unsolicited NA, VRRP).

@@ -87,7 +87,7 @@ impl<'a> View<'a> {
 }
 
 #[inline(always)]
-pub(crate) fn parse(input: Input<'_>, link: Link) -> Result<Headers, ParseError> {
+pub(crate) fn parse(input: Input<'_>, link: Link, out: &mut Headers) -> Result<(), ParseError> {
     let l3_offset = usize::from(link.l3_offset);
     let header: &[u8; MIN_HEADER_LENGTH] =
         input.take(l3_offset, input.frame_len, ParseError::Ipv4Truncated)?;
@@ -112,7 +112,7 @@ pub(crate) fn parse(input: Input<'_>, link: Link) -> Result<Headers, ParseError>
         let place = Datagram { at: l4_offset, end, first_fragment: true };
         parse_fragment(input, view, place, fragment_field)?
     };
-    Ok(Headers {
+    *out = Headers {
         l3_length: total_length as u32,
         ether_type: link.ether_type,
         vlan_id: link.vlan_id,
@@ -127,7 +127,8 @@ pub(crate) fn parse(input: Input<'_>, link: Link) -> Result<Headers, ParseError>
         fragment,
         vlan_count: link.vlan_count,
         has_options: header_length > MIN_HEADER_LENGTH,
-    })
+    };
+    Ok(())
 }
 
 #[inline(never)]

@@ -102,7 +102,7 @@ struct Chain {
 }
 
 #[inline(always)]
-pub(crate) fn parse(input: Input<'_>, link: Link) -> Result<Headers, ParseError> {
+pub(crate) fn parse(input: Input<'_>, link: Link, out: &mut Headers) -> Result<(), ParseError> {
     let l3_offset = usize::from(link.l3_offset);
     let header: &[u8; HEADER_LENGTH] = input.take(l3_offset, input.frame_len, ParseError::Ipv6Truncated)?;
     if header[0] >> 4 != 6 {
@@ -125,7 +125,7 @@ pub(crate) fn parse(input: Input<'_>, link: Link) -> Result<Headers, ParseError>
         let chain = Chain { protocol: next_header, at, fragment: Fragment::Whole };
         (chain, upper::parse(input, next_header, true, place)?)
     };
-    Ok(Headers {
+    *out = Headers {
         l3_length: l3_length as u32,
         ether_type: link.ether_type,
         vlan_id: link.vlan_id,
@@ -140,7 +140,8 @@ pub(crate) fn parse(input: Input<'_>, link: Link) -> Result<Headers, ParseError>
         fragment: chain.fragment,
         vlan_count: link.vlan_count,
         has_options: is_extension(next_header) && next_header != NO_NEXT_HEADER,
-    })
+    };
+    Ok(())
 }
 
 #[inline(always)]

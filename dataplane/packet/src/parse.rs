@@ -39,6 +39,19 @@ impl<'a> Input<'a> {
 /// The first thing found wrong, from the outermost header inwards.
 #[inline]
 pub fn parse(head: &[u8], frame_len: u32) -> Result<Headers, ParseError> {
+    let mut headers = Headers::default();
+    parse_into(head, frame_len, &mut headers)?;
+    Ok(headers)
+}
+
+/// The same, written where it is to stay: a burst's headers returned by value would each be copied, and wait for the stores that made
+/// them. After an error `out` holds nothing of use.
+///
+/// # Errors
+///
+/// As [`parse`].
+#[inline]
+pub fn parse_into(head: &[u8], frame_len: u32, out: &mut Headers) -> Result<(), ParseError> {
     let frame_len = frame_len as usize;
     if frame_len <= ethernet::HEADER_LENGTH {
         return Err(ParseError::Runt);
@@ -53,11 +66,14 @@ pub fn parse(head: &[u8], frame_len: u32) -> Result<Headers, ParseError> {
         link = vlan::parse(input.head, frame_len, ether_type)?;
     }
     match link.ether_type {
-        ethernet::IPV4 => ipv4::parse(input, link),
-        ethernet::IPV6 => ipv6::parse(input, link),
-        ethernet::ARP => arp::parse(input, link),
+        ethernet::IPV4 => ipv4::parse(input, link, out),
+        ethernet::IPV6 => ipv6::parse(input, link, out),
+        ethernet::ARP => arp::parse(input, link).map(|headers| *out = headers),
         length if length < ethernet::MIN_ETHER_TYPE => Err(ParseError::Llc),
-        _ => Ok(opaque(input, link)),
+        _ => {
+            *out = opaque(input, link);
+            Ok(())
+        }
     }
 }
 

@@ -5,22 +5,22 @@
 //!
 //! Drops: every [`ParseError`](packet::ParseError) under its own name; [`DropReason::BadOffload`].
 
-use engine::{Batch, DropReason, Metadata};
+use engine::{Batch, DropReason, Output};
 
 /// Runs the stage.
 #[inline]
 pub fn run(batch: &mut Batch<'_, '_>) {
     for index in batch.indices() {
         let Some(packet) = batch.burst.packet_mut(index) else { continue };
-        let headers = match packet::parse(packet.head(), packet.len() as u32) {
-            Ok(headers) => headers,
-            Err(error) => {
-                batch.drop(index, error.into());
-                continue;
-            }
-        };
+        let metadata = &mut batch.metadata[index];
+        // What stands there is of an earlier burst.
+        metadata.output = Output::Undecided;
+        if let Err(error) = packet::parse_into(packet.head(), packet.len() as u32, &mut metadata.headers) {
+            batch.drop(index, error.into());
+            continue;
+        }
         if packet.offload != buf::Offload::NONE {
-            match packet::validate_offload(&headers, packet.offload, packet.len() as u32) {
+            match packet::validate_offload(&metadata.headers, packet.offload, packet.len() as u32) {
                 Ok(()) => {}
                 Err(_) => {
                     batch.drop(index, DropReason::BadOffload);
@@ -28,8 +28,6 @@ pub fn run(batch: &mut Batch<'_, '_>) {
                 }
             }
         }
-        // All of it: what stands there is of an earlier burst.
-        batch.metadata[index] = Metadata { headers, ..Metadata::default() };
     }
 }
 

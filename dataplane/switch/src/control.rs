@@ -151,7 +151,8 @@ impl Control {
     /// Starts polling `queue` as receive queue `pair` of a port, on the port's home worker; returns that worker.
     pub fn attach_rx(&mut self, index: PortIndex, pair: u16, queue: Box<dyn RxQueue>) -> Option<usize> {
         let port = self.ports.get_mut(&index)?;
-        grow(&mut port.rx, pair);
+        // A receive queue has one worker for good.
+        grow(&mut port.rx, pair, true);
         let slot = port.rx.get(usize::from(pair))?;
         *slot.take() = Some(queue);
         let entry = PollQueue {
@@ -179,7 +180,7 @@ impl Control {
     /// Starts delivering to `queue` as transmit queue `pair` of a port.
     pub fn attach_tx(&mut self, index: PortIndex, pair: u16, queue: Box<dyn TxQueue>) -> Option<()> {
         let port = self.ports.get_mut(&index)?;
-        grow(&mut port.tx, pair);
+        grow(&mut port.tx, pair, self.mailboxes.len() == 1);
         *port.tx.get(usize::from(pair))?.take() = Some(queue);
         self.publish_output(index);
         Some(())
@@ -282,8 +283,9 @@ impl Control {
     }
 }
 
-fn grow<T>(slots: &mut Vec<Arc<Shared<Option<T>>>>, pair: u16) {
+/// Adds slots up to `pair`.
+fn grow<T>(slots: &mut Vec<Arc<Shared<Option<T>>>>, pair: u16, one_worker: bool) {
     while slots.len() <= usize::from(pair) {
-        slots.push(Arc::new(Shared::new(None)));
+        slots.push(Arc::new(if one_worker { Shared::for_one_worker(None) } else { Shared::new(None) }));
     }
 }

@@ -6,11 +6,14 @@
 //! [`DropReason::PoolExhausted`]; all counted at the port the packet came from.
 
 use crate::handover::{Handover, Links};
+use crate::poll_set::QueueId;
+use crate::unsettled::Unsettled;
 use arrayvec::ArrayVec;
 use buf::{BURST_PACKETS, Frame, Offload, Pool};
 use engine::{
     Batch, DropReason, Indices, Observer, Output, PortCounters, PortIndex, TxQueue, TxReport, deliver_adapted,
 };
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use sync::Shared;
@@ -52,27 +55,50 @@ impl OutputPort {
         (0..STEERING).map(|_| AtomicU8::new(0)).collect()
     }
 
+    /// The queue pair that a packet is to be received on.
     #[inline(always)]
-    fn pair(&self, flow_hash: u32) -> usize {
+    fn pair(&self, batch: &Batch<'_, '_>, index: usize) -> usize {
         match &self.steering {
             None => 0,
             Some(steering) => {
-                let slot = steering.get(flow_hash as usize % STEERING);
+                let slot = steering.get(flow_hash(batch, index) % STEERING);
                 slot.map_or(0, |slot| usize::from(slot.load(Relaxed))) % self.queues.len().max(1)
             }
         }
     }
 
-    /// Remembers that this port's guest sent flow `flow_hash` on `pair`.
+    /// Remembers that this port's guest sent the packets of `batch` on `pair`.
     #[inline(always)]
-    pub(crate) fn steer(&self, flow_hash: u32, pair: u16) {
-        if let Some(slot) =
-            self.steering.as_ref().and_then(|steering| steering.get(flow_hash as usize % STEERING))
-            && slot.load(Relaxed) != pair as u8
-        {
-            slot.store(pair as u8, Relaxed);
+    pub(crate) fn steer(&self, batch: &Batch<'_, '_>, pair: u16) {
+        let Some(steering) = &self.steering else { return };
+        for index in batch.indices() {
+            if let Some(slot) = steering.get(flow_hash(batch, index) % STEERING)
+                && slot.load(Relaxed) != pair as u8
+            {
+                slot.store(pair as u8, Relaxed);
+            }
         }
     }
+}
+
+/// The same number for both directions of a flow: the exclusive or of its addresses and of its ports, mixed.
+fn flow_hash(batch: &Batch<'_, '_>, index: usize) -> usize {
+    let Some(packet) = batch.burst.packet(index) else { return 0 };
+    let headers = &batch.metadata[index].headers;
+    let addresses = match (headers.source_ip(packet.head()), headers.destination_ip(packet.head())) {
+        (Some(IpAddr::V4(source)), Some(IpAddr::V4(destination))) => {
+            u64::from(source.to_bits() ^ destination.to_bits())
+        }
+        (Some(IpAddr::V6(source)), Some(IpAddr::V6(destination))) => {
+            let both = source.to_bits() ^ destination.to_bits();
+            both as u64 ^ (both >> 64) as u64
+        }
+        _ => 0,
+    };
+    let ports = u64::from(headers.source_port ^ headers.destination_port);
+    let mixed =
+        (addresses ^ ports << 32 ^ u64::from(headers.protocol) << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 48) as usize
 }
 
 /// What delivery works with besides the batch.
@@ -83,6 +109,7 @@ pub(crate) struct Delivery<'w> {
     pub(crate) worker: usize,
     /// Workers that were asleep when something was handed to them, as bits.
     pub(crate) wake: &'w mut u64,
+    pub(crate) unsettled: &'w mut Unsettled,
 }
 
 impl Delivery<'_> {
@@ -104,12 +131,12 @@ impl Delivery<'_> {
                 continue;
             };
             let target = self.outputs.get(usize::from(port.0)).and_then(Option::as_ref);
-            let pair = target.map_or(0, |target| target.pair(batch.metadata[first].flow_hash));
+            let pair = target.map_or(0, |target| target.pair(batch, first));
             let mut group = 0u32;
             for index in Indices(remaining) {
                 let metadata = &batch.metadata[index];
                 let same = metadata.output == output
-                    && target.is_none_or(|target| target.pair(metadata.flow_hash) == pair);
+                    && target.is_none_or(|target| target.pair(batch, index) == pair);
                 group |= u32::from(same) << index;
             }
             remaining &= !group;
@@ -149,7 +176,10 @@ impl Delivery<'_> {
         }
         match queue.try_take() {
             Some(mut guard) => match guard.as_deref_mut() {
-                Some(queue) => GroupReport::from(transmit(queue, &target.counters, frames)),
+                Some(queue) => {
+                    self.unsettled.note_tx(QueueId { port, pair: pair as u16 });
+                    GroupReport::from(transmit(queue, &target.counters, frames))
+                }
                 None => GroupReport::stopped(frames.len()),
             },
             None if elsewhere => self.hand_over(target, port, pair, ingress, frames),

@@ -19,6 +19,7 @@ mod deliver;
 mod handover;
 mod pipeline;
 mod poll_set;
+mod unsettled;
 mod worker;
 
 pub use clock::{Clock, TimeStampClock};

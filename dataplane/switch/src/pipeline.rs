@@ -1,9 +1,8 @@
 //! THE list of stages, in order.
 
-use crate::poll_set::PollQueue;
-use engine::{Announcement, Batch};
+use engine::{Announcement, Batch, PortCounters, PortIndex};
 use stages::{forward, neighbours, parse, port_security};
-use tables::{AddressReader, MacReader};
+use tables::{AddressReader, MacReader, PortProfile, TokenBucket};
 
 /// What stages read that control threads publish.
 pub(crate) struct Tables {
@@ -11,18 +10,25 @@ pub(crate) struct Tables {
     pub(crate) addresses: AddressReader,
 }
 
-/// Runs all stages but the last (delivery) over a batch taken from `queue`.
+/// What stages know of the port a batch came from.
+pub(crate) struct Ingress<'a> {
+    pub(crate) port: PortIndex,
+    pub(crate) profile: &'a PortProfile,
+    pub(crate) counters: &'a PortCounters,
+    pub(crate) announcements: &'a mut TokenBucket,
+}
+
+/// Runs all stages but the last (delivery) over a batch.
 #[inline(always)]
 pub(crate) fn run(
     batch: &mut Batch<'_, '_>,
-    queue: &mut PollQueue,
+    ingress: &mut Ingress<'_>,
     tables: &Tables,
     announce: &mut impl FnMut(Announcement),
 ) {
-    let profile = queue.profile.get();
-    let ingress = queue.id.port;
+    let (port, profile) = (ingress.port, ingress.profile);
     parse::run(batch);
-    port_security::run(batch, profile, &queue.counters);
-    neighbours::run(batch, profile, ingress, &tables.addresses, &mut queue.announcements, announce);
-    forward::run(batch, &tables.macs, profile.subnet, ingress);
+    port_security::run(batch, profile, ingress.counters);
+    neighbours::run(batch, profile, port, &tables.addresses, ingress.announcements, announce);
+    forward::run(batch, &tables.macs, profile.subnet, port);
 }

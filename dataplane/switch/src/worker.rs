@@ -3,8 +3,9 @@
 use crate::clock::Clock;
 use crate::deliver::{Delivery, OutputPort, transmit};
 use crate::handover::Links;
-use crate::pipeline::{self, Tables};
+use crate::pipeline::{self, Ingress, Tables};
 use crate::poll_set::{PollQueue, PollSet, QueueId};
+use crate::unsettled::Unsettled;
 use buf::{BURST_PACKETS, Burst, Pool};
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use engine::{
@@ -128,6 +129,7 @@ pub struct Worker {
     counters: Arc<WorkerCounters>,
     metadata: Box<[Metadata; BURST_PACKETS]>,
     faults: Vec<(QueueId, QueueFault)>,
+    unsettled: Unsettled,
 }
 
 impl Worker {
@@ -145,6 +147,7 @@ impl Worker {
             counters: Arc::default(),
             metadata: Box::new([Metadata::default(); BURST_PACKETS]),
             faults: Vec::with_capacity(16),
+            unsettled: Unsettled::default(),
         }
     }
 
@@ -179,6 +182,9 @@ impl Worker {
                 self.poll(at, now, &mut progress, &mut cycles, clock, observer);
             }
         }
+        if self.unsettled.is_due(progress.packets > 0) {
+            self.settle();
+        }
         self.charge(cycles, clock, false);
         progress
     }
@@ -196,6 +202,8 @@ impl Worker {
         }
         let waiting = !self.mailbox.0.commands.is_empty()
             || self.links.from.iter().any(|consumer| !consumer.is_empty());
+        self.settle();
+        let waiting = waiting || !self.unsettled.is_empty();
         let ready = waiting || self.poll_set.iter_mut().any(|queue| !is_quiet(queue, now));
         if ready {
             self.disarm();
@@ -255,34 +263,35 @@ impl Worker {
         observer: &mut O,
     ) -> u32 {
         let Some(entry) = self.poll_set.get_mut(at) else { return 0 };
-        let shared = entry.queue.clone();
-        let Some(mut guard) = shared.try_take() else { return 0 };
+        let PollQueue { id, queue, profile, counters, announcements: budget, .. } = entry;
+        let (id, counters) = (*id, &**counters);
+        let Some(mut guard) = queue.try_take() else { return 0 };
         let Some(queue) = guard.as_deref_mut() else { return 0 };
         let mut burst = Burst::new();
         let report = queue.poll(&mut burst);
         let (count, bytes) = (burst.len() as u32, burst.bytes() as u32);
         if report.refused > 0 {
-            entry.counters.count_drop(DropReason::BadChain, u64::from(report.refused));
-            (0..report.refused).for_each(|_| observer.dropped(entry.id.port, DropReason::BadChain));
+            counters.count_drop(DropReason::BadChain, u64::from(report.refused));
+            (0..report.refused).for_each(|_| observer.dropped(id.port, DropReason::BadChain));
         }
         if count > 0 {
-            entry.profile.refresh();
+            profile.refresh();
             if O::ACTIVE {
                 (0..burst.len())
                     .filter_map(|index| burst.frame(index))
-                    .for_each(|frame| observer.received(entry.id.port, &frame));
+                    .for_each(|frame| observer.received(id.port, &frame));
             }
             let mut batch = Batch::new(&mut burst, &mut self.metadata, now);
             let (announcements, lost) = (&self.announcements, &self.counters.announcements_lost);
-            pipeline::run(&mut batch, entry, &self.tables, &mut |announcement| {
+            let mut ingress =
+                Ingress { port: id.port, profile: profile.get(), counters, announcements: budget };
+            pipeline::run(&mut batch, &mut ingress, &self.tables, &mut |announcement| {
                 if announcements.push(announcement).is_err() {
                     lost.add(1);
                 }
             });
-            if let Some(Some(own)) = self.outputs.get(usize::from(entry.id.port.0))
-                && own.steering.is_some()
-            {
-                batch.indices().for_each(|index| own.steer(batch.metadata[index].flow_hash, entry.id.pair));
+            if let Some(Some(own)) = self.outputs.get(usize::from(id.port.0)) {
+                own.steer(&batch, id.pair);
             }
             let mut delivery = Delivery {
                 outputs: &self.outputs,
@@ -290,14 +299,15 @@ impl Worker {
                 pool: &self.pool,
                 worker: self.index,
                 wake: &mut progress.wake,
+                unsettled: &mut self.unsettled,
             };
-            let delivered = delivery.run(&mut batch, entry.id.port, observer);
+            let delivered = delivery.run(&mut batch, id.port, observer);
             for (reason, packets) in batch.drops() {
-                entry.counters.count_drop(reason, packets);
-                (0..packets).for_each(|_| observer.dropped(entry.id.port, reason));
+                counters.count_drop(reason, packets);
+                (0..packets).for_each(|_| observer.dropped(id.port, reason));
             }
-            entry.counters.rx_packets.add(u64::from(count));
-            entry.counters.rx_bytes.add(u64::from(bytes));
+            counters.rx_packets.add(u64::from(count));
+            counters.rx_bytes.add(u64::from(bytes));
             self.counters.packets.add(u64::from(count));
             self.counters.delivered.add(u64::from(delivered));
             self.counters.bursts.add(1);
@@ -306,9 +316,10 @@ impl Worker {
         }
         if count > 0 || report.refused > 0 {
             queue.complete();
+            self.unsettled.note_rx(id);
         }
+        drop(guard);
         if let Some(fault) = report.fault {
-            let id = entry.id;
             entry.not_before = u64::MAX;
             self.faults.push((id, fault));
         }
@@ -362,6 +373,7 @@ impl Worker {
                     if let Some(queue) = guard.as_deref_mut() {
                         let report =
                             handover.packet.with_frame(|frame| transmit(queue, &output.counters, &[frame]));
+                        self.unsettled.note_tx(QueueId { port: handover.output, pair: handover.pair });
                         reason = lost_for(&report);
                         self.counters.delivered.add(u64::from(report.sent));
                     }
@@ -376,6 +388,33 @@ impl Worker {
             }
         }
         taken
+    }
+
+    /// Makes up for notifications that may have been missed, once for many bursts: it waits for all writes to be visible.
+    #[cold]
+    fn settle(&mut self) {
+        let Self { unsettled, poll_set, outputs, .. } = self;
+        unsettled.settle(
+            |id| {
+                let Some(entry) = poll_set.iter_mut().find(|entry| entry.id == id) else { return true };
+                let Some(mut guard) = entry.queue.try_take() else { return false };
+                if let Some(queue) = guard.as_mut() {
+                    queue.settle();
+                }
+                true
+            },
+            |id| {
+                let output = outputs.get(usize::from(id.port.0)).and_then(Option::as_ref);
+                let Some(queue) = output.and_then(|output| output.queues.get(usize::from(id.pair))) else {
+                    return true;
+                };
+                let Some(mut guard) = queue.try_take() else { return false };
+                if let Some(queue) = guard.as_mut() {
+                    queue.settle();
+                }
+                true
+            },
+        );
     }
 
     #[inline(always)]

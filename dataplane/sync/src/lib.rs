@@ -7,8 +7,10 @@
 //!   A control thread *asks* first, so a worker that polls without pause lets it in within one burst.
 //! * [`Counter`]: written by one thread with plain loads and stores, read by any.
 //!
-//! No `unsafe`: the reference counts of `Arc` do what quiescent-state reclamation needs, because the writer keeps a
+//! `unsafe` is in `shared.rs` alone. Published values need none: the reference counts of `Arc` do what quiescent-state reclamation needs, because the writer keeps a
 //! count of its own until the readers are done (see `docs/adr/0004-quiescence.md`).
+
+#![allow(unsafe_code, reason = "the ownership word of shared.rs")]
 
 mod counter;
 mod published;
@@ -16,4 +18,4 @@ mod shared;
 
 pub use counter::Counter;
 pub use published::{Published, Reader};
-pub use shared::{Shared, SharedGuard};
+pub use shared::{ControlGuard, Shared, WorkerGuard};

@@ -1,6 +1,7 @@
 //! What the two ring layouts have in common, as seen by the loops in `queue`.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use guest_mem::{DirtyLog, GuestMemory};
 
@@ -134,8 +135,33 @@ pub(crate) trait Layout: Sized {
     /// Asks the driver to kick for the next chain; whether one is available already.
     fn request_kick(&mut self, log: Option<&Arc<DirtyLog>>) -> bool;
 
-    /// Whether the driver wants to hear of what was returned since the last call.
-    fn interrupt_due(&mut self) -> bool;
+    /// Whether the driver wants to be interrupted for what was published and not signalled, as it can be seen now.
+    fn interrupt_wanted(&self) -> bool;
+
+    /// Chains or descriptors published since the driver was last interrupted, or found to want nothing.
+    fn unsignalled(&mut self) -> &mut u32;
+
+    /// See `DeviceRing::interrupt_hint`.
+    #[inline(always)]
+    fn interrupt_hint(&mut self) -> bool {
+        let due = *self.unsignalled() != 0 && self.interrupt_wanted();
+        if due {
+            *self.unsignalled() = 0;
+        }
+        due
+    }
+
+    /// See `DeviceRing::interrupt_due`.
+    fn interrupt_due(&mut self) -> bool {
+        if *self.unsignalled() == 0 {
+            return false;
+        }
+        // Our index before the driver's wish: the driver wishes, then looks at our index.
+        fence(Ordering::SeqCst);
+        let due = self.interrupt_wanted();
+        *self.unsignalled() = 0;
+        due
+    }
 
     /// Size of the ring.
     fn size(&self) -> u16;

@@ -369,20 +369,14 @@ impl Layout for Packed {
         is_available(load_rest(&self.ring, self.avail.at.index), self.avail.at)
     }
 
-    fn interrupt_due(&mut self) -> bool {
-        if self.unsignalled == 0 {
-            return false;
-        }
-        let count = self.unsignalled;
-        self.unsignalled = 0;
-        // The used descriptors before the driver's wish.
-        fence(Ordering::SeqCst);
+    #[inline(always)]
+    fn interrupt_wanted(&self) -> bool {
         let event = u32::from_le(self.driver_event.u32(0).load(Ordering::Relaxed));
         let (at, flags) = (Position::decode(event as u16), (event >> 16) as u16);
         match flags {
             EVENTS_DISABLE => false,
             EVENTS_AT if self.event_idx => {
-                let Ok(count) = u16::try_from(count) else { return true };
+                let Ok(count) = u16::try_from(self.unsignalled) else { return true };
                 let new = self.used.index;
                 let event =
                     if at.wrap == self.used.wrap { at.index } else { at.index.wrapping_sub(self.size) };
@@ -391,6 +385,10 @@ impl Layout for Packed {
             // Enabled; reserved values and EVENTS_AT without EVENT_IDX count as that, at most one interrupt per burst either way.
             _ => true,
         }
+    }
+
+    fn unsignalled(&mut self) -> &mut u32 {
+        &mut self.unsignalled
     }
 
     fn size(&self) -> u16 {

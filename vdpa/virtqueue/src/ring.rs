@@ -66,6 +66,11 @@ pub trait DeviceRing {
     /// Whether the guest wants an interrupt for what was returned or published since the last call. To be asked once per burst.
     fn interrupt_due(&mut self) -> bool;
 
+    /// The same without waiting until our own writes are visible: it may miss a wish that the driver makes at this very moment. So
+    /// whoever asks this after each burst asks [`interrupt_due`](Self::interrupt_due) once the bursts end, and now and then before. A barrier per burst is what this saves; between
+    /// distant cores it costs more than the burst.
+    fn interrupt_hint(&mut self) -> bool;
+
     /// Tells the driver that the ring is polled: it need not kick. A hint; done when polling starts.
     fn suppress_kicks(&mut self);
 
@@ -226,6 +231,11 @@ impl<L: Layout> DeviceRing for Queue<L> {
         self.layout.interrupt_due()
     }
 
+    #[inline]
+    fn interrupt_hint(&mut self) -> bool {
+        self.layout.interrupt_hint()
+    }
+
     fn suppress_kicks(&mut self) {
         self.layout.suppress_kicks(self.log.as_ref());
     }
@@ -352,6 +362,11 @@ impl DeviceRing for Ring {
     #[inline]
     fn interrupt_due(&mut self) -> bool {
         either!(self, queue => queue.interrupt_due())
+    }
+
+    #[inline]
+    fn interrupt_hint(&mut self) -> bool {
+        either!(self, queue => queue.interrupt_hint())
     }
 
     fn suppress_kicks(&mut self) {

@@ -356,19 +356,17 @@ impl Layout for Split {
         self.load_available() != self.next_avail
     }
 
-    fn interrupt_due(&mut self) -> bool {
-        if self.unsignalled == 0 {
-            return false;
-        }
-        let (new, count) = (self.next_used, self.unsignalled);
-        self.unsignalled = 0;
-        // As in `request_kick`, the other way round: our index before the driver's wish.
-        fence(Ordering::SeqCst);
+    #[inline(always)]
+    fn interrupt_wanted(&self) -> bool {
         if !self.event_idx {
             return u16::from_le(self.available.u16(FLAGS).load(Ordering::Relaxed)) & NO_NOTIFICATION == 0;
         }
-        let Ok(count) = u16::try_from(count) else { return true };
-        passed_event(self.used_event(), new, new.wrapping_sub(count))
+        let Ok(count) = u16::try_from(self.unsignalled) else { return true };
+        passed_event(self.used_event(), self.next_used, self.next_used.wrapping_sub(count))
+    }
+
+    fn unsignalled(&mut self) -> &mut u32 {
+        &mut self.unsignalled
     }
 
     fn size(&self) -> u16 {

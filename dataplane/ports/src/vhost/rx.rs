@@ -52,6 +52,8 @@ impl VhostRx {
     /// Replaces how the guest is interrupted.
     pub fn set_notifier(&mut self, notifier: Arc<dyn Notifier>) {
         self.notifier = notifier;
+        // What the old way may have lost.
+        self.notifier.notify();
     }
 }
 
@@ -85,6 +87,12 @@ impl RxQueue for VhostRx {
     #[inline]
     fn complete(&mut self) {
         self.ring.return_taken();
+        if self.ring.interrupt_hint() {
+            self.notifier.notify();
+        }
+    }
+
+    fn settle(&mut self) {
         if self.ring.interrupt_due() {
             self.notifier.notify();
         }

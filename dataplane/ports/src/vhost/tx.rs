@@ -1,7 +1,7 @@
 //! The guest's receive ring.
 
 use super::header::{self, NetFeatures};
-use buf::Frame;
+use buf::{Frame, Offload};
 use engine::{OffloadCapabilities, TxQueue, TxReport};
 use guest_mem::{DirtyLog, GuestMemory};
 use std::sync::Arc;
@@ -44,6 +44,8 @@ impl VhostTx {
     /// Replaces how the guest is interrupted.
     pub fn set_notifier(&mut self, notifier: Arc<dyn Notifier>) {
         self.notifier = notifier;
+        // What the old way may have lost.
+        self.notifier.notify();
     }
 }
 
@@ -58,7 +60,13 @@ impl TxQueue for VhostTx {
         // Asks for the lines of all buffers before the first is written. A ring that is broken says so in `give`.
         let _ = self.ring.reserve(frames.len());
         for frame in frames {
-            let header = header::write(frame, &self.features.receives);
+            let written;
+            let header = if frame.offload == Offload::NONE {
+                &header::PLAIN
+            } else {
+                written = header::write(frame, &self.features.receives);
+                &written
+            };
             let Some(header) = header.get(..usize::from(self.features.header_length)) else { continue };
             match self.ring.give(header, frame) {
                 Ok(()) => {
@@ -75,7 +83,13 @@ impl TxQueue for VhostTx {
 
     #[inline]
     fn flush(&mut self) {
-        if self.ring.publish() > 0 && self.ring.interrupt_due() {
+        if self.ring.publish() > 0 && self.ring.interrupt_hint() {
+            self.notifier.notify();
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.ring.interrupt_due() {
             self.notifier.notify();
         }
     }

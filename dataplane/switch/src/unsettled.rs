@@ -1,0 +1,69 @@
+//! Queues whose last notification may have been missed.
+//!
+//! Whether a guest wants an interrupt must be read after our index became visible to it. Waiting for that after every burst costs, between
+//! distant cores, more than the burst; so queues only look ([`engine::RxQueue::complete`], [`engine::TxQueue::flush`]), and are settled in a
+//! step without packets, before sleeping, and at the latest after [`STEPS`] steps.
+
+use crate::poll_set::QueueId;
+use arrayvec::ArrayVec;
+
+/// Steps with packets after which queues are settled all the same: a missed interrupt is late by microseconds.
+const STEPS: u32 = 32;
+/// Queues kept in mind; with more, all are settled at once.
+const QUEUES: usize = 64;
+
+/// See the module's documentation.
+#[derive(Default)]
+pub(crate) struct Unsettled {
+    rx: ArrayVec<QueueId, QUEUES>,
+    tx: ArrayVec<QueueId, QUEUES>,
+    steps: u32,
+    full: bool,
+}
+
+impl Unsettled {
+    #[inline(always)]
+    pub(crate) fn note_rx(&mut self, id: QueueId) {
+        self.full |= note(&mut self.rx, id);
+    }
+
+    #[inline(always)]
+    pub(crate) fn note_tx(&mut self, id: QueueId) {
+        self.full |= note(&mut self.tx, id);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rx.is_empty() && self.tx.is_empty()
+    }
+
+    /// Whether to settle after a step, which had packets or not.
+    #[inline(always)]
+    pub(crate) fn is_due(&mut self, busy: bool) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        self.steps += 1;
+        !busy || self.full || self.steps >= STEPS
+    }
+
+    /// Settles all; those for which it says false stay for the next time.
+    pub(crate) fn settle(
+        &mut self,
+        mut rx: impl FnMut(QueueId) -> bool,
+        mut tx: impl FnMut(QueueId) -> bool,
+    ) {
+        self.rx.retain(|id| !rx(*id));
+        self.tx.retain(|id| !tx(*id));
+        self.steps = 0;
+        self.full = self.rx.is_full() || self.tx.is_full();
+    }
+}
+
+/// Adds `id` if it is not there; whether the list is full now.
+#[inline(always)]
+fn note(list: &mut ArrayVec<QueueId, QUEUES>, id: QueueId) -> bool {
+    if !list.contains(&id) {
+        let _ = list.try_push(id);
+    }
+    list.is_full()
+}
