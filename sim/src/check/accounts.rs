@@ -1,0 +1,122 @@
+//! Every packet taken is delivered or counted under exactly one reason, and everybody's numbers agree.
+
+use super::{Checked, Violation};
+use engine::{CounterTotals, DropReason, PortCounters};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The books of one guest's ports, one after the other.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// The counters of each port it has had, by worker.
+    shards: Vec<Arc<PortCounters>>,
+    /// Drops the observer saw.
+    pub observed: BTreeMap<DropReason, u64>,
+    /// Packets the observer saw taken.
+    pub taken: u64,
+    /// Transmit buffers that came back to the guest.
+    pub returned: u64,
+    /// Whether every buffer and packet of the guest was looked at; not so when its memory was lost, or when it lies.
+    pub exact: bool,
+}
+
+impl Account {
+    /// Books of a guest that lost nothing yet.
+    #[must_use]
+    pub fn new(exact: bool) -> Self {
+        Self { exact, ..Self::default() }
+    }
+
+    /// Adds the counters of a new port.
+    pub fn add(&mut self, shards: impl Iterator<Item = Arc<PortCounters>>) {
+        self.shards.extend(shards);
+    }
+
+    /// All counters added up.
+    #[must_use]
+    pub fn totals(&self) -> CounterTotals {
+        CounterTotals::of(self.shards.iter().map(|shard| &**shard))
+    }
+}
+
+fn found(what: String) -> Checked {
+    Err(Violation::new("conservation", what))
+}
+
+fn bad_chains(totals: &CounterTotals) -> u64 {
+    totals.drops.iter().filter(|(reason, _)| *reason == DropReason::BadChain).map(|(_, count)| *count).sum()
+}
+
+/// Between two steps: taken = delivered + dropped + handed over and still on the way.
+///
+/// # Errors
+///
+/// It is not.
+pub fn check_conservation(accounts: &[Account], handovers_done: u64) -> Checked {
+    let (mut taken, mut delivered, mut dropped, mut handed) = (0, 0, 0, 0);
+    for account in accounts {
+        let totals = account.totals();
+        taken += totals.rx_packets;
+        delivered += totals.tx_packets;
+        dropped += totals.dropped() - bad_chains(&totals);
+        handed += totals.handed_over;
+    }
+    let waiting = handed.wrapping_sub(handovers_done);
+    if taken == delivered + dropped + waiting {
+        return Ok(());
+    }
+    found(format!(
+        "{taken} packets taken, {delivered} delivered, {dropped} dropped, {waiting} on their way between workers"
+    ))
+}
+
+/// Between two steps: the counters say what the observer saw.
+///
+/// # Errors
+///
+/// They do not.
+pub fn check_observed(accounts: &[Account], late: &BTreeMap<DropReason, u64>) -> Checked {
+    let mut counted: BTreeMap<DropReason, u64> = BTreeMap::new();
+    let mut observed = late.clone();
+    for (guest, account) in accounts.iter().enumerate() {
+        let totals = account.totals();
+        if totals.rx_packets != account.taken {
+            let what =
+                format!("guest {guest}: {} packets counted, {} seen taken", totals.rx_packets, account.taken);
+            return Err(Violation::new("counters", what));
+        }
+        totals.drops.iter().for_each(|(reason, count)| *counted.entry(*reason).or_default() += count);
+        account.observed.iter().for_each(|(reason, count)| *observed.entry(*reason).or_default() += count);
+    }
+    // A handed-over packet that is lost at the receiver is counted, but its worker shows it to no observer.
+    for (reason, count) in counted {
+        let seen = observed.get(&reason).copied().unwrap_or(0);
+        if count < seen || (count > seen && !super::verdicts::is_delivery(reason)) {
+            let what = format!("{}: {count} counted, {seen} seen", reason.name());
+            return Err(Violation::new("counters", what));
+        }
+    }
+    Ok(())
+}
+
+/// At the end, all rings drained: the counters say what the guests saw.
+///
+/// # Errors
+///
+/// They do not.
+pub fn check_guests(accounts: &[Account], arrivals: &[super::ledger::Arrivals]) -> Checked {
+    let both = accounts.iter().zip(arrivals).enumerate();
+    for (guest, (account, arrivals)) in both.filter(|(_, (account, _))| account.exact) {
+        let totals = account.totals();
+        let chains = totals.rx_packets + bad_chains(&totals);
+        let rows = [
+            ("buffers returned, packets taken", account.returned, chains),
+            ("packets received, packets delivered", arrivals.packets, totals.tx_packets),
+            ("bytes received, bytes delivered", arrivals.bytes, totals.tx_bytes),
+        ];
+        if let Some((what, seen, counted)) = rows.into_iter().find(|(_, seen, counted)| seen != counted) {
+            return Err(Violation::new("counters", format!("guest {guest}: {what}: {seen} and {counted}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! Checkers: each compares what happened with what may happen, from another side.
+//!
+//! | checker | says |
+//! |---|---|
+//! | [`ledger`] | what a guest gets is byte for byte what another sent (or the cut or completed form of it), once, in order |
+//! | [`isolation`] | only ports that are addressed get it, inside one subnet, from an address its sender may use |
+//! | [`verdicts`] | what the stages decide is what the network's description says |
+//! | [`accounts`] | every packet taken is delivered or counted under one reason; counters agree with guests and observer |
+//! | [`leaks`] | pool, mappings and buffers are all there at the end |
+//! | [`work`] | a step stays within its bound |
+//!
+//! That memory outside offered buffers is untouched is compared by the drivers ([`crate::guest::nic`]); liveness by the run's second half
+//! ([`crate::run`]).
+
+pub mod accounts;
+pub mod isolation;
+pub mod leaks;
+pub mod ledger;
+pub mod verdicts;
+pub mod work;
+
+/// What a checker found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{checker}: {what}")]
+pub struct Violation {
+    /// Which checker.
+    pub checker: &'static str,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Violation {
+    /// A finding.
+    #[must_use]
+    pub fn new(checker: &'static str, what: String) -> Self {
+        Self { checker, what }
+    }
+}
+
+/// Whether all is well.
+pub type Checked = Result<(), Violation>;

@@ -1,0 +1,5 @@
+//! Guests: a driver, a stack, and what they do.
+
+pub mod actor;
+pub mod nic;
+pub mod stack;

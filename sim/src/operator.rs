@@ -1,0 +1,76 @@
+//! The operator: ports come, go and change while packets flow.
+
+use crate::network::station;
+use crate::world::World;
+
+/// Makes one change.
+///
+/// # Errors
+///
+/// A checker found something.
+pub fn change(world: &mut World) -> anyhow::Result<()> {
+    let guest = world.random.below(world.scene.guests.len());
+    let choice = world.random.below(6);
+    let present = world.scene.network.ports[guest].present;
+    let name = match choice {
+        0 if present => {
+            world.scene.network.change(guest, |port| port.present = false);
+            "port removed"
+        }
+        _ if !present => {
+            world.scene.network.change(guest, |port| port.present = true);
+            "port added"
+        }
+        1 | 2 => {
+            world.scene.network.change(guest, |port| port.up = !port.up);
+            "port shut down or opened"
+        }
+        3 => {
+            world.scene.network.change(guest, |port| port.vip = !port.vip);
+            "allowed addresses changed"
+        }
+        _ => {
+            let subnet = world.scene.network.ports[guest].subnet;
+            // A place that nobody has had: late packets cannot be taken for somebody else's.
+            let place = 30 + world.random.below(190) as u8;
+            let free = world.scene.network.ports.iter().all(|port| port.station != station(subnet, place));
+            let past =
+                world.scene.network.past.iter().all(|(_, _, port)| port.station != station(subnet, place));
+            if !(free && past) {
+                return Ok(());
+            }
+            world.scene.network.change(guest, |port| port.station = station(subnet, place));
+            "addresses changed"
+        }
+    };
+    world.scene.trace.event(world.scene.now, name, &[guest as u64]);
+    world.scene.stats.edge(name, 1);
+    apply(world)
+}
+
+/// All ports are there and open.
+///
+/// # Errors
+///
+/// A checker found something.
+pub fn restore(world: &mut World) -> anyhow::Result<()> {
+    for guest in 0..world.scene.guests.len() {
+        world.scene.network.change(guest, |port| (port.present, port.up) = (true, true));
+    }
+    apply(world)
+}
+
+fn apply(world: &mut World) -> anyhow::Result<()> {
+    world.apply()?;
+    world.scene.network.drop_holders();
+    // A guest learns its new addresses from its operator.
+    for guest in 0..world.scene.guests.len() {
+        let station = world.scene.network.ports[guest].station;
+        let actor = &mut world.scene.guests[guest];
+        if actor.station != station && actor.nic.is_some() {
+            actor.station = station;
+            world.restart(guest)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! Planted bugs: what the checkers are checked with.
+//!
+//! Each is put around the switch, in the places where a real one would sit: queues ([`RxMischief`], [`TxMischief`]) and what the control side does
+//! or forgets ([`Mischief`]). None is a switch in production code. Every one must be found within 200 seeds.
+
+mod queues;
+
+pub use queues::{RxMischief, TxMischief};
+
+use buf::{Offload, Pool};
+use guest_mem::GuestMemory;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+macro_rules! plants {
+    ($($(#[doc = $doc:literal])+ $variant:ident,)+) => {
+        /// A bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Plant {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Plant {
+            /// All of them; `--plant N` is the Nth, from 1.
+            pub const ALL: &'static [Plant] = &[$(Plant::$variant,)+];
+
+            /// What it does.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Plant::$variant => concat!($($doc),+),)+
+                }
+            }
+        }
+    };
+}
+
+plants! {
+    /// A packet is reported delivered and was not.
+    LosePacket,
+    /// A packet goes to another port than decided.
+    WrongPort,
+    /// A byte of the payload is changed on its way.
+    CorruptByte,
+    /// Two packets given to a port in one burst change places.
+    SwapPackets,
+    /// A packet is delivered twice.
+    Duplicate,
+    /// A receiver is said to take offloads that it did not negotiate.
+    LieAboutOffloads,
+    /// The last byte of a packet is cut off.
+    Truncate,
+    /// A byte is written where no buffer was offered.
+    WriteOutside,
+    /// A copy of a packet is never given back to its pool.
+    LeakPool,
+    /// From some time on, buffers are not returned to the guest that sent them.
+    ForgetComplete,
+    /// Refused descriptor chains are not counted.
+    ForgetRefused,
+    /// A queue says that it will be kicked and did not ask for it.
+    ForgetArm,
+    /// A port's changed profile is not published.
+    StaleProfile,
+    /// The MAC address of a port that is gone stays bound.
+    GhostMac,
+    /// An address can be asked for in every subnet of the host.
+    ForeignNeighbour,
+    /// A MAC address is bound in every subnet of the host.
+    ForeignMac,
+    /// The memory map of a guest that is gone is kept.
+    LeakMemory,
+    /// A drop is counted that never was.
+    InventDrop,
+    /// A port may send from any address.
+    AllowAnySource,
+    /// A queue that was stopped is not polled again when it starts.
+    ForgetQueue,
+    /// An address that was announced stays where it was.
+    IgnoreAnnouncement,
+}
+
+/// A packet that waits to be delivered to the wrong port.
+#[derive(Debug)]
+struct Stray {
+    meant_for: usize,
+    bytes: Vec<u8>,
+    offload: Offload,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    strays: VecDeque<Stray>,
+    kept: Vec<Arc<GuestMemory>>,
+}
+
+/// The bug of a run, if there is one. Clones share its state.
+#[derive(Clone, Debug)]
+pub struct Mischief {
+    plant: Option<Plant>,
+    pool: Pool,
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl Mischief {
+    /// The bug `plant` in a switch with that pool.
+    #[must_use]
+    pub fn new(plant: Option<Plant>, pool: Pool) -> Self {
+        Self { plant, pool, shared: Arc::default() }
+    }
+
+    /// Whether this is the bug.
+    #[must_use]
+    pub fn is(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+
+    /// What it does to a queue that packets of `guest` come from.
+    #[must_use]
+    pub fn rx(&self, _guest: usize) -> Option<RxMischief> {
+        let plants = [Plant::ForgetComplete, Plant::ForgetRefused, Plant::ForgetArm];
+        self.plant.filter(|plant| plants.contains(plant)).map(RxMischief::new)
+    }
+
+    /// What it does to a queue that packets for `guest` go to.
+    #[must_use]
+    pub fn tx(&self, guest: usize) -> Option<TxMischief> {
+        use Plant::{
+            CorruptByte, Duplicate, LeakPool, LieAboutOffloads, LosePacket, SwapPackets, Truncate,
+            WriteOutside, WrongPort,
+        };
+        let plants = [
+            LosePacket,
+            WrongPort,
+            CorruptByte,
+            SwapPackets,
+            Duplicate,
+            LieAboutOffloads,
+            Truncate,
+            WriteOutside,
+            LeakPool,
+        ];
+        self.plant
+            .filter(|plant| plants.contains(plant))
+            .map(|plant| TxMischief::new(plant, guest, self.clone()))
+    }
+
+    /// Keeps the map of a guest that is gone, if that is the bug.
+    pub fn keep(&self, memory: &Arc<GuestMemory>) {
+        if self.is(Plant::LeakMemory) {
+            self.lock().kept.push(Arc::clone(memory));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stray(&self, stray: Stray) {
+        self.lock().strays.push_back(stray);
+    }
+
+    /// The oldest stray that was not meant for `guest`.
+    fn stray_for(&self, guest: usize) -> Option<Stray> {
+        let mut shared = self.lock();
+        let at = shared.strays.iter().position(|stray| stray.meant_for != guest)?;
+        shared.strays.remove(at)
+    }
+}

@@ -1,0 +1,86 @@
+//! A guest's rings as the switch gets them: the real ones in a thin wrapper that can be told to misbehave ([`crate::plant`]).
+
+use crate::plant::{Mischief, RxMischief, TxMischief};
+use buf::{Burst, Frame};
+use engine::{Armed, OffloadCapabilities, RxQueue, RxReport, TxQueue, TxReport};
+use ports::vhost::{VhostRx, VhostTx};
+
+/// Where packets come from.
+pub struct SimRx {
+    /// The real queue.
+    pub real: VhostRx,
+    mischief: Option<RxMischief>,
+}
+
+/// Where they go.
+pub struct SimTx {
+    /// The real queue.
+    pub real: VhostTx,
+    mischief: Option<TxMischief>,
+}
+
+impl SimRx {
+    /// Wraps a queue of `guest`.
+    #[must_use]
+    pub fn new(real: VhostRx, guest: usize, mischief: &Mischief) -> Self {
+        Self { real, mischief: mischief.rx(guest) }
+    }
+}
+
+impl SimTx {
+    /// Wraps a queue of `guest`.
+    #[must_use]
+    pub fn new(real: VhostTx, guest: usize, mischief: &Mischief) -> Self {
+        Self { real, mischief: mischief.tx(guest) }
+    }
+}
+
+impl RxQueue for SimRx {
+    fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
+        match &mut self.mischief {
+            None => self.real.poll(burst),
+            Some(mischief) => mischief.poll(&mut self.real, burst),
+        }
+    }
+
+    fn complete(&mut self) {
+        match &mut self.mischief {
+            None => self.real.complete(),
+            Some(mischief) => mischief.complete(&mut self.real),
+        }
+    }
+
+    fn arm(&mut self) -> Armed {
+        match &mut self.mischief {
+            None => self.real.arm(),
+            Some(mischief) => mischief.arm(&mut self.real),
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.real.disarm();
+    }
+}
+
+impl TxQueue for SimTx {
+    fn capabilities(&self) -> OffloadCapabilities {
+        match &self.mischief {
+            None => self.real.capabilities(),
+            Some(mischief) => mischief.capabilities(&self.real),
+        }
+    }
+
+    fn send(&mut self, frames: &[Frame<'_, '_>]) -> TxReport {
+        match &mut self.mischief {
+            None => self.real.send(frames),
+            Some(mischief) => mischief.send(&mut self.real, frames),
+        }
+    }
+
+    fn flush(&mut self) {
+        match &mut self.mischief {
+            None => self.real.flush(),
+            Some(mischief) => mischief.flush(&mut self.real),
+        }
+    }
+}
