@@ -101,7 +101,22 @@ impl<'m, 'c> Translator<'m, 'c> {
 
     /// Calls `piece(address, len)` for each run of host memory that holds part of `len` bytes at `guest_addr`: several when they cross
     /// regions that adjoin in guest addresses but not here. `false` when a byte lies in no region; pieces may have been seen by then.
+    #[inline(always)]
     pub fn pieces(&mut self, guest_addr: u64, len: u32, mut piece: impl FnMut(NonNull<u8>, u32)) -> bool {
+        if len == 0 {
+            return true;
+        }
+        if let Some(host) = self.host(guest_addr, len) {
+            piece(host, len);
+            return true;
+        }
+        self.scattered(guest_addr, len, piece)
+    }
+
+    /// A buffer that does not lie in one region.
+    #[cold]
+    #[inline(never)]
+    fn scattered(&mut self, guest_addr: u64, len: u32, mut piece: impl FnMut(NonNull<u8>, u32)) -> bool {
         let (mut at, mut left) = (guest_addr, len);
         while left > 0 {
             let Some(span) = self.memory.span_of(at) else { return false };

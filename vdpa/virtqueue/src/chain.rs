@@ -63,6 +63,7 @@ pub(crate) struct Walk<'w, 'm, 'c> {
 
 impl Walk<'_, '_, '_> {
     /// Walks the chain that starts with `first`.
+    #[inline(always)]
     pub(crate) fn run<L: Layout>(
         &mut self,
         layout: &L,
@@ -102,6 +103,7 @@ impl Walk<'_, '_, '_> {
     }
 
     /// Copies the table that `desc` refers to and walks it.
+    #[inline(never)]
     fn run_table<L: Layout>(
         &mut self,
         desc: &Descriptor,
@@ -144,6 +146,7 @@ impl Walk<'_, '_, '_> {
     }
 
     /// Checks one buffer and shows its runs of memory. One of no bytes is skipped, whatever its address.
+    #[inline(always)]
     fn buffer(
         &mut self,
         desc: &Descriptor,

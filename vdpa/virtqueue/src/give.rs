@@ -149,7 +149,6 @@ impl Giver {
     }
 
     /// Any other chain; a bad one has no capacity. `None` when there is no room for its pieces before the next publish.
-    #[cold]
     #[inline(never)]
     fn chain<L: Layout>(
         &mut self,

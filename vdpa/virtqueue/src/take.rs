@@ -148,7 +148,6 @@ impl Taker {
     }
 
     /// Any other chain.
-    #[cold]
     #[inline(never)]
     fn chain<'m, L: Layout>(
         &mut self,
