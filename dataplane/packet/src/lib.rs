@@ -23,6 +23,7 @@ mod mac;
 pub mod ndp;
 mod offload;
 mod parse;
+mod plain;
 pub mod sctp;
 pub mod segment;
 pub mod tcp;

@@ -2,7 +2,7 @@
 
 use crate::bytes::array;
 use crate::vlan::Link;
-use crate::{Headers, L3, L4, ParseError, arp, ethernet, ipv4, ipv6, vlan};
+use crate::{Headers, L3, L4, ParseError, arp, ethernet, ipv4, ipv6, plain, vlan};
 
 /// A head and the length of the frame it was taken from.
 #[derive(Clone, Copy)]
@@ -53,10 +53,17 @@ pub fn parse(head: &[u8], frame_len: u32) -> Result<Headers, ParseError> {
 #[inline]
 pub fn parse_into(head: &[u8], frame_len: u32, out: &mut Headers) -> Result<(), ParseError> {
     let frame_len = frame_len as usize;
+    let head = head.get(..frame_len).unwrap_or(head);
+    if plain::parse(head, frame_len, out) { Ok(()) } else { parse_any(head, frame_len, out) }
+}
+
+/// The same for any frame, outermost header first. `head` is not longer than the frame.
+#[inline(never)]
+pub(crate) fn parse_any(head: &[u8], frame_len: usize, out: &mut Headers) -> Result<(), ParseError> {
     if frame_len <= ethernet::HEADER_LENGTH {
         return Err(ParseError::Runt);
     }
-    let input = Input { head: head.get(..frame_len).unwrap_or(head), frame_len };
+    let input = Input { head, frame_len };
     let Some(frame) = ethernet::View::new(input.head) else {
         return Err(ParseError::HeaderTooLong);
     };

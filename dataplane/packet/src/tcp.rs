@@ -13,6 +13,8 @@ pub const MIN_HEADER_LENGTH: usize = 20;
 pub const CHECKSUM_OFFSET: usize = 16;
 /// Offset of the sequence number in the header.
 pub const SEQUENCE_OFFSET: usize = 4;
+/// Offset of the data offset, in the upper four bits, in the header.
+pub const DATA_OFFSET: usize = 12;
 /// Offset of the flags (the lower eight) in the header.
 pub const FLAGS_OFFSET: usize = 13;
 
@@ -32,7 +34,7 @@ fn header_length(data_offset: u8) -> usize {
 #[inline(always)]
 pub(crate) fn parse(input: Input<'_>, place: Datagram) -> Result<Upper, ParseError> {
     let header: &[u8; MIN_HEADER_LENGTH] = input.take(place.at, place.end, ParseError::L4Truncated)?;
-    let length = header_length(header[12]);
+    let length = header_length(header[DATA_OFFSET]);
     let payload_offset = place.at + length;
     if length < MIN_HEADER_LENGTH || payload_offset > place.end {
         return Err(ParseError::TcpHeaderLength);
@@ -50,5 +52,6 @@ pub(crate) fn parse(input: Input<'_>, place: Datagram) -> Result<Upper, ParseErr
 
 /// Does the data offset at `at` claim fewer than 20 bytes? (Otherwise a refused one claimed too many.)
 pub(crate) fn header_length_is_short(head: &[u8], at: usize) -> bool {
-    array::<MIN_HEADER_LENGTH>(head, at).is_some_and(|header| header_length(header[12]) < MIN_HEADER_LENGTH)
+    array::<MIN_HEADER_LENGTH>(head, at)
+        .is_some_and(|header| header_length(header[DATA_OFFSET]) < MIN_HEADER_LENGTH)
 }
