@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred};
@@ -185,8 +186,18 @@ impl Listener {
             return Err(Refusal::ConnectRate);
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // Whatever else accept says (out of descriptors, a peer that is gone already) passes: the next call tries again.
-        let Ok(socket) = rustix::net::accept_with(&self.socket, flags) else { return Ok(None) };
+        let socket = match rustix::net::accept_with(&self.socket, flags) {
+            Ok(socket) => socket,
+            // Said whether or not somebody is there. If so, the connection stays in the backlog and would wake us at once:
+            // look again later.
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) if self.is_awaited() => {
+                self.tokens = 0;
+                self.throttled = true;
+                return Err(Refusal::OutOfDescriptors);
+            }
+            // Nobody there, or gone again.
+            Err(_) => return Ok(None),
+        };
         self.tokens = self.tokens.saturating_sub(1);
         if busy {
             return Err(Refusal::SecondFrontEnd);
@@ -198,6 +209,12 @@ impl Listener {
             }
         }
         Ok(Some(socket))
+    }
+
+    /// Whether a connection waits in the backlog.
+    fn is_awaited(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     fn refill(&mut self, now: Duration) {

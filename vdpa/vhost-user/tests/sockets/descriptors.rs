@@ -201,16 +201,10 @@ fn v25_asking_for_inflight_regions_keeps_none() {
     assert_eq!(held(), before);
 }
 
-/// Out of descriptors it is said so, and only the message that brought one more suffers.
-#[test]
-fn out_of_descriptors_is_named() {
+/// Runs something while this process cannot open one more descriptor.
+fn without_descriptors(run: impl FnOnce()) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let _alone = alone();
-    let (_folder, path) = socket_path();
-    let mut port = Port::server(&path);
-    let front = Raw::connect(&path);
     let event = eventfd();
-    port.run();
     let limit = getrlimit(Resource::Nofile);
     let open: Vec<_> =
         std::fs::read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap().file_name()).collect();
@@ -218,16 +212,47 @@ fn out_of_descriptors_is_named() {
     let highest: u64 = open.iter().map(|fd| fd.to_str().unwrap().parse().unwrap()).max().unwrap();
     setrlimit(Resource::Nofile, Rlimit { current: Some(highest + 1), maximum: limit.maximum }).unwrap();
     let filled: Vec<_> = std::iter::from_fn(|| event.try_clone().ok()).collect();
-    front.message(&message(R::GET_FEATURES, &[], vec![]));
-    port.run();
-    assert_eq!(port.closed, [], "what brings none goes on");
-    let kick = message(R::SET_VRING_KICK, &u64s(&[0]), vec![]);
-    front.send(&kick.bytes, &[event.as_fd()]);
-    port.run();
+    run();
     drop(filled);
     setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+/// Out of descriptors it is said so, and only the message that brought one more suffers.
+#[test]
+fn out_of_descriptors_is_named() {
+    let _alone = alone();
+    let (_folder, path) = socket_path();
+    let mut port = Port::server(&path);
+    let front = Raw::connect(&path);
+    let event = eventfd();
+    port.run();
+    without_descriptors(|| {
+        front.message(&message(R::GET_FEATURES, &[], vec![]));
+        port.run();
+        assert_eq!(port.closed, [], "what brings none goes on");
+        let kick = message(R::SET_VRING_KICK, &u64s(&[0]), vec![]);
+        front.send(&kick.bytes, &[event.as_fd()]);
+        port.run();
+    });
     assert_eq!(port.closed, [CloseReason::Refused(Refusal::OutOfDescriptors)]);
     let _next = Raw::connect(&path);
     port.run();
     assert!(port.device.endpoint().session().is_some());
+}
+
+/// a connection that cannot be accepted for want of a descriptor waits, without keeping the port busy.
+#[test]
+fn out_of_descriptors_keeps_listening() {
+    let _alone = alone();
+    let (_folder, path) = socket_path();
+    let mut port = Port::server(&path);
+    let front = Raw::connect(&path);
+    without_descriptors(|| port.run());
+    assert!(port.device.endpoint().session().is_none());
+    assert_eq!(port.refused(Refusal::OutOfDescriptors), 1);
+    assert!(port.device.endpoint().sockets().all(|(_, interest)| !interest.read), "or it would spin");
+    port.now = port.device.endpoint().deadline().unwrap();
+    port.run();
+    assert!(port.device.endpoint().session().is_some());
+    drop(front);
 }
