@@ -15,28 +15,36 @@ use tables::PortProfile;
 /// Runs the stage for packets sent by the port `profile` describes.
 #[inline]
 pub fn run(batch: &mut Batch<'_, '_>, profile: &PortProfile, counters: &PortCounters) {
+    if !profile.up {
+        batch.indices().for_each(|index| batch.drop(index, DropReason::PortDown));
+        return;
+    }
     for index in batch.indices() {
         let Some(packet) = batch.burst.packet(index) else { continue };
         let headers = &batch.metadata[index].headers;
-        let Some(ethernet) = ethernet::View::new(packet.head()) else { continue };
-        let verdict = check(packet.head(), headers, ethernet.source(), profile);
+        // The source port keeps those that might be a DHCP server's for the long way.
+        let plain = headers.l3 == L3::Ipv4 && headers.source_port != 67 && headers.protocol != vrrp::PROTOCOL;
+        if plain && profile.is_plain_ipv4(packet.head()) {
+            continue;
+        }
+        let head = packet.head();
+        let Some(source) = ethernet::View::new(head).map(|view| view.source()) else { continue };
+        let verdict = check(head, headers, source, profile);
         if headers.l3 == L3::Arp || headers.l4 == L4::Icmpv6 || headers.protocol == vrrp::PROTOCOL {
             batch.attention |= 1u32.wrapping_shl(index as u32);
         }
         if let Err(reason) = verdict {
             if reason == DropReason::SpoofedMac {
-                counters.last_spoofed_mac.store(ethernet.source().to_u64(), Relaxed);
+                counters.last_spoofed_mac.store(source.to_u64(), Relaxed);
             }
             batch.drop(index, reason);
         }
     }
 }
 
-#[inline(always)]
+/// Whether the port may send this packet.
+#[inline(never)]
 fn check(head: &[u8], headers: &Headers, source: MacAddr, profile: &PortProfile) -> Result<(), DropReason> {
-    if !profile.up {
-        return Err(DropReason::PortDown);
-    }
     if headers.vlan_count != 0 {
         return Err(DropReason::VlanTagged);
     }

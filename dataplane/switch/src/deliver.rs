@@ -132,25 +132,26 @@ impl Delivery<'_> {
             };
             let target = self.outputs.get(usize::from(port.0)).and_then(Option::as_ref);
             let pair = target.map_or(0, |target| target.pair(batch, first));
-            let mut group = 0u32;
-            for index in Indices(remaining) {
-                let metadata = &batch.metadata[index];
-                let same = metadata.output == output
-                    && target.is_none_or(|target| target.pair(batch, index) == pair);
-                group |= u32::from(same) << index;
-            }
-            remaining &= !group;
             let mut frames: ArrayVec<Frame<'_, '_>, BURST_PACKETS> = ArrayVec::new();
-            for index in Indices(group) {
+            let mut plain = true;
+            for index in Indices(remaining) {
+                if batch.metadata[index].output != output
+                    || target.is_some_and(|target| target.pair(batch, index) != pair)
+                {
+                    continue;
+                }
+                remaining &= !1u32.wrapping_shl(index as u32);
                 if let Some(frame) = batch.burst.frame(index) {
-                    frames.push(frame);
+                    plain &= frame.offload == Offload::NONE;
+                    // There is room: a batch has no more packets than this.
+                    let _ = frames.try_push(frame);
                 }
             }
             if O::ACTIVE {
                 frames.iter().for_each(|frame| observer.forwarded(ingress, output, frame));
             }
             let report = match target {
-                Some(target) => self.send(target, port, pair, ingress, &frames),
+                Some(target) => self.send(target, port, pair, ingress, &frames, plain),
                 None => GroupReport::stopped(frames.len()),
             };
             drop(frames);
@@ -168,6 +169,7 @@ impl Delivery<'_> {
         pair: usize,
         ingress: PortIndex,
         frames: &[Frame<'_, '_>],
+        plain: bool,
     ) -> GroupReport {
         let Some(queue) = target.queues.get(pair) else { return GroupReport::stopped(frames.len()) };
         let elsewhere = target.home != self.worker;
@@ -178,7 +180,7 @@ impl Delivery<'_> {
             Some(mut guard) => match guard.as_deref_mut() {
                 Some(queue) => {
                     self.unsettled.note_tx(QueueId { port, pair: pair as u16 });
-                    GroupReport::from(transmit(queue, &target.counters, frames))
+                    GroupReport::from(transmit(queue, &target.counters, frames, plain))
                 }
                 None => GroupReport::stopped(frames.len()),
             },
@@ -216,14 +218,14 @@ impl Delivery<'_> {
     }
 }
 
-/// Sends, flushes and counts at the receiving port.
+/// Sends, flushes and counts at the receiving port. `plain`: no frame asks for an offload.
 #[inline(always)]
 pub(crate) fn transmit(
     queue: &mut dyn TxQueue,
     counters: &PortCounters,
     frames: &[Frame<'_, '_>],
+    plain: bool,
 ) -> TxReport {
-    let plain = frames.iter().all(|frame| frame.offload == Offload::NONE);
     let report = if plain { queue.send(frames) } else { deliver_adapted(queue, frames) };
     queue.flush();
     counters.tx_packets.add(u64::from(report.sent));

@@ -371,8 +371,9 @@ impl Worker {
                 if let Some((output, queue)) = queue {
                     let Some(mut guard) = queue.try_take() else { break };
                     if let Some(queue) = guard.as_deref_mut() {
-                        let report =
-                            handover.packet.with_frame(|frame| transmit(queue, &output.counters, &[frame]));
+                        let report = handover
+                            .packet
+                            .with_frame(|frame| transmit(queue, &output.counters, &[frame], false));
                         self.unsettled.note_tx(QueueId { port: handover.output, pair: handover.pair });
                         reason = lost_for(&report);
                         self.counters.delivered.add(u64::from(report.sent));
