@@ -144,7 +144,8 @@ impl Connection {
     /// When [`Self::on_ready`] must be called even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        self.transport.deadline()
+        // A session that is over reads no more: half a message is of no interest then.
+        self.transport.deadline().filter(|_| !self.session.is_over())
     }
 
     /// The next thing for the owner.

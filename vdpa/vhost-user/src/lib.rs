@@ -8,6 +8,10 @@
 //! [`connection`] is a session on its socket ([`transport`]); [`decoder`] cuts the stream into messages, [`session`] is the state machine (no socket, thread or
 //! clock inside), [`parts`] takes a session apart and puts one together without a handshake, [`features`] names feature
 //! bits, [`refusal`] names everything that can be refused.
+//!
+//! One thing a front end can still do to others: hand over a descriptor whose `close` its own file server answers (a FUSE
+//! file; every other question is asked of the kernel alone). The thread that closes it, which runs no packets, waits for
+//! that server.
 
 pub mod connection;
 pub mod connector;

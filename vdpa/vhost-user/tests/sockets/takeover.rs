@@ -12,6 +12,7 @@ fn take_over(mut port: Port) -> Port {
     port.run();
     assert_eq!(port.events.last().map(String::as_str), Some("Frozen"));
     assert!(port.queues.is_empty());
+    assert_eq!(port.device.endpoint().deadline(), None, "half a message waits for the successor");
     let Port { device, .. } = port;
     let (role, connection) = device.into_endpoint().into_connection();
     let parts = connection.unwrap().into_parts().unwrap();
