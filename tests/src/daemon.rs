@@ -85,7 +85,6 @@ impl Daemon {
             "host": "node-a",
             "api": {"socket": files.api},
             "metrics": {"listen": files.metrics},
-            "store": {"embedded": {"path": scratch.join(&format!("{name}.redb"))}},
         });
         if let (Some(whole), Some(config)) = (whole.as_object_mut(), config.as_object()) {
             whole.extend(config.clone());

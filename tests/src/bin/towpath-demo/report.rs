@@ -98,7 +98,7 @@ impl Report {
 fn line(row: &Row) -> String {
     let (verdict, text) = match &row.outcome {
         Ok(text) => ("PASS", text.clone()),
-        Err(error) => ("FAIL", error.to_string().lines().next().unwrap_or_default().to_owned()),
+        Err(error) => ("FAIL", error.root_cause().to_string().lines().next().unwrap_or_default().to_owned()),
     };
     format!("  {verdict}  {:<42} {:>5.1} s  {text}", row.what, row.seconds)
 }
