@@ -4,10 +4,10 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::json;
 use towpath_tests::daemon::binary;
-use towpath_tests::frontend::{Frontend, ping_pong};
+use towpath_tests::frontend::ping_pong;
 use towpath_tests::manifests::{self, Port};
 use towpath_tests::scratch::Scratch;
 use towpath_tests::{Result, wait};
@@ -77,9 +77,9 @@ fn a_reload_touches_only_what_changed() -> Result<()> {
     let third = Port::number(2, setting.scratch.path());
     setting.daemon.write_ports(&[first.clone(), second.clone(), third.clone()])?;
     setting.daemon.reload()?;
-    ping_pong((&mut one, &first), (&mut other, &second), 100, LIMIT)?;
-    let mut newcomer = Frontend::attach_within(&third.socket, LIMIT)?;
-    ping_pong((&mut one, &first), (&mut newcomer, &third), 100, LIMIT)?;
+    ping_pong((&mut one, &first), (&mut other, &second), 100, LIMIT).context("after a port was added")?;
+    let mut newcomer = setting.attach_to(&third).context("the new port")?;
+    ping_pong((&mut one, &first), (&mut newcomer, &third), 100, LIMIT).context("with the new port")?;
 
     // Nonsense: refused whole, said in the status, nothing changed.
     let broken = setting.daemon.manifests().join("broken.yaml");
@@ -87,7 +87,7 @@ fn a_reload_touches_only_what_changed() -> Result<()> {
     setting.daemon.reload()?;
     let reload = setting.daemon.towpath_json(&["status"])?["reload"].take();
     ensure!(reload["applied"] == false && reload.to_string().contains("broken.yaml"), "{reload}");
-    ping_pong((&mut one, &first), (&mut newcomer, &third), 100, LIMIT)?;
+    ping_pong((&mut one, &first), (&mut newcomer, &third), 100, LIMIT).context("after nonsense")?;
     fs::remove_file(&broken)?;
 
     // A port less: it and its socket go, the others stay.
@@ -95,14 +95,15 @@ fn a_reload_touches_only_what_changed() -> Result<()> {
     setting.daemon.reload()?;
     wait::until("the end of the third port's socket", LIMIT, || Ok((!third.socket.exists()).then_some(())))?;
     ensure!(setting.daemon.towpath_json(&["get", "ports"])?.as_array().map(Vec::len) == Some(2));
-    ping_pong((&mut one, &first), (&mut other, &second), 100, LIMIT)?;
+    ping_pong((&mut one, &first), (&mut other, &second), 100, LIMIT).context("after a port was removed")?;
 
     // Addresses of a live port change: the old one is refused from now on, the connection stays.
     let mut moved = first.clone();
     moved.ips = vec!["10.0.1.99".parse()?];
     setting.daemon.write_ports(&[moved.clone(), second.clone()])?;
     setting.daemon.reload()?;
-    ping_pong((&mut one, &moved), (&mut other, &second), 100, LIMIT)?;
+    ping_pong((&mut one, &moved), (&mut other, &second), 100, LIMIT)
+        .with_context(|| format!("after an address changed: {:?}", setting.daemon.port(&first.name)))?;
     one.send(&towpath_tests::frontend::udp(&first, &second, b"by the old address")?)?;
     wait::until("the old address to be refused", LIMIT, || {
         Ok((setting.daemon.drops(&first.name, "spoofed_address")? == 1).then_some(()))

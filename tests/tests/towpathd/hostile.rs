@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context, ensure};
-use towpath_tests::frontend::{Frontend, ping_pong};
+use towpath_tests::frontend::ping_pong;
 use towpath_tests::manifests::Port;
 use towpath_tests::{Result, wait};
 
@@ -34,9 +34,9 @@ fn holdings(process: u32) -> Result<Holdings> {
 }
 
 /// Exchange packets between two ports until told to stop; every one must arrive. Returns how many.
-fn bystand(ports: [&Port; 2], stop: &AtomicBool) -> Result<u32> {
-    let mut one = Frontend::attach_within(&ports[0].socket, LIMIT)?;
-    let mut other = Frontend::attach_within(&ports[1].socket, LIMIT)?;
+fn bystand(setting: &Setting<4>, stop: &AtomicBool) -> Result<u32> {
+    let ports = [&setting.ports[2], &setting.ports[3]];
+    let (mut one, mut other) = (setting.attach(2)?, setting.attach(3)?);
     let mut passed = 0;
     while !stop.load(Ordering::Relaxed) {
         ping_pong((&mut one, ports[0]), (&mut other, ports[1]), 10, LIMIT)?;
@@ -89,10 +89,10 @@ fn hang_up_after(socket: &Path, bytes: &[u8]) -> Result<()> {
 fn l_01_a_front_end_that_hangs_up_at_any_byte_leaves_nothing_behind() -> Result<()> {
     let mut setting = Setting::<4>::start()?;
     let process = setting.daemon.process().id();
-    let [one, other, first, second] = setting.ports.clone();
+    let [one, other, ..] = setting.ports.clone();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| -> Result<()> {
-        let bystander = scope.spawn(|| bystand([&first, &second], &stop));
+        let bystander = scope.spawn(|| bystand(&setting, &stop));
         let attacked = attack(&setting, &one, process);
         stop.store(true, Ordering::Relaxed);
         let passed = bystander.join().map_err(|_| anyhow::anyhow!("the bystander panicked"))??;
@@ -106,7 +106,9 @@ fn l_01_a_front_end_that_hangs_up_at_any_byte_leaves_nothing_behind() -> Result<
 
 /// Hang up at every byte, then see that the daemon holds what it held before.
 fn attack(setting: &Setting<4>, port: &Port, process: u32) -> Result<()> {
-    setting.daemon_phase(&setting.ports[3].name, "Forwarding")?;
+    for port in &setting.ports[2..] {
+        setting.daemon.until_phase(&port.name, "Forwarding")?;
+    }
     let before = holdings(process)?;
     let bytes = handshake();
     for length in 0..=bytes.len() {

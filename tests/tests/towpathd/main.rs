@@ -48,13 +48,15 @@ impl<const N: usize> Setting<N> {
         Ok(Self { daemon, ports, scratch })
     }
 
-    /// Wait until a port is in a phase.
-    pub(crate) fn daemon_phase(&self, port: &str, phase: &str) -> Result<()> {
-        self.daemon.until_phase(port, phase).map(drop)
+    /// A front end on port `number`, which forwards for it.
+    pub(crate) fn attach(&self, number: usize) -> Result<Frontend> {
+        self.attach_to(&self.ports[number])
     }
 
-    /// A front end on port `number`.
-    pub(crate) fn attach(&self, number: usize) -> Result<Frontend> {
-        Frontend::attach_within(&self.ports[number].socket, LIMIT)
+    /// A front end on a port, which forwards for it.
+    pub(crate) fn attach_to(&self, port: &Port) -> Result<Frontend> {
+        let frontend = Frontend::attach_within(&port.socket, LIMIT)?;
+        self.daemon.until_phase(&port.name, "Forwarding")?;
+        Ok(frontend)
     }
 }
