@@ -62,7 +62,8 @@ pub struct Parts {
     pub channel: Option<OwnedFd>,
     /// Counters of refusals.
     pub refusals: Refusals,
-    /// The connection, when there is one.
+    /// The connection. A port without a front end's process (tests, the simulator) has one end of a socket pair; closing
+    /// the other ends the session.
     pub stream: Option<OwnedFd>,
     /// What was already read of the next message.
     pub decoder: Decoder,

@@ -188,3 +188,50 @@ fn l02_notifications_go_to_the_descriptor_in_force() {
     port.call(1).notify();
     assert_eq!((count(&old), count(&new)), (0, 1));
 }
+
+/// A port built from nothing but memory, addresses and eventfds: no message is ever sent.
+#[test]
+fn a_port_is_built_without_a_handshake() {
+    use std::sync::Arc;
+    use towpath_vhost_user::features::VIRTIO_F_VERSION_1;
+    use towpath_vhost_user::session::{Addresses, Kick, Region, SessionConfig};
+    use towpath_vhost_user::{Parts, QueueParts};
+
+    let _alone = alone();
+    let before = held();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut parts = Parts::new(SessionConfig::default());
+    parts.owner = true;
+    parts.features = Some(VIRTIO_F_VERSION_1);
+    let (guest_addr, user_addr) = (0x10_0000, USER_BASE);
+    let file = Arc::new(memfd(REGION_BYTES));
+    parts.regions.push(Region { guest_addr, size: REGION_BYTES, user_addr, mmap_offset: 0, file });
+    for index in 0..2 {
+        let at = ring_at(index);
+        parts.queues.push(QueueParts {
+            size: Some(256),
+            addresses: Some(Addresses {
+                descriptor: at,
+                driver: at + 0x1_0000,
+                device: at + 0x2_0000,
+                log: None,
+            }),
+            kick: Kick::Descriptor(Arc::new(eventfd())),
+            call: Some(Arc::new(eventfd())),
+            ..QueueParts::default()
+        });
+    }
+    parts.stream = Some(ours.into());
+    let nowhere = Role::Client(towpath_vhost_user::Connector::new("/none"));
+    let mut port = Port::new(Role::Client(towpath_vhost_user::Connector::new("/none")));
+    port.device = Device::new(Endpoint::from_parts(nowhere, parts));
+    port.run();
+    assert_eq!(port.queues.len(), 2);
+    assert!(port.queues[&1].kick.is_some() && port.queues[&1].call.is_some());
+    assert_eq!(port.device.memory().guest_end(), guest_addr + REGION_BYTES);
+    drop(theirs);
+    port.run();
+    assert_eq!(port.closed, [CloseReason::Disconnected]);
+    drop(port);
+    assert_eq!(held(), before);
+}
