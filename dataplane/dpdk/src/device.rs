@@ -77,7 +77,7 @@ pub struct EthDev {
 
 impl EthDev {
     /// Finds a device by its devargs (`0000:3b:00.0`, `net_null0`, `net_tap0,iface=tap0`) and configures it. What it receives lies in
-    /// mbufs of `pool`, and what is sent is copied into such.
+    /// mbufs of `pool`, and what is sent is copied into such. The device is this value's alone until it and its queues are dropped.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ impl EthDev {
         // SAFETY: a C string and a place for the result.
         let result = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut id) };
         failed(name, "looking for its port", result)?;
-        Self::configure(Port::new(id, name, pool, beneath), options)
+        Self::configure(Port::take(id, name, pool, beneath)?, options)
     }
 
     fn configure(port: Port, options: &DeviceOptions) -> Result<Self, DeviceError> {

@@ -11,6 +11,12 @@ pub enum DeviceError {
         /// The device.
         device: String,
     },
+    /// Somebody in this process has it.
+    #[error("DPDK device {device}: this process uses it already: name another device")]
+    Held {
+        /// The device.
+        device: String,
+    },
     /// More queues than the device has, or none.
     #[error("DPDK device {device}: {asked} queue pairs: the device has 1 to {most}")]
     QueuePairs {

@@ -13,7 +13,7 @@ pub enum Errno {
     Device,
     /// `EAGAIN`, `EBUSY`.
     Busy,
-    /// `ENOMEM`, `ENOSPC`.
+    /// `ENOMEM`, `ENOSPC`, `ENOBUFS`.
     NoMemory,
     /// `EEXIST`.
     Exists,
@@ -42,7 +42,7 @@ impl Errno {
             E::NOENT | E::NODEV => Self::NotFound,
             E::IO => Self::Device,
             E::AGAIN | E::BUSY => Self::Busy,
-            E::NOMEM | E::NOSPC => Self::NoMemory,
+            E::NOMEM | E::NOSPC | E::NOBUFS => Self::NoMemory,
             E::EXIST => Self::Exists,
             E::ALREADY => Self::Already,
             E::INVAL | E::TOOBIG => Self::Invalid,

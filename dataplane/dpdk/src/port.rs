@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What a device needs beside its own memory until it is closed.
 pub(crate) type Beneath = Arc<dyn Debug + Send + Sync>;
 
-/// Held while devices are made, set up and removed: DPDK's registries of them are not for several threads at once.
-static REGISTRY: Mutex<()> = Mutex::new(());
+/// The ports that somebody holds. Locked while devices are made, set up and removed: DPDK's own registries of them are not for several
+/// threads at once.
+static HELD: Mutex<Vec<u16>> = Mutex::new(Vec::new());
 
-pub(crate) fn registry() -> MutexGuard<'static, ()> {
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+pub(crate) fn registry() -> MutexGuard<'static, Vec<u16>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An ethdev port, closed when nobody holds it any more.
@@ -28,9 +29,20 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    pub(crate) fn new(id: u16, name: &str, pool: &Mempool, beneath: Option<Beneath>) -> Self {
+    /// Takes a port that nobody holds.
+    pub(crate) fn take(
+        id: u16,
+        name: &str,
+        pool: &Mempool,
+        beneath: Option<Beneath>,
+    ) -> Result<Self, DeviceError> {
+        let mut held = registry();
+        if held.contains(&id) {
+            return Err(DeviceError::Held { device: name.to_owned() });
+        }
+        held.push(id);
         let started = AtomicBool::new(false);
-        Self { id, name: name.to_owned(), pool: pool.clone(), started, _beneath: beneath }
+        Ok(Self { id, name: name.to_owned(), pool: pool.clone(), started, _beneath: beneath })
     }
 
     pub(crate) fn check(&self, operation: &'static str, result: i32) -> Result<(), DeviceError> {
@@ -48,7 +60,7 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        let _registry = registry();
+        let mut held = registry();
         let device = self.info().map_or(std::ptr::null_mut(), |info| info.device);
         // SAFETY: no queue lives, as each holds this port, so nobody polls it. Closing returns the device's mbufs and ends its port; the
         // device pointer was of this port and is removed once. What fails here stays allocated, which harms nobody.
@@ -61,6 +73,7 @@ impl Drop for Port {
                 dpdk_sys::rte_dev_remove(device);
             }
         }
+        held.retain(|id| *id != self.id);
     }
 }
 

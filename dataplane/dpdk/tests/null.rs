@@ -98,7 +98,11 @@ fn what_cannot_be_made_says_what_is_wrong_with_it() {
     let taken = name("net_null");
     let kept = EthDev::probe(eal(), &taken, &pool, &plain).unwrap();
     assert_eq!(kept.name(), taken);
+    assert_eq!(probe(&taken, &plain), Err(DeviceError::Held { device: taken.clone() }));
     assert_ne!(kept.mac().unwrap(), packet::MacAddr([0; 6]));
+
+    drop(kept);
+    assert_eq!(probe(&taken, &plain), Ok(taken));
 
     assert!(matches!(
         Mempool::new(eal(), "twenty-six bytes are too many", 255),

@@ -15,7 +15,7 @@ const HUGEPAGES: Hugepages = Hugepages::Never;
 const SLOTS: u32 = 256;
 
 fn make() -> Joined {
-    let pool = pool(4095);
+    let pool = pool(2047);
     let options = DeviceOptions { mtu: u16::MAX, ..DeviceOptions::default() };
     let mut devices = ring_pair(eal(), &name("c"), SLOTS, [&pool, &pool], &options).unwrap();
     let mut queues = devices.each_mut().map(|device| device.start().unwrap().remove(0)).into_iter();

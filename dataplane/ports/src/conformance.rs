@@ -24,6 +24,7 @@ pub use reports::{a_full_receiver_is_counted, reports_add_up, too_large_frames_a
 
 use buf::{BURST_BYTES, BURST_PACKETS, Burst, Extent, Frame, HEAD_BYTES, Offload};
 use engine::{OffloadCapabilities, RxQueue, RxReport, TxQueue, TxReport};
+use std::sync::MutexGuard;
 
 /// A frame that came out of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,49 @@ pub trait Fixture {
 
     /// Whether an event was raised for the receive queue since the last call; `None` when the driver raises none and must be polled.
     fn woken(&mut self) -> Option<bool>;
+}
+
+/// A fixture that tests share, because a second one cannot be had. Each leaves it empty.
+impl<F: Fixture> Fixture for MutexGuard<'_, F> {
+    fn rx(&mut self) -> &mut dyn RxQueue {
+        F::rx(self)
+    }
+
+    fn tx(&mut self) -> &mut dyn TxQueue {
+        F::tx(self)
+    }
+
+    fn give(&mut self, pieces: &[&[u8]], offload: Offload) -> bool {
+        F::give(self, pieces, offload)
+    }
+
+    fn take(&mut self) -> Option<Taken> {
+        F::take(self)
+    }
+
+    fn shortest(&self) -> usize {
+        F::shortest(self)
+    }
+
+    fn longest(&self) -> usize {
+        F::longest(self)
+    }
+
+    fn depth(&self) -> usize {
+        F::depth(self)
+    }
+
+    fn free_buffers(&self) -> Box<dyn Fn() -> usize> {
+        F::free_buffers(self)
+    }
+
+    fn gives(&self) -> OffloadCapabilities {
+        F::gives(self)
+    }
+
+    fn woken(&mut self) -> Option<bool> {
+        F::woken(self)
+    }
 }
 
 /// Polls once and completes: what the burst held and what the queue said of it.
