@@ -220,7 +220,8 @@ impl AddressReader {
         self.0.lookup(AddressKey::new(subnet, address))
     }
 
-    /// The same for many (subnet, address) pairs at once. Returns how many cache lines were read: one or two per key.
+    /// The same for many (subnet, address) pairs at once. Returns how many cache lines were read: at most two per
+    /// key, none for a key equal to the one before it.
     pub fn lookup_batch(&self, keys: &[(u16, IpAddr)], out: &mut [Option<AddressEntry>]) -> usize {
         const BATCH: usize = 32;
         let mut lines_read = 0;

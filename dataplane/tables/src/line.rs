@@ -59,19 +59,19 @@ pub(crate) trait Line: Default + Send + Sync {
     /// A hash function applied to a key.
     fn hash(key: Self::Key, hash: &crate::hash::Hash) -> u32;
 
-    /// The value of `key`, and whether keys that belong here live elsewhere.
+    /// The value of `key`, and whether keys that belong here live elsewhere; nothing if a slot was filled meanwhile.
     #[inline(always)]
+    fn try_find(&self, key: Self::Key) -> Option<(Option<Self::Value>, bool)> {
+        let before = self.control().load(Acquire);
+        let found = self.look(key);
+        fence(Acquire);
+        let after = self.control().load(Relaxed);
+        ((before ^ after) & !ELSEWHERE == 0).then_some((found, after & ELSEWHERE != 0))
+    }
+
+    /// The same, until no slot was filled meanwhile.
     fn find(&self, key: Self::Key) -> (Option<Self::Value>, bool) {
-        for _ in 0..ATTEMPTS {
-            let before = self.control().load(Acquire);
-            let found = self.look(key);
-            fence(Acquire);
-            let after = self.control().load(Relaxed);
-            if (before ^ after) & !ELSEWHERE == 0 {
-                return (found, after & ELSEWHERE != 0);
-            }
-        }
-        (None, false)
+        (0..ATTEMPTS).find_map(|_| self.try_find(key)).unwrap_or((None, false))
     }
 
     /// Puts a key into an empty slot.

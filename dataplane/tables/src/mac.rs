@@ -186,7 +186,8 @@ impl MacReader {
     }
 
     /// Writes the value of each key, or [`MacTable::ABSENT`], to the same position of `out`; positions that only one of
-    /// them has are left alone. Returns how many cache lines were read: one or two per key.
+    /// them has are left alone. Returns how many cache lines were read: at most two per key, none
+    /// for a key equal to the one before it.
     #[inline]
     pub fn lookup_batch(&self, keys: &[u64], out: &mut [u32]) -> usize {
         self.0.lookup_batch(keys, |position, value| {

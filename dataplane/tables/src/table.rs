@@ -56,16 +56,21 @@ impl<L: Line> Lines<L> {
     #[inline(always)]
     fn find_from(&self, key: L::Key, first: usize) -> (Option<L::Value>, usize) {
         let Some(line) = self.lines.get(first) else { return (None, 0) };
-        match line.find(key) {
-            (None, true) => (self.find_second(key, first), 2),
-            (found, _) => (found, 1),
+        match line.try_find(key) {
+            Some((Some(value), _)) => (Some(value), 1),
+            Some((None, false)) => (None, 1),
+            Some((None, true)) | None => (self.find_in_both(key, first), 2),
         }
     }
 
+    /// The value of a key that is perhaps elsewhere, or whose line was changing.
     #[cold]
     #[inline(never)]
-    fn find_second(&self, key: L::Key, first: usize) -> Option<L::Value> {
-        self.lines.get(self.second_of(key, first))?.find(key).0
+    fn find_in_both(&self, key: L::Key, first: usize) -> Option<L::Value> {
+        match self.lines.get(first)?.find(key) {
+            (None, true) => self.lines.get(self.second_of(key, first))?.find(key).0,
+            (found, _) => found,
+        }
     }
 
     fn find(&self, key: L::Key) -> Option<L::Value> {
@@ -243,7 +248,8 @@ impl<L: Line> TableReader<L> {
     }
 
     /// Looks all keys up, 32 at a time: hashes all, prefetches all, compares all. Hands each value to `found` in order and
-    /// returns how many lines were read.
+    /// returns how many lines were read. A key equal to the one before it, as in a guest's stream of packets to one other,
+    /// costs a comparison.
     #[inline(always)]
     pub(crate) fn lookup_batch(
         &self,
@@ -253,17 +259,29 @@ impl<L: Line> TableReader<L> {
         let table = self.0.get();
         let mut lines_read = 0;
         for (chunk, keys) in keys.chunks(BATCH).enumerate() {
-            let mut firsts = [0; BATCH];
-            for (first, key) in firsts.iter_mut().zip(keys) {
-                *first = table.first_of(*key);
-                if let Some(line) = table.lines.get(*first) {
+            let mut firsts = [0u32; BATCH];
+            let mut last = None;
+            for (to, key) in firsts.iter_mut().zip(keys) {
+                if last == Some(*key) {
+                    continue;
+                }
+                last = Some(*key);
+                let first = table.first_of(*key);
+                *to = first as u32;
+                if let Some(line) = table.lines.get(first) {
                     cpu::prefetch_read(line);
                 }
             }
+            let mut last = None;
+            let mut value = None;
             for (position, (first, key)) in firsts.iter().zip(keys).enumerate() {
-                let (value, lines) = table.find_from(*key, *first);
+                if last != Some(*key) {
+                    last = Some(*key);
+                    let lines;
+                    (value, lines) = table.find_from(*key, *first as usize);
+                    lines_read += lines;
+                }
                 found(chunk * BATCH + position, value);
-                lines_read += lines;
             }
         }
         lines_read

@@ -66,6 +66,13 @@ proptest! {
             prop_assert_eq!(writer.len(), model.len());
         }
         reader.refresh();
+        // Each key once and, as in a burst to one destination, three times.
+        let repeated = [1, 2, 3, 3, 3, 2, 2].map(|mac| MacTable::key(1, MacAddr::from_u64(0x0200_0000_0000 | mac)));
+        let mut found = [7; 7];
+        prop_assert!((4..=8).contains(&reader.lookup_batch(&repeated, &mut found)));
+        for (key, found) in repeated.iter().zip(found) {
+            prop_assert_eq!(found, model.get(key).copied().unwrap_or(MacTable::ABSENT));
+        }
         let keys: Vec<u64> = (0..3)
             .flat_map(|subnet| (0..220).map(move |mac| MacTable::key(subnet, MacAddr::from_u64(0x0200_0000_0000 | mac))))
             .collect();
@@ -100,7 +107,7 @@ proptest! {
         reader.refresh();
         let mut found = vec![None; probes.len()];
         let lines = reader.lookup_batch(&probes, &mut found);
-        prop_assert!((probes.len()..=2 * probes.len()).contains(&lines));
+        prop_assert!(lines <= 2 * probes.len());
         for (key, found) in probes.iter().zip(found) {
             prop_assert_eq!(found, model.get(key).copied());
             prop_assert_eq!(reader.lookup(key.0, key.1), model.get(key).copied());
