@@ -57,7 +57,7 @@
 //!   its first entry is looked at. Every buffer address goes through `guest_mem::Translator`.
 //! * Positions, counts of outstanding chains and reserved buffers are our own state, never re-read from the guest.
 //!
-//! Attacked by: `tests/hostile.rs` (G-01 to G-29, G-43, G-44, G-48), `tests/small_scope.rs` (all edges, G-45), `tests/mutators.rs` (G-30 to G-34),
+//! Attacked by: `tests/hostile_{rings,chains}.rs` (G-01 to G-29, G-43, G-44, G-48), `tests/small_scope.rs` (all edges, G-45), `tests/mutators.rs` (G-30 to G-34),
 //! `tests/notify.rs` (G-42, G-46, S-15, V-20), `tests/in_order.rs` (G-47), and `tests/differential.rs` against
 //! `virtio-queue` and a model of section 2.8.
 #![allow(unsafe_code, reason = "touches rings and buffers shared with guests")]

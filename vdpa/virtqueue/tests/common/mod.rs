@@ -7,7 +7,8 @@ use std::sync::Arc;
 use buf::{Burst, Extent, Frame, Offload};
 use guest_mem::{ANONYMOUS_USER_OFFSET, GuestMemory};
 use towpath_virtqueue::{
-    DeviceRing, GiveError, Headers, Ring, RingConfig, RingError, RingFeatures, RingLayout, SetupError,
+    ChainError, DeviceRing, GiveError, Headers, Ring, RingConfig, RingError, RingFeatures, RingLayout,
+    SetupError,
 };
 
 pub const NEXT: u16 = 1;
@@ -365,4 +366,47 @@ pub fn header() -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[10] = 1;
     header
+}
+
+/// One bad chain is refused under `error` and returned empty; its neighbours pass.
+pub fn refused(rig: &mut Rig, chain: &[D], error: ChainError) {
+    let good = rig.pattern(A + 0x100, 60);
+    let counted = rig.ring.stats().of(error);
+    let before = rig.offer(&[r(A + 0x100, 60)]);
+    let bad = rig.offer(chain);
+    let after = rig.offer(&[r(A + 0x100, 60)]);
+    assert_eq!(rig.frames(), [&good[HEADER..], &good[HEADER..]], "{:?} {chain:?}", rig.mode);
+    assert_eq!(rig.used(), [(before, 0), (bad, 0), (after, 0)], "{:?} {chain:?}", rig.mode);
+    assert_eq!(rig.ring.stats().of(error), counted + 1, "{:?} {chain:?}", rig.mode);
+    rig.still_takes();
+}
+
+/// The same for a receive buffer: it goes back empty, the frame into the next.
+pub fn refused_rx(rig: &mut Rig, chain: &[D], error: ChainError) {
+    let counted = rig.ring.stats().of(error);
+    let bad = rig.offer(chain);
+    let good = rig.offer(&[w(A + 0x9000, 2048)]);
+    rig.give(&[7; 90]).unwrap();
+    assert_eq!(rig.used(), [(bad, 0), (good, 102)], "{:?} {chain:?}", rig.mode);
+    assert_eq!(rig.ring.stats().of(error), counted + 1, "{:?} {chain:?}", rig.mode);
+    assert_eq!(rig.bytes(A + 0x9000 + 12, 90), [7; 90]);
+    rig.still_gives();
+}
+
+/// The queue stops with `error`, nothing is passed any more, and a new start works.
+pub fn stopped(rig: &mut Rig, error: impl Fn(&RingError) -> bool) {
+    let result = loop {
+        match rig.take() {
+            Ok(_) if rig.ring.broken().is_some() => {}
+            result => break result,
+        }
+    };
+    assert!(matches!(&result, Err(found) if error(found)), "{:?}: {result:?}", rig.mode);
+    assert_eq!(rig.take().err(), rig.ring.broken());
+    assert!(matches!(rig.give(&[1; 60]), Err(GiveError::Ring(_))));
+    rig.used();
+    rig.reset();
+    rig.still_takes();
+    rig.reset();
+    rig.still_gives();
 }
