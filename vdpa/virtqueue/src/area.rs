@@ -97,6 +97,12 @@ impl Area {
         cpu::prefetch_read_at(self.start.as_ptr().wrapping_add(offset));
     }
 
+    /// Hints that the line at `offset` will be written soon.
+    #[inline(always)]
+    pub(crate) fn prefetch_write(&self, offset: usize) {
+        cpu::prefetch_write_at(self.start.as_ptr().wrapping_add(offset));
+    }
+
     /// Marks `len` bytes at `offset` as written.
     pub(crate) fn mark(&self, log: &DirtyLog, offset: usize, len: usize) {
         log.mark(self.guest_addr.saturating_add(offset as u64), len as u64);

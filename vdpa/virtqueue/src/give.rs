@@ -9,6 +9,7 @@ use guest_mem::{DirtyLog, GuestMemory, RegionCache, Translator};
 use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk};
 use crate::config::RingFeatures;
 use crate::error::{ChainError, GiveError, RingError, RingStats};
+use crate::layout::FULL_ENOUGH;
 use crate::layout::{First, Layout, Run, Used, WRITE};
 
 /// Chains that may be reserved or filled before they are published.
@@ -113,6 +114,7 @@ impl Giver {
                 self.fetched += 1;
             }
         }
+        layout.prefetch_used(self.fetched);
         Ok(self.reserved())
     }
 
@@ -345,6 +347,9 @@ impl Giver {
         self.release(layout);
         let count = self.filled;
         layout.publish(self.used.get(..count).unwrap_or(&[]), false, log);
+        if count >= FULL_ENOUGH {
+            layout.prefetch_next(count, true);
+        }
         stats.chains += count as u64;
         (self.filled, self.fetched, self.work) = (0, 0, 0);
         self.forget_pieces();

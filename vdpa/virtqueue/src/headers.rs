@@ -14,6 +14,7 @@ pub struct Headers<'m> {
     header_len: usize,
     /// Bit n: header n was scattered over pieces and gathered in `private`.
     gathered: u32,
+    wanted: bool,
     extents: [MaybeUninit<Extent<'m>>; BURST_PACKETS],
     private: [MaybeUninit<[u8; MAX_HEADER]>; BURST_PACKETS],
 }
@@ -41,9 +42,24 @@ impl<'m> Headers<'m> {
             count: 0,
             header_len: 0,
             gathered: 0,
+            wanted: true,
             extents: [const { MaybeUninit::uninit() }; BURST_PACKETS],
             private: [const { MaybeUninit::uninit() }; BURST_PACKETS],
         }
+    }
+
+    /// No headers, and none will be read: their lines are left where they are. They can be read all the same, only slower. For drivers that
+    /// negotiated no offload, whose headers are all zero.
+    #[inline(always)]
+    #[must_use]
+    pub fn unread() -> Self {
+        Self { wanted: false, ..Self::new() }
+    }
+
+    /// Whether their lines are to be asked for.
+    #[inline(always)]
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted
     }
 
     /// How many there are.

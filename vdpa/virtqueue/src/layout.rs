@@ -14,6 +14,9 @@ pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 
+/// Chains in a burst from which on it is worth preparing the next: below, the driver may still be writing what would be fetched.
+pub(crate) const FULL_ENOUGH: usize = 16;
+
 /// A descriptor. The flags are those above plus reserved ones; bits that only mark availability are gone.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Descriptor {
@@ -126,8 +129,16 @@ pub(crate) trait Layout: Sized {
     /// (`VIRTIO_F_IN_ORDER`).
     fn publish(&mut self, chains: &[Used], as_batch: bool, log: Option<&Arc<DirtyLog>>);
 
-    /// Hints that the places of the next `count` chains will be read soon.
-    fn prefetch(&self, count: usize);
+    /// Hints that the places of the next `count` chains will be read soon, as far as they are known to be there, and `written` soon
+    /// after. Said when a burst ends, so that the lines are here when the next begins.
+    fn prefetch_next(&self, count: usize, written: bool);
+
+    /// Hints that `count` chains are looked for now and are likely to be there, so that the lines of all of them travel at once and not each
+    /// after the one before told of it.
+    fn prefetch_now(&self, count: usize);
+
+    /// Hints that `count` chains will be returned soon.
+    fn prefetch_used(&self, count: usize);
 
     /// Asks the driver not to kick.
     fn suppress_kicks(&mut self, log: Option<&Arc<DirtyLog>>);

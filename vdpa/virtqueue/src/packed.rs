@@ -336,11 +336,12 @@ impl Layout for Packed {
             at.advance(chain.descs, self.size);
             descs += u32::from(chain.descs);
         }
-        if let Some(log) = log {
-            self.log_used(log, start, chains);
-        }
         // The first goes last: until then the driver sees none of them.
         self.write_used(start, if as_batch { last } else { first });
+        if let Some(log) = log {
+            // After the writes: whoever sees (and clears) a mark sees what was written.
+            self.log_used(log, start, chains);
+        }
         self.used = at;
         // At most the size of the ring, by `advance`.
         self.avail.outstanding -= descs as u16;
@@ -348,10 +349,27 @@ impl Layout for Packed {
     }
 
     #[inline(always)]
-    fn prefetch(&self, count: usize) {
-        for line in (0..count).step_by(4) {
-            self.ring.prefetch((usize::from(self.avail.at.index) + line) * DESCRIPTOR);
+    fn prefetch_next(&self, count: usize, written: bool) {
+        let mut at = self.avail.at;
+        for _ in (0..count + 3).step_by(4) {
+            let offset = usize::from(at.index) * DESCRIPTOR;
+            if written {
+                self.ring.prefetch_write(offset);
+            } else {
+                self.ring.prefetch(offset);
+            }
+            at.advance(4.min(self.size), self.size);
         }
+    }
+
+    #[inline(always)]
+    fn prefetch_now(&self, count: usize) {
+        self.prefetch_next(count, false);
+    }
+
+    #[inline(always)]
+    fn prefetch_used(&self, _count: usize) {
+        // The same lines that the descriptors were fetched from.
     }
 
     fn suppress_kicks(&mut self, log: Option<&Arc<DirtyLog>>) {

@@ -10,7 +10,7 @@ use crate::config::{MAX_HEADER, RingConfig, RingFeatures, RingLayout};
 use crate::error::{GiveError, RingError, RingStats, SetupError};
 use crate::give::Giver;
 use crate::headers::Headers;
-use crate::layout::Layout;
+use crate::layout::{FULL_ENOUGH, Layout};
 use crate::packed::Packed;
 use crate::split::Split;
 use crate::take::Taker;
@@ -195,6 +195,9 @@ impl<L: Layout> DeviceRing for Queue<L> {
         let taken = self.taker.taken();
         self.layout.publish(taken, self.taker.features.in_order, self.log.as_ref());
         let count = taken.len();
+        if count >= FULL_ENOUGH {
+            self.layout.prefetch_next(count, !self.taker.features.in_order);
+        }
         self.stats.chains += count as u64;
         self.taker.clear();
         count

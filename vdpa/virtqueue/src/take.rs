@@ -7,7 +7,7 @@ use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk, Walked};
 use crate::config::{MAX_FRAME, MAX_HEADER, RingFeatures};
 use crate::error::{ChainError, RingError, RingStats};
 use crate::headers::Headers;
-use crate::layout::{First, Layout, Run, Used};
+use crate::layout::{FULL_ENOUGH, First, Layout, Run, Used};
 
 /// Chains that may be taken before they are returned.
 const MAX_TAKEN: usize = 2 * BURST_PACKETS;
@@ -24,7 +24,7 @@ pub(crate) struct Taker {
     count: usize,
     /// Descriptors walked in this burst.
     work: usize,
-    /// The last burst was full, so the next is likely to be.
+    /// The last call found many chains, so this one is likely to.
     busy: bool,
 }
 
@@ -76,8 +76,9 @@ impl Taker {
         headers.reset(self.header_len);
         let room = (BURST_PACKETS - burst.len()).min(MAX_TAKEN - self.count);
         if self.busy {
-            layout.prefetch(room);
+            layout.prefetch_now(room);
         }
+        self.busy = false;
         let end = self.count + layout.available(room)?;
         let start = self.count;
         self.work = 0;
@@ -99,7 +100,8 @@ impl Taker {
                 self.count += 1;
             }
         }
-        self.busy = self.count - start == BURST_PACKETS;
+        self.busy = self.count - start >= FULL_ENOUGH;
+        layout.prefetch_used(if self.features.in_order { 1 } else { self.count - start });
         Ok(())
     }
 
@@ -115,6 +117,7 @@ impl Taker {
         headers: &mut Headers<'m>,
     ) {
         let header_len = self.header_len;
+        let wanted = headers.is_wanted();
         let mut cache = self.cache;
         let mut translator = Translator::new(memory, &mut cache);
         let mut run = layout.run();
@@ -132,7 +135,9 @@ impl Taker {
             let (used, header_slot) = slots.next()?;
             *used = Used { id: L::id(&first), descs: 1, len: 0 };
             let (header, frame) = extent.split_at(header_len);
-            header.prefetch();
+            if wanted {
+                header.prefetch();
+            }
             frame.prefetch();
             header_slot.write(header);
             run.pass(&first);
