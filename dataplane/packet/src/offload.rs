@@ -59,8 +59,7 @@ pub fn validate_offload(headers: &Headers, offload: Offload, frame_len: u32) -> 
 
 fn validate_checksum(headers: &Headers, start: u16, offset: u16, frame_len: u32) -> Result<(), OffloadError> {
     let field_end = u32::from(start) + u32::from(offset) + 2;
-    if !headers.is_ip() || field_end > headers.l3_end().min(frame_len) || start < u16::from(headers.l4_offset)
-    {
+    if !headers.is_ip() || field_end > headers.l3_end().min(frame_len) {
         return Err(OffloadError::ChecksumRange);
     }
     if headers.fragment != Fragment::Whole {

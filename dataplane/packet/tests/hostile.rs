@@ -300,6 +300,13 @@ fn p14_ipv6_extension_headers() {
     }
     let long = [&[17, 15, 1, 124][..], &[0; 124], &datagram].concat();
     assert_eq!(parse(&v6(60, &long)), Err(ParseError::HeaderTooLong));
+    // Nothing of the rest is looked into, but its beginning must be in the head.
+    for units in [8, 9, 31, 100, 255u8] {
+        let routing =
+            [&[50, units, 200, 0, 0, 0, 0, 0][..], &vec![0; usize::from(units) * 8], &[0; 8]].concat();
+        let expected = if units > 8 { Some(ParseError::HeaderTooLong) } else { None };
+        assert_eq!(parse(&v6(43, &routing)).err(), expected, "{units} units");
+    }
 
     let nothing = parse(&v6(59, b"ignored")).unwrap();
     assert_eq!((nothing.l4, nothing.protocol, nothing.has_ports()), (L4::None, 59, false));

@@ -52,6 +52,9 @@ fn p01_checksum_ranges() {
     assert_eq!(verdict(&padded, partial(54, 16)), Err(OffloadError::ChecksumRange));
     assert_eq!(verdict(&frame, partial(60, 16)), Err(OffloadError::ChecksumRange));
     assert_eq!(verdict(&V4::new(17).frame(&udp(1, 2, &[0; 9])), partial(34, 6)), Ok(()));
+    let mut datagram = V4::new(17).frame(&udp(1, 2, &[0; 9]));
+    datagram.extend([0; 100]);
+    assert_eq!(verdict(&datagram, partial(60, 6)), Err(OffloadError::ChecksumRange), "in the padding");
     assert_eq!(
         verdict(&V4::new(132).frame(&sctp(1, 2)), partial(34, 8)),
         Err(OffloadError::ChecksumProtocol)
@@ -60,6 +63,8 @@ fn p01_checksum_ranges() {
     let overlay =
         V4::new(17).frame(&udp(4789, 4789, &[&[8, 0, 0, 0, 0, 0, 1, 0], &tcp_frame(64)[..]].concat()));
     assert_eq!(verdict(&overlay, partial(34 + 16 + 34, 16)), Ok(()));
+    let inner = cut(34 + 16 + 34, 16, SegmentKind::Udp, 50);
+    assert_eq!(verdict(&overlay, inner), Err(OffloadError::ChecksumRange), "a cut with an inner checksum");
     let end = overlay.len() as u16;
     assert_eq!(verdict(&overlay, partial(end - 17, 16)), Err(OffloadError::ChecksumRange));
     assert_eq!(verdict(&overlay, partial(end - 18, 16)), Ok(()));
