@@ -291,8 +291,12 @@ fn needs_reopening(old: &PortPlan, new: &PortPlan) -> bool {
     old.attachment != new.attachment || old.uid != new.uid
 }
 
+/// Makes a port reachable, unless it is shut down.
 fn bind(port: PortIndex, plan: &PortPlan, actions: &mut Vec<Action>) {
     let profile = &plan.profile;
+    if !profile.up {
+        return;
+    }
     actions.push(Action::BindMac { subnet: profile.subnet, mac: profile.mac, port });
     for address in plan.addresses() {
         actions.push(Action::BindAddress {
@@ -315,7 +319,7 @@ fn unbind(port: PortIndex, plan: &PortPlan, actions: &mut Vec<Action>) {
 /// From `old` to `new`: what is not new is unbound first, the profile changes, what was not old is bound last.
 fn rebind(port: PortIndex, old: &PortPlan, new: &PortPlan, actions: &mut Vec<Action>) {
     let (before, after) = (&old.profile, &new.profile);
-    let same_station = (before.subnet, before.mac) == (after.subnet, after.mac);
+    let same_station = (before.subnet, before.mac, before.up) == (after.subnet, after.mac, after.up);
     if !same_station {
         unbind(port, old, actions);
     } else {
@@ -326,7 +330,7 @@ fn rebind(port: PortIndex, old: &PortPlan, new: &PortPlan, actions: &mut Vec<Act
     actions.push(Action::ChangePort { index: port, plan: Box::new(new.clone()) });
     if !same_station {
         bind(port, new, actions);
-    } else {
+    } else if after.up {
         for address in new.addresses().iter().filter(|address| !old.addresses().contains(address)) {
             actions.push(Action::BindAddress {
                 subnet: after.subnet,
@@ -335,5 +339,54 @@ fn rebind(port: PortIndex, old: &PortPlan, new: &PortPlan, actions: &mut Vec<Act
                 port,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Environment, HostSpec};
+
+    const NETWORK: &str = "
+apiVersion: towpath.dev/v1
+kind: Vpc
+metadata: {name: blue}
+spec: {vni: 100, cidrs: [10.0.0.0/16]}
+---
+apiVersion: towpath.dev/v1
+kind: Subnet
+metadata: {name: web}
+spec: {vpc: blue, cidrs: [10.0.1.0/24]}
+---
+apiVersion: towpath.dev/v1
+kind: Port
+metadata: {name: a}
+spec: {subnet: web, host: node-a, mac: \"02:00:00:00:01:0a\", ips: [10.0.1.10], unfiltered: true";
+
+    fn apply(agent: &mut Agent, rest: &str) -> Vec<Action> {
+        let host = Name::parse("node-a").unwrap();
+        let own = Some((host, HostSpec::default()));
+        let environment = Environment { own_host: own, ..Environment::default() };
+        let set = model::load_text(&format!("{NETWORK}{rest}}}\n"), "test", &environment).unwrap();
+        agent.apply(&set).0
+    }
+
+    fn binds(actions: &[Action]) -> usize {
+        let is_bind =
+            |action: &&Action| matches!(action, Action::BindMac { .. } | Action::BindAddress { .. });
+        actions.iter().filter(is_bind).count()
+    }
+
+    #[test]
+    fn a_port_that_is_shut_down_is_reached_by_nobody() {
+        let mut agent = Agent::new(Name::parse("node-a").unwrap());
+        let bound = binds(&apply(&mut agent, ""));
+        assert_eq!(bound, 3, "MAC, own and link-local address");
+        let down = apply(&mut agent, ", shutdown: true");
+        assert!(down.iter().any(|action| matches!(action, Action::UnbindMac { .. })));
+        assert_eq!(binds(&down), 0);
+        assert_eq!(binds(&apply(&mut agent, ", shutdown: false")), bound);
+        let mut other = Agent::new(Name::parse("node-a").unwrap());
+        assert_eq!(binds(&apply(&mut other, ", shutdown: true")), 0, "nor one that begins so");
     }
 }
