@@ -60,7 +60,7 @@ pub struct Network {
     /// By guest.
     pub ports: Vec<PortView>,
     /// Who announced each virtual address last, by subnet.
-    pub holders: BTreeMap<((usize, usize), IpAddr), usize>,
+    pub holders: BTreeMap<((usize, usize), IpAddr), (usize, Mac)>,
     /// Counts changes; what was sent before one may be judged by either state.
     pub epoch: u64,
     /// Earlier states of ports: guest, the epoch in which the state ended, the state.
@@ -99,15 +99,15 @@ impl Network {
             .ports
             .iter()
             .position(|port| port.present && port.up && port.subnet == subnet && port.owns(address));
-        own.or_else(|| self.holders.get(&(subnet, address)).copied())
+        own.or_else(|| self.holders.get(&(subnet, address)).map(|(guest, _)| *guest))
     }
 
     /// Forgets holders that may not hold their address any more.
     pub fn drop_holders(&mut self) {
         let ports = &self.ports;
-        self.holders.retain(|(subnet, _), guest| {
+        self.holders.retain(|(subnet, _), (guest, mac)| {
             let port = &ports[*guest];
-            port.present && port.up && port.vip && port.subnet == *subnet
+            port.present && port.up && port.vip && port.subnet == *subnet && port.station.mac == *mac
         });
     }
 

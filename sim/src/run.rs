@@ -116,6 +116,7 @@ fn settle(world: &mut World) -> anyhow::Result<()> {
     let now = world.scene.now;
     for guest in &mut world.scene.guests {
         guest.quiet = true;
+        guest.fresh_stack(now);
         guest.stalled_until = now;
         guest.slow_until = now;
         guest.flood_until = now;
@@ -132,41 +133,38 @@ fn settle(world: &mut World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A flow that must pass.
 struct Probe {
     from: usize,
     to: usize,
-    sent: Vec<usize>,
+    /// Packets sent for it so far; nothing if stacks talk.
+    packets: Option<Vec<usize>>,
+    /// Pings answered before.
     pings: u64,
 }
 
-/// Every legal flow passes: from each sound guest to each neighbour that reads, as a packet and through the stacks.
+/// Every legal flow passes: from each sound guest to each neighbour that reads as a packet, and to the next one through the stacks.
 fn probe(world: &mut World) -> anyhow::Result<()> {
-    let sound = |world: &World, guest: usize| world.scene.guests[guest].is_sound();
+    let sound: Vec<usize> =
+        (0..world.scene.guests.len()).filter(|guest| world.scene.guests[*guest].is_sound()).collect();
     let mut probes = Vec::new();
-    for from in (0..world.scene.guests.len()).filter(|guest| sound(world, *guest)) {
-        for to in world.scene.network.neighbours(from).into_iter().filter(|guest| sound(world, *guest)) {
-            probes.push(Probe { from, to, sent: Vec::new(), pings: 0 });
-        }
-    }
-    let pings = |world: &World, guest: usize| {
-        world.scene.guests[guest].stack.as_ref().map_or(0, |stack| stack.achieved.pings)
-    };
-    for probe in &mut probes {
-        probe.pings = pings(world, probe.from);
+    for from in sound.iter().copied() {
+        let mut neighbours = world.scene.network.neighbours(from);
+        neighbours.retain(|to| sound.contains(to));
+        let pings = answered(world, from);
+        probes.extend(neighbours.iter().map(|to| Probe { from, to: *to, packets: Some(Vec::new()), pings }));
+        let next = neighbours.iter().find(|to| **to > from).or(neighbours.first());
+        probes.extend(next.map(|to| Probe { from, to: *to, packets: None, pings }));
     }
     let (deadline, mut next) = (world.scene.now + LIVENESS_NS, world.scene.now);
     loop {
-        probes.retain(|probe| {
-            !probe.sent.iter().any(|entry| world.scene.ledger.has_arrived(*entry))
-                || pings(world, probe.from) == probe.pings
-        });
+        probes.retain(|probe| !probe.has_passed(world));
         if probes.is_empty() {
             return check_content(world);
         }
         let now = world.scene.now;
         if now >= deadline {
-            let what: Vec<String> =
-                probes.iter().map(|probe| format!("{} to {}", probe.from, probe.to)).collect();
+            let what: Vec<String> = probes.iter().map(|probe| probe.text(world)).collect();
             let what =
                 format!("no packet passed within 5 s after the faults stopped: guest {}", what.join(", "));
             return Err(Violation::new("liveness", what).into());
@@ -174,29 +172,52 @@ fn probe(world: &mut World) -> anyhow::Result<()> {
         if now >= next {
             next = now + PROBE_EVERY;
             for probe in &mut probes {
-                send_probe(world, probe)?;
+                probe.send(world)?;
             }
         }
         turn(world)?;
     }
 }
 
-fn send_probe(world: &mut World, probe: &mut Probe) -> anyhow::Result<()> {
-    let scene = &mut world.scene;
-    let guest = &mut scene.guests[probe.from];
-    let mut acted = Acted::default();
-    guest.send_plain(&scene.network, probe.to, &mut acted);
-    let (v6, to) = (guest.random.chance(500), scene.network.ports[probe.to].station);
-    if let Some(stack) = &mut guest.stack {
-        stack.start(crate::guest::stack::Task::Ping(to.ip(v6)));
+/// Pings of a guest that were answered.
+fn answered(world: &World, guest: usize) -> u64 {
+    world.scene.guests[guest].stack.as_ref().map_or(0, |stack| stack.achieved.pings)
+}
+
+impl Probe {
+    fn has_passed(&self, world: &World) -> bool {
+        match &self.packets {
+            Some(packets) => packets.iter().any(|entry| world.scene.ledger.has_arrived(*entry)),
+            None => answered(world, self.from) > self.pings,
+        }
     }
-    let before = scene.ledger.len();
-    let sent = acted.sent.len();
-    let from = probe.from;
-    scene.account(from, acted)?;
-    probe.sent.extend(before..before + sent);
-    scene.again_guest(from, 1_000);
-    Ok(())
+
+    fn text(&self, world: &World) -> String {
+        let Some(packets) = &self.packets else { return format!("{} to {} (pings)", self.from, self.to) };
+        let taken = packets.iter().filter(|entry| world.scene.ledger.entry(**entry).seen).count();
+        format!("{} to {} ({taken} of {} packets taken)", self.from, self.to, packets.len())
+    }
+
+    fn send(&mut self, world: &mut World) -> anyhow::Result<()> {
+        let scene = &mut world.scene;
+        let guest = &mut scene.guests[self.from];
+        let mut acted = Acted::default();
+        match (&mut self.packets, &mut guest.stack) {
+            (Some(packets), _) => {
+                guest.send_plain(&scene.network, self.to, &mut acted);
+                let first = scene.ledger.len();
+                packets.extend(first..first + acted.sent.len());
+            }
+            (None, Some(stack)) => {
+                let v6 = world.options.seed.is_multiple_of(2);
+                stack.start(crate::guest::stack::Task::Ping(scene.network.ports[self.to].station.ip(v6)));
+            }
+            (None, None) => {}
+        }
+        scene.account(self.from, acted)?;
+        scene.again_guest(self.from, 1_000);
+        Ok(())
+    }
 }
 
 /// What stacks received was right.

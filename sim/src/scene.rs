@@ -406,8 +406,7 @@ impl Scene {
     pub fn account(&mut self, guest: usize, acted: Acted) -> Checked {
         self.accounts[guest].returned += acted.returned;
         for packet in &acted.received {
-            let key = crate::trace::hash(&packet.bytes);
-            self.trace.event(self.now, "received", &[guest as u64, packet.pair as u64, key]);
+            self.trace.frame(self.now, "received", guest, packet.pair, &packet.bytes);
             self.stats.edge(
                 if packet.header.needs_csum { "received, checksum left" } else { "received, whole" },
                 1,
@@ -415,7 +414,7 @@ impl Scene {
             self.ledger.arrived(guest, packet, &self.network)?;
         }
         for packet in &acted.sent {
-            self.trace.event(self.now, "sent", &[guest as u64, crate::trace::hash(&packet.frame)]);
+            self.trace.frame(self.now, "sent", guest, packet.pair, &packet.frame);
             self.ledger.sent(guest, &packet.header, &packet.frame, packet.expect, self.network.epoch);
         }
         for _ in acted.kicks {

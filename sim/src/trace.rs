@@ -38,6 +38,23 @@ impl Trace {
         }
     }
 
+    /// Adds an event that is best described in words.
+    pub fn words(&mut self, now: u64, name: &'static str, text: &str) {
+        self.event(now, name, &[hash(text.as_bytes())]);
+        if self.print {
+            self.line(format_args!("{:>16} {text}", ""));
+        }
+    }
+
+    /// Adds an event that is a frame: shown in words, known by its hash.
+    pub fn frame(&mut self, now: u64, name: &'static str, guest: usize, pair: usize, frame: &[u8]) {
+        let key = hash(frame);
+        self.event(now, name, &[guest as u64, pair as u64, key]);
+        if self.print {
+            self.line(format_args!("{:>16} {}", "", crate::net::read::describe(frame)));
+        }
+    }
+
     /// The digest so far.
     #[must_use]
     pub fn digest(&self) -> u64 {

@@ -181,11 +181,7 @@ impl World {
 
     fn carry_out(&mut self, actions: Vec<Action>) -> anyhow::Result<()> {
         for action in actions {
-            self.scene.trace.event(
-                self.scene.now,
-                "action",
-                &[crate::trace::hash(format!("{action:?}").as_bytes())],
-            );
+            self.scene.trace.words(self.scene.now, "action", &format!("{action:?}"));
             match action {
                 Action::OpenPort { index, plan } => self.open(index, &plan.name, plan.profile)?,
                 Action::ChangePort { index, plan } => {
@@ -356,17 +352,18 @@ impl World {
     }
 
     fn announced(&mut self, announcement: Announcement) -> anyhow::Result<()> {
-        let Announcement { port, address, .. } = announcement;
+        let Announcement { port, address, mac } = announcement;
         if let Some(guest) = self.scene.guest_of.get(&port).copied() {
             let view = &self.scene.network.ports[guest];
             let subnet = view.subnet;
             if self.scene.plugs[guest].port == Some(port)
                 && view.up
                 && view.vip
+                && view.station.mac == mac.0
                 && vips(subnet).contains(&address)
             {
-                let before = self.scene.network.holders.insert((subnet, address), guest);
-                if before != Some(guest) {
+                let before = self.scene.network.holders.insert((subnet, address), (guest, mac.0));
+                if before != Some((guest, mac.0)) {
                     self.scene.network.epoch += 1;
                     self.scene.stats.edge("address moved", 1);
                 }

@@ -113,9 +113,7 @@ impl Ledger {
         for (index, segment) in cut.iter().flatten().enumerate() {
             self.changed.entry(hash(segment)).or_default().push((entry, Some(index)));
         }
-        if expect == Expect::Answer
-            && let Some(Neighbour::Asks(address)) = neighbour(frame)
-        {
+        if let Some(Neighbour::Asks(address)) = neighbour(frame) {
             self.questions.push((guest, address, epoch));
         }
         self.entries.push(Sent {
@@ -279,8 +277,9 @@ impl Ledger {
         let (_, _, epoch) = self.questions.swap_remove(question);
         let right =
             transport(&received.bytes).is_none_or(|transport| transport.is_checksum_right(&received.bytes));
-        let to_asker = macs(&received.bytes)
-            .is_some_and(|(destination, _)| destination == network.ports[to].station.mac);
+        let to_asker = macs(&received.bytes).is_some_and(|(destination, _)| {
+            network.since(to, epoch).any(|port| port.station.mac == destination)
+        });
         if !right || !to_asker {
             return Err(lost(format!("guest {to} got an answer for {address} that is malformed")));
         }

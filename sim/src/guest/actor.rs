@@ -27,6 +27,8 @@ const SENDS_OFFLOADS: u64 = f::NET_CSUM | f::NET_HOST_TSO4 | f::NET_HOST_TSO6 | 
 /// A frame that was made available.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
+    /// The queue pair it was sent on.
+    pub pair: usize,
     /// Its virtio-net header.
     pub header: NetHeader,
     /// Its bytes.
@@ -109,10 +111,19 @@ impl Guest {
     /// No memory.
     pub fn boot(&mut self, now: u64) -> anyhow::Result<()> {
         self.nic = Some(Nic::new(self.options.nic, self.secret())?);
-        let seed = self.random.number();
-        self.stack = (self.options.kind != Kind::Hostile).then(|| Stack::new(&self.station, seed, now));
+        self.fresh_stack(now);
         self.announced = false;
         Ok(())
+    }
+
+    /// A stack that waits for nobody: `smoltcp` asks for one neighbour a second, and one that is not there keeps it from asking for others.
+    pub fn fresh_stack(&mut self, now: u64) {
+        let seed = self.random.number();
+        let achieved = self.stack.as_ref().map_or_else(Default::default, |stack| stack.achieved);
+        self.stack = (self.options.kind != Kind::Hostile).then(|| Stack::new(&self.station, seed, now));
+        if let Some(stack) = &mut self.stack {
+            stack.achieved = achieved;
+        }
     }
 
     /// Whether its rings and what it reads are to be believed.
@@ -376,7 +387,7 @@ impl Guest {
             // Without any offload negotiated the device does not look at the header.
             let header =
                 if nic.config.features & SENDS_OFFLOADS == 0 { NetHeader::default() } else { header };
-            acted.sent.push(Outgoing { header, frame, expect });
+            acted.sent.push(Outgoing { pair, header, frame, expect });
         } else {
             acted.busy = true;
         }

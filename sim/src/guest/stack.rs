@@ -161,10 +161,9 @@ impl Stack {
             udp::PacketBuffer::new(packets(), vec![0; 8192]),
             udp::PacketBuffer::new(packets(), vec![0; 8192]),
         );
-        let icmp_packets = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 16], vec![0; 4096]);
-        let mut pings = icmp::Socket::new(icmp_packets(), icmp_packets());
+        let pings = ping_socket();
         // Fresh sockets can be bound.
-        let _ = (echo.bind(ECHO), client.bind(1007), pings.bind(icmp::Endpoint::Ident(PING_ID)));
+        let _ = (echo.bind(ECHO), client.bind(1007));
         let (echo, client, pings) = (sockets.add(echo), sockets.add(client), sockets.add(pings));
         let sinks = (0..SINKS).map(|_| (sockets.add(tcp_socket()), 0)).collect();
         Self {
@@ -331,6 +330,14 @@ impl Stack {
             !over
         });
     }
+}
+
+fn ping_socket() -> icmp::Socket<'static> {
+    let packets = || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 16], vec![0; 4096]);
+    let mut socket = icmp::Socket::new(packets(), packets());
+    // A fresh socket can be bound.
+    let _ = socket.bind(icmp::Endpoint::Ident(PING_ID));
+    socket
 }
 
 fn tcp_socket() -> tcp::Socket<'static> {

@@ -177,3 +177,24 @@ pub fn sender(frame: &[u8]) -> Option<IpAddr> {
     (kind == 0x0806).then_some(())?;
     Some(Ipv4Addr::from(take::<4>(frame, at + 14)?).into())
 }
+
+/// One line about a frame, for people.
+#[must_use]
+pub fn describe(frame: &[u8]) -> String {
+    let length = frame.len();
+    if let Some(neighbour) = neighbour(frame) {
+        return format!("{neighbour:?}");
+    }
+    let Some((from, to)) = addresses(frame) else {
+        return format!("ethertype {:x?}, {length} bytes", ethertype(frame).map(|(kind, _)| kind));
+    };
+    match transport(frame) {
+        None => format!("{from} > {to}, {length} bytes"),
+        Some(transport) => {
+            let word =
+                |at: usize| frame.get(at..at + 2).map_or(0, |pair| u16::from_be_bytes([pair[0], pair[1]]));
+            let (first, second) = (word(transport.start), word(transport.start + 2));
+            format!("{from} > {to} protocol {} {first} > {second}, {length} bytes", transport.protocol)
+        }
+    }
+}
