@@ -114,7 +114,7 @@ impl<F: Fixture> Fixture for MutexGuard<'_, F> {
     }
 }
 
-/// Polls once and completes: what the burst held and what the queue said of it.
+/// Polls once, completes and settles: what the burst held and what the queue said of it.
 ///
 /// # Panics
 ///
@@ -134,6 +134,7 @@ pub fn receive(rx: &mut dyn RxQueue) -> (Vec<Taken>, RxReport) {
     let all_but_last: usize = taken.iter().rev().skip(1).map(|frame| frame.bytes.len()).sum();
     assert!(all_but_last < BURST_BYTES, "a burst ends after {BURST_BYTES} bytes");
     rx.complete();
+    rx.settle();
     (taken, report)
 }
 
@@ -157,6 +158,7 @@ pub fn send_one(tx: &mut dyn TxQueue, bytes: &[u8], pieces: usize, offload: Offl
         body.chunks(body.len().div_ceil(pieces.max(1)).max(1)).map(Extent::from_slice).collect();
     let report = tx.send(&[Frame::new(head, &extents, body.len(), offload)]);
     tx.flush();
+    tx.settle();
     report
 }
 
@@ -166,6 +168,7 @@ pub fn send_short(tx: &mut dyn TxQueue, frames: &[Vec<u8>]) -> TxReport {
         frames.iter().map(|bytes| Frame::from_head(bytes, Offload::NONE)).collect();
     let report = tx.send(&frames);
     tx.flush();
+    tx.settle();
     report
 }
 

@@ -82,6 +82,10 @@ impl<Q: RxQueue> RxQueue for Capturing<Q> {
         self.queue.complete();
     }
 
+    fn settle(&mut self) {
+        self.queue.settle();
+    }
+
     fn arm(&mut self) -> Armed {
         self.queue.arm()
     }
@@ -103,6 +107,10 @@ impl<Q: TxQueue> TxQueue for Capturing<Q> {
 
     fn flush(&mut self) {
         self.queue.flush();
+    }
+
+    fn settle(&mut self) {
+        self.queue.settle();
     }
 }
 

@@ -141,6 +141,10 @@ impl<Q: RxQueue> RxQueue for Faulty<Q> {
         self.shown = 0;
     }
 
+    fn settle(&mut self) {
+        self.queue.settle();
+    }
+
     fn arm(&mut self) -> Armed {
         if self.ready.len() > self.shown || self.injector.held.is_some() {
             Armed::Ready
@@ -187,6 +191,10 @@ impl<Q: TxQueue> TxQueue for Faulty<Q> {
             self.injector.counts.lost += 1 - u64::from(sent);
         }
         self.queue.flush();
+    }
+
+    fn settle(&mut self) {
+        self.queue.settle();
     }
 }
 
