@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p towpath-virtqueue`. Only the device's calls are timed; the driver (`virtio-driver`) runs between them on the same core. `rings` takes
 //! from one ring and gives header-only frames to another (what `docs/benchmarks.md` calls rings alone); `copy` gives the packets that were taken.
-//! Bursts of 32. With more than one region the buffers are spread over all of them.
+//! `chain` and `indirect` do so with two descriptors per packet. Bursts of 32. With more than one region the buffers are spread over all of them.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up is of no use")]
 
@@ -33,7 +33,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn new(layout: RingLayout, bits: u64, regions: u64) -> Self {
+    fn new(layout: RingLayout, bits: u64, regions: u64, part_len: u32) -> Self {
         let options = MemoryOptions { user_base: Some(USER_BASE), ..Default::default() };
         let guest = SharedMemory::new(MEMORY as usize, options).unwrap().into_shared();
         let size = MEMORY / regions;
@@ -46,11 +46,11 @@ impl Guest {
         };
         let memory = GuestMemory::map((0..regions).map(spec).collect()).unwrap();
         let mut arena = Arena::new(&guest);
-        let config = QueueConfig { size: 256, layout, features: bits, indirect_entries: 0 };
+        let config = QueueConfig { size: 256, layout, features: bits, indirect_entries: 8 };
         let (tx, rx) = (Queue::new(&guest, &mut arena, &config), Queue::new(&guest, &mut arena, &config));
         let (tx, rx) = (tx.unwrap(), rx.unwrap());
         let (device_tx, device_rx) = (device(&tx, bits, &memory), device(&rx, bits, &memory));
-        let config = TxConfig { buffers: 1024, packet_len: 2036, part_len: 2048, offset: 52, features: bits };
+        let config = TxConfig { buffers: 1024, packet_len: 2036, part_len, offset: 52, features: bits };
         let tx = TxQueue::new(&guest, &mut arena, tx, config).unwrap();
         let config = RxConfig { buffers: 256, buffer_len: 2060, descriptors: 1, offset: 52, features: bits };
         let rx = RxQueue::new(&guest, &mut arena, rx, config).unwrap();
@@ -171,9 +171,14 @@ fn rings(criterion: &mut Criterion<Cycles>) {
             ("copy", 60, 8),
             ("copy", 60, 64),
             ("copy", 1514, 1),
+            ("chain", 60, 1),
+            ("indirect", 60, 1),
         ] {
-            let bits = features::VERSION_1 | features::NET_MRG_RXBUF | features::IN_ORDER | bit;
-            let mut guest = Guest::new(layout, bits, regions);
+            let more = if mode == "indirect" { features::INDIRECT_DESC } else { 0 };
+            let bits = features::VERSION_1 | features::NET_MRG_RXBUF | features::IN_ORDER | bit | more;
+            // Two descriptors per packet.
+            let part_len = if mode == "chain" || mode == "indirect" { 40 } else { 2048 };
+            let mut guest = Guest::new(layout, bits, regions, part_len);
             let id = BenchmarkId::new(format!("{name}/{mode}"), format!("{len}B/{regions} regions"));
             group.bench_function(id, |bencher| {
                 bencher.iter_custom(|bursts| {
@@ -181,7 +186,7 @@ fn rings(criterion: &mut Criterion<Cycles>) {
                     for _ in 0..bursts {
                         guest.drive(len);
                         let start = cpu::time_stamp();
-                        guest.switch(mode == "copy");
+                        guest.switch(mode != "rings");
                         cycles += cpu::time_stamp() - start;
                     }
                     cycles

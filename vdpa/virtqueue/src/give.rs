@@ -281,8 +281,13 @@ impl Giver {
         stats: &mut RingStats,
     ) -> Result<usize, GiveError> {
         let (mut count, mut room) = (0, 0u64);
+        let mut usual = 2048;
         loop {
-            if self.reserved() <= count && self.reserve(count + 1, layout, memory, stats)? <= count {
+            // As many at once as buffers of the size seen last would need, so that their lines travel together.
+            let more = 1 + (total as u64).saturating_sub(room) / usual;
+            if self.reserved() <= count
+                && self.reserve(count + more as usize, layout, memory, stats)? <= count
+            {
                 if self.fetched < MAX_RESERVED && !self.out_of_pieces {
                     return Err(GiveError::NoBuffers);
                 }
@@ -301,7 +306,8 @@ impl Giver {
                 (count, room) = (0, 0);
                 continue;
             }
-            room += u64::from(capacity);
+            usual = u64::from(capacity);
+            room += usual;
             count += 1;
             if room >= total as u64 {
                 return Ok(count);

@@ -48,12 +48,12 @@ impl<'m> Headers<'m> {
         }
     }
 
-    /// No headers, and none will be read: their lines are left where they are. They can be read all the same, only slower. For drivers that
-    /// negotiated no offload, whose headers are all zero.
+    /// No headers, and whether they will be read. If not, their lines are left where they are (they can be read all the same, only slower): for
+    /// drivers that negotiated no offload, whose headers are all zero.
     #[inline(always)]
     #[must_use]
-    pub fn unread() -> Self {
-        Self { wanted: false, ..Self::new() }
+    pub fn if_read(wanted: bool) -> Self {
+        Self { wanted, ..Self::new() }
     }
 
     /// Whether their lines are to be asked for.

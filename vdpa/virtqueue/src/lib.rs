@@ -53,8 +53,8 @@
 //! * A ring keeps the `Arc<GuestMemory>` for as long as it holds addresses in it (`area`, `give`), and replaces both together
 //!   (`DeviceRing::set_memory`). Extents handed out by `take` borrow the memory passed in, which is compared with the ring's own.
 //! * `area` is the only access to the ring itself: atomic loads and stores at offsets below a length that was translated once.
-//! * Each descriptor is fetched once, by two 8-byte loads, and lives in a private copy from then on; an indirect table is copied whole before
-//!   its first entry is looked at. Every buffer address goes through `guest_mem::Translator`.
+//! * Each descriptor is fetched by two 8-byte loads and lives in a private copy from then on. The fast loop leaves what is not a plain chain to the
+//!   general walk, which fetches it anew and uses nothing of the first look. An indirect table is copied whole before its first entry is looked at. Every buffer address goes through `guest_mem::Translator`.
 //! * Positions, counts of outstanding chains and reserved buffers are our own state, never re-read from the guest.
 //!
 //! Attacked by: `tests/hostile_{rings,chains}.rs` (G-01 to G-29, G-43, G-44, G-48), `tests/small_scope.rs` (all edges, G-45), `tests/mutators.rs` (G-30 to G-34),

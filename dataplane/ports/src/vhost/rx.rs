@@ -60,7 +60,7 @@ impl VhostRx {
 impl RxQueue for VhostRx {
     #[inline]
     fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
-        let mut headers = Headers::new();
+        let mut headers = Headers::if_read(self.features.sends_offloads());
         let mut report = RxReport::default();
         if let Err(error) = self.ring.take(&self.memory, burst, &mut headers) {
             if !self.faulted {
