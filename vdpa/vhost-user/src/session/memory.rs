@@ -31,6 +31,13 @@ pub struct Region {
     pub file: Arc<OwnedFd>,
 }
 
+/// Guest address, user address and size: front ends that remove a region name it by these; the offset is not part of it.
+type Place = (u64, u64, u64);
+
+fn place_of(region: &VhostUserMemoryRegion) -> Place {
+    (region.guest_phys_addr, region.user_addr, region.memory_size)
+}
+
 impl Region {
     /// Whether `bytes` at the front end's address `user_addr` lie inside.
     #[must_use]
@@ -48,9 +55,14 @@ impl Region {
     }
 
     fn is(&self, region: &VhostUserMemoryRegion) -> bool {
-        // Front ends that remove a region name it by its place; the offset is not part of that.
-        (self.guest_addr, self.user_addr, self.size)
-            == (region.guest_phys_addr, region.user_addr, region.memory_size)
+        (self.guest_addr, self.user_addr, self.size) == place_of(region)
+    }
+
+    /// Whether this is the same place of the same file.
+    fn is_again(&self, other: &Self) -> bool {
+        let numbers = |r: &Self| (r.guest_addr, r.user_addr, r.size, r.mmap_offset);
+        let inode = |r: &Self| rustix::fs::fstat(&r.file).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+        numbers(self) == numbers(other) && inode(self).is_some_and(|known| inode(other) == Some(known))
     }
 
     fn overlaps(&self, other: &Self) -> bool {
@@ -80,6 +92,32 @@ impl Region {
     }
 }
 
+/// Regions told more than once. QEMU before 8.0 tells the back end of every queue pair: with two pairs each ADD_MEM_REG and, when
+/// a region goes, each REM_MEM_REG comes twice. The repetition of an addition is a removal to be expected later.
+#[derive(Debug, Default)]
+pub(super) struct Repeats(Vec<(Place, u16)>);
+
+impl Repeats {
+    fn expect(&mut self, place: Place) -> Result<(), Refusal> {
+        if let Some((_, times)) = self.0.iter_mut().find(|(known, _)| *known == place) {
+            *times = times.saturating_add(1);
+        } else if self.0.len() < MAX_MEMORY_SLOTS {
+            self.0.push((place, 1));
+        } else {
+            return Err(Refusal::RegionSlots);
+        }
+        Ok(())
+    }
+
+    /// Whether a removal of what is gone already was to be expected.
+    fn met(&mut self, place: Place) -> bool {
+        let Some((_, times)) = self.0.iter_mut().find(|(known, _)| *known == place) else { return false };
+        *times = times.saturating_sub(1);
+        self.0.retain(|(_, times)| *times > 0);
+        true
+    }
+}
+
 impl Session {
     /// SET_MEM_TABLE: a new memory in place of the old one.
     pub(super) fn set_mem_table(&mut self, message: Message) -> Result<Outcome, Refusal> {
@@ -100,14 +138,22 @@ impl Session {
         Ok(Outcome::u64(u64::try_from(MAX_MEMORY_SLOTS).unwrap_or(u64::MAX)))
     }
 
-    /// ADD_MEM_REG: one more region.
+    /// ADD_MEM_REG: one more region, or one that is there already (see [`Repeats`]).
     pub(super) fn add_mem_reg(&mut self, message: Message) -> Result<Outcome, Refusal> {
         self.require(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)?;
         let region = Reader(&message.payload).single_region()?;
+        let file = message.fds.into_iter().next().ok_or(Refusal::DescriptorCount)?;
+        if let Some(known) = self.front.regions.iter().find(|known| known.is(&region)) {
+            let again = Region::new(region, file)?;
+            if !known.is_again(&again) {
+                return Err(Refusal::RegionOverlap);
+            }
+            self.repeats.expect(place_of(&region))?;
+            return Ok(Outcome::Done);
+        }
         if self.front.regions.len() >= MAX_MEMORY_SLOTS {
             return Err(Refusal::RegionSlots);
         }
-        let file = message.fds.into_iter().next().ok_or(Refusal::DescriptorCount)?;
         let mut table = self.front.regions.clone();
         push(&mut table, Region::new(region, file)?)?;
         self.change_memory(table)
@@ -119,7 +165,13 @@ impl Session {
         self.require(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)?;
         let region = Reader(&message.payload).single_region()?;
         let mut table = self.front.regions.clone();
-        let place = table.iter().position(|known| known.is(&region)).ok_or(Refusal::RegionUnknown)?;
+        let Some(place) = table.iter().position(|known| known.is(&region)) else {
+            return if self.repeats.met(place_of(&region)) {
+                Ok(Outcome::Done)
+            } else {
+                Err(Refusal::RegionUnknown)
+            };
+        };
         table.remove(place);
         self.change_memory(table)
     }

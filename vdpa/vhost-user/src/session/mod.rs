@@ -97,6 +97,7 @@ pub struct Session {
     mapped: bool,
     /// Whether the owner logs into `front.log`.
     logging: bool,
+    repeats: memory::Repeats,
     transfer: state::Transfer,
     pending: Option<Pending>,
     backlog: VecDeque<Message>,
@@ -120,6 +121,7 @@ impl Session {
             phase: Phase::Open,
             mapped: false,
             logging: false,
+            repeats: memory::Repeats::default(),
             transfer: state::Transfer::default(),
             pending: None,
             backlog: VecDeque::new(),

@@ -154,8 +154,11 @@ fn v11_the_vhost_crate_uses_the_rest() {
     put_used(&memory, 0, 7);
     let kick = start(&mut front, 0, 7);
     front.add_mem_region(&region(&more, 0x1000_0000)).unwrap();
-    assert!(front.add_mem_region(&region(&more, 0x1000_0000)).is_err(), "it is there");
+    front.add_mem_region(&region(&more, 0x1000_0000)).unwrap();
+    assert!(front.add_mem_region(&region(&memory, 0x1000_0000)).is_err(), "another file is there");
     front.remove_mem_region(&region(&more, 0x1000_0000)).unwrap();
+    front.remove_mem_region(&region(&more, 0x1000_0000)).unwrap();
+    assert!(front.remove_mem_region(&region(&more, 0x1000_0000)).is_err(), "told twice, removed twice");
     let config = front.get_config(0, 12, VhostUserConfigFlags::WRITABLE, &[0; 12]).unwrap().1;
     assert_eq!(config, [2, 0, 0, 0, 1, 10, 1, 0, 4, 0, 0xdc, 5]);
     front.set_config(0, VhostUserConfigFlags::WRITABLE, &config).unwrap();
@@ -178,7 +181,7 @@ fn v11_the_vhost_crate_uses_the_rest() {
     front.check_device_state().unwrap();
     let port = served.finish();
     let refused: Vec<_> = port.device.endpoint().refusals().iter().map(|(r, n)| (r.name(), n)).collect();
-    assert_eq!(refused, [("region_overlap", 1), ("config_read_only", 1)]);
+    assert_eq!(refused, [("region_overlap", 1), ("region_unknown", 1), ("config_read_only", 1)]);
     assert!(
         port.device
             .endpoint()

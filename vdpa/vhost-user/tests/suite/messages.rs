@@ -413,6 +413,15 @@ fn v23_memory_slots() {
     assert_eq!(ask(&mut b, R::REM_MEM_REG, &single(region(5)), none()), NO, "gone is gone");
     assert_eq!(ask(&mut b, R::ADD_MEM_REG, &single(region(3)), vec![memfd(0x20_0000)]), NO, "there already");
     assert_eq!(b.count(Refusal::RegionOverlap), 1);
+    // QEMU before 8.0 tells of every region once for each queue pair.
+    let again = memfd(0x20_0000);
+    assert_eq!(ask(&mut b, R::ADD_MEM_REG, &single(region(5)), vec![dup(&again)]), YES);
+    let mapped = b.memory.len();
+    assert_eq!(ask(&mut b, R::ADD_MEM_REG, &single(region(5)), vec![dup(&again)]), YES, "the same file");
+    assert_eq!(b.memory.len(), mapped, "nothing is mapped twice");
+    assert_eq!(ask(&mut b, R::REM_MEM_REG, &single(region(5)), none()), YES);
+    assert_eq!(ask(&mut b, R::REM_MEM_REG, &single(region(5)), none()), YES, "told twice, removed twice");
+    assert_eq!(ask(&mut b, R::REM_MEM_REG, &single(region(5)), none()), NO, "and no more");
     // The rings lie in the first region: without it their queues stop, and start again when it is back.
     b.give_queue(0, 256);
     b.give_queue(1, 256);
