@@ -13,7 +13,7 @@ rust_version=1.95.0
 
 build=(build-essential pkg-config libdpdk-dev libclang-dev clang ca-certificates curl)
 demo=(qemu-system-x86 busybox-static xz-utils util-linux)
-test=(dpdk-dev)
+test=(dpdk-dev tshark)
 case $what in
 build) packages=("${build[@]}") ;;
 demo) packages=("${build[@]}" "${demo[@]}") ;;
