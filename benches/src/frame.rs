@@ -116,6 +116,12 @@ impl Endpoint {
             ip: Ipv4Addr::new(10, 0, 1, index.wrapping_add(10)),
         }
     }
+
+    /// The MAC address as people write it.
+    #[must_use]
+    pub fn mac_text(&self) -> String {
+        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+    }
 }
 
 /// Which flow a sequence number belongs to: the remainder, without a division (Lemire, Kaser, Kurz 2019).

@@ -100,7 +100,7 @@ impl Lab {
             eprintln!("starting {system:?}");
             let switch: Box<dyn Switch> = match system {
                 System::Towpathd => Box::new(Towpathd::start(&places, &args.binaries)?),
-                System::Testpmd => Box::new(Testpmd::start(&places)?),
+                System::Testpmd => Box::new(Testpmd::start(&places, "testpmd")?),
                 System::Ovs => Box::new(OpenVswitch::start(&places)?),
             };
             confine(switch.as_ref(), args)?;
@@ -118,7 +118,7 @@ impl Lab {
 }
 
 /// Moves every thread that is not pinned to the worker's core to the other one.
-fn confine(switch: &dyn Switch, args: &CompareArgs) -> anyhow::Result<()> {
+pub(super) fn confine(switch: &dyn Switch, args: &CompareArgs) -> anyhow::Result<()> {
     for pid in switch.pids() {
         let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
         for entry in fs::read_dir(Path::new(&tasks)).with_context(|| tasks.clone())? {

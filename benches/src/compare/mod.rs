@@ -5,6 +5,8 @@
 //! never mixed, and ratios are taken between samples of the same round and the same distance.
 
 mod contention;
+mod cross;
+mod foreign;
 mod lab;
 mod ovs;
 mod plan;
@@ -96,6 +98,9 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     }
     if args.core == args.worker_core {
         bail!("--core and --worker-core are both {}: the worker needs a core of its own", args.core);
+    }
+    if args.cross_check {
+        return cross::run(args, &interrupt);
     }
     let budget = args.budget.unwrap_or(Duration::from_secs(if args.quick { 120 } else { 900 }));
     let mut visits = plan::visits(args.quick);

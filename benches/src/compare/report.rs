@@ -380,9 +380,9 @@ fn verdicts(out: &mut String, results: &Results) -> std::fmt::Result {
                 writeln!(out, "\ntowpathd against its peers (ratios inside one round and distance)")?;
             }
             if v.verdict == "PASS" {
-                passed += 1
+                passed += 1;
             } else {
-                missed += 1
+                missed += 1;
             }
             let sign = if v.target.metric == Metric::CopyBandwidthShare { "at least" } else { "at most" };
             let aim = match v.target.aim {

@@ -106,15 +106,15 @@ pub(super) struct Sampler {
     last_probe: Option<Probe>,
 }
 
-const WARM: Duration = Duration::from_millis(80);
-const SETTLE: Duration = Duration::from_millis(20);
-const PROBE: Duration = Duration::from_millis(60);
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const WARM: Duration = Duration::from_millis(80);
+pub(super) const SETTLE: Duration = Duration::from_millis(20);
+pub(super) const PROBE: Duration = Duration::from_millis(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Above this share of the generator's ceiling a throughput is the generator's.
 pub(super) const CEILING_SHARE: f64 = 0.85;
 
 /// A thread that waited for a core for more than this share of the time spoils its sample.
-const BUSY: f64 = 0.03;
+pub(super) const BUSY: f64 = 0.03;
 
 /// Reads a switch's counters around the counted time.
 struct Counting<'a> {
@@ -146,8 +146,8 @@ impl Hooks for Counting<'_> {
     }
 }
 
-/// Switches run again when this goes, whatever happened.
-struct Thawed(Vec<Pid>);
+/// Running processes, frozen again when this goes, whatever happened.
+pub(super) struct Thawed(Vec<Pid>);
 
 impl Drop for Thawed {
     fn drop(&mut self) {
@@ -157,7 +157,19 @@ impl Drop for Thawed {
     }
 }
 
-fn thaw(switch: &dyn Switch) -> anyhow::Result<Thawed> {
+impl Thawed {
+    /// Continues these processes.
+    pub(super) fn continued(pids: &[Pid]) -> anyhow::Result<Self> {
+        let guard = Self(pids.to_vec());
+        for &pid in pids {
+            rustix::process::kill_process(pid, rustix::process::Signal::CONT)?;
+        }
+        Ok(guard)
+    }
+}
+
+/// Lets a switch run for as long as the result lives.
+pub(super) fn thaw(switch: &dyn Switch) -> anyhow::Result<Thawed> {
     let guard = Thawed(switch.pids());
     freeze(switch, false)?;
     Ok(guard)

@@ -20,14 +20,14 @@ pub(super) struct Testpmd {
     before: Work,
 }
 
-/// EAL arguments for a private DPDK process on these cores, with or without huge pages.
-pub(super) fn eal(places: &Places<'_>, megabytes: u32) -> Vec<String> {
+/// EAL arguments for a private DPDK process, its main thread and its polling thread on these cores.
+pub(super) fn eal(places: &Places<'_>, (main, polling): (usize, usize), megabytes: u32) -> Vec<String> {
     let mut args = vec![
         "-v".to_string(),
-        "-l".to_string(),
-        format!("{},{}", places.other_core, places.worker_core),
+        "--lcores".to_string(),
+        format!("0@{main},1@{polling}"),
         "--main-lcore".to_string(),
-        places.other_core.to_string(),
+        "0".to_string(),
         "--no-pci".to_string(),
         "--no-telemetry".to_string(),
         "--iova-mode".to_string(),
@@ -44,22 +44,22 @@ pub(super) fn eal(places: &Places<'_>, megabytes: u32) -> Vec<String> {
 }
 
 impl Testpmd {
-    /// Starts it and waits until it forwards.
+    /// Starts it under a name of its own and waits until it forwards.
     ///
     /// # Errors
     ///
     /// When it does not come up, with the end of its output.
-    pub(super) fn start(places: &Places<'_>) -> anyhow::Result<Self> {
-        let sockets = [places.folder.join("testpmd-a.sock"), places.folder.join("testpmd-b.sock")];
-        let mut arguments = eal(places, 512);
+    pub(super) fn start(places: &Places<'_>, name: &str) -> anyhow::Result<Self> {
+        let sockets = ["a", "b"].map(|end| places.folder.join(format!("{name}-{end}.sock")));
+        let mut arguments = eal(places, (places.other_core, places.worker_core), 512);
         for (index, socket) in sockets.iter().enumerate() {
             arguments
                 .extend(["--vdev".to_string(), format!("net_vhost{index},iface={},queues=1", text(socket))]);
         }
         let rest = "-- --interactive --nb-cores=1 --forward-mode=io --no-lsc-interrupt --record-core-cycles --auto-start";
         arguments.extend(rest.split(' ').map(str::to_string));
-        let log = places.folder.join("testpmd.log");
-        let mut dialogue = Dialogue::start("testpmd", "dpdk-testpmd", &arguments, &log)
+        let log = places.folder.join(format!("{name}.log"));
+        let mut dialogue = Dialogue::start(name, "dpdk-testpmd", &arguments, &log)
             .context("is the Debian package dpdk-dev installed?")?;
         dialogue.expect("packets/burst=", Duration::from_secs(20))?;
         let version = std::fs::read_to_string(&log)

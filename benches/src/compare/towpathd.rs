@@ -107,8 +107,8 @@ fn manifest(sockets: &[PathBuf; 2]) -> String {
         spec: {vpc: bench, cidrs: [10.0.1.0/24]}\n"
         .to_string();
     for (index, socket) in sockets.iter().enumerate() {
-        let Endpoint { mac, ip } = Endpoint::numbered(index as u8);
-        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let endpoint = Endpoint::numbered(index as u8);
+        let (mac, ip) = (endpoint.mac_text(), endpoint.ip);
         all.push_str(&format!(
             "---\napiVersion: towpath.dev/v1\nkind: Port\nmetadata: {{name: port{index}}}\nspec:\n  subnet: bench\n  \
              host: bench\n  mac: \"{mac}\"\n  ips: [{ip}]\n  unfiltered: false\n  attachment: {{vhostUser: {{socket: {}}}}}\n",
