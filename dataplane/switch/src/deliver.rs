@@ -141,10 +141,15 @@ impl Delivery<'_> {
                     continue;
                 }
                 remaining &= !1u32.wrapping_shl(index as u32);
-                if let Some(frame) = batch.burst.frame(index) {
-                    plain &= frame.offload == Offload::NONE;
+                if let (Some(frame), Some(packet)) =
+                    (batch.burst.plain_frame(index), batch.burst.packet(index))
+                {
                     // There is room: a batch has no more packets than this.
                     let _ = frames.try_push(frame);
+                    if packet.offload != Offload::NONE {
+                        plain = false;
+                        set_offload(&mut frames, packet.offload);
+                    }
                 }
             }
             if O::ACTIVE {
@@ -215,6 +220,15 @@ impl Delivery<'_> {
             *self.wake |= 1u64.wrapping_shl(target.home as u32);
         }
         report
+    }
+}
+
+/// Gives the last of `frames` its offload.
+#[cold]
+#[inline(never)]
+fn set_offload(frames: &mut [Frame<'_, '_>], offload: Offload) {
+    if let Some(frame) = frames.last_mut() {
+        frame.offload = offload;
     }
 }
 
