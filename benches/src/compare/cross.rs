@@ -52,7 +52,6 @@ struct Bench<'a> {
 ///
 /// When testpmd does not come up, or the generators disagree.
 pub(super) fn run(args: &CompareArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
-    affinity::pin(args.core)?;
     let bench = Bench { args, interrupt, clock: Clock::calibrate() };
     let end = Instant::now() + args.budget.unwrap_or(Duration::from_secs(180));
     let mut lab = Lab::empty()?;
@@ -63,6 +62,7 @@ pub(super) fn run(args: &CompareArgs, interrupt: &Interrupt) -> anyhow::Result<(
         freeze(switch.as_ref(), true)?;
         lab.switches.push(switch);
     }
+    affinity::pin(args.core)?;
     let rows = [
         (RingLayout::Split, "64"),
         (RingLayout::Split, "1518"),

@@ -113,9 +113,9 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     if visits.is_empty() {
         bail!("--rows {}: no row has such a name", args.rows.join(","));
     }
-    // The switches' control threads and this process stay off the worker's core.
-    affinity::pin(args.core)?;
     let mut lab = Lab::open(args)?;
+    // This process stays off the worker's core from here on; before, the switches would have inherited that.
+    affinity::pin(args.core)?;
     let clock = Clock::calibrate();
     let mut sampler = Sampler::new(args, clock, interrupt.clone());
     let end = Instant::now() + budget;

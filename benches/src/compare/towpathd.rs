@@ -101,8 +101,7 @@ fn daemon_file(places: &Places<'_>, api: &Path) -> String {
 
 /// Two ports in one subnet, as [`Endpoint::numbered`] addresses them.
 fn manifest(sockets: &[PathBuf; 2]) -> String {
-    let mut all = "apiVersion: towpath.dev/v1\nkind: Host\nmetadata: {name: bench}\nspec: {vteps: [192.0.2.1]}\n---\n\
-        apiVersion: towpath.dev/v1\nkind: Vpc\nmetadata: {name: bench}\nspec: {vni: 100, cidrs: [10.0.0.0/16]}\n---\n\
+    let mut all = "apiVersion: towpath.dev/v1\nkind: Vpc\nmetadata: {name: bench}\nspec: {vni: 100, cidrs: [10.0.0.0/16]}\n---\n\
         apiVersion: towpath.dev/v1\nkind: Subnet\nmetadata: {name: bench}\n\
         spec: {vpc: bench, cidrs: [10.0.1.0/24]}\n"
         .to_string();
