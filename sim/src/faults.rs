@@ -1,6 +1,8 @@
 //! What goes wrong, drawn from the seed.
 
+use crate::check::Violation;
 use crate::world::World;
+use buf::{Frame, Offload};
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+ $variant:ident => $name:literal,)+) => {
@@ -28,12 +30,28 @@ macro_rules! faults {
 faults! {
     /// A guest does nothing for a while.
     Stall => "guest stalls",
-    /// A guest resets its device and starts again.
+    /// A guest resets its device and starts again in the same memory.
     Reset => "guest resets its device",
+    /// A guest's VMM goes away and comes again with new memory.
+    Reconnect => "front end reconnects",
+    /// A front end goes away in the middle of a message, then another comes.
+    MidMessage => "disconnects mid-message",
+    /// A guest's memory is truncated while its rings run.
+    Truncate => "memory truncated",
+    /// A ring is overwritten with garbage.
+    Corrupt => "ring corrupted",
     /// The next kicks of a guest are lost.
     KickLost => "kick lost",
     /// A worker is not scheduled for a while.
     WorkerDelayed => "worker delayed",
+    /// A control thread holds a queue while workers and guests go on.
+    QueueTaken => "queue taken",
+    /// A queue is stopped and started again where it stood.
+    QueueRestart => "queue stopped and started",
+    /// The pool for packets that wait is empty for a while.
+    PoolExhausted => "pool exhausted",
+    /// A guest's memory is mapped anew while its rings run.
+    MemoryMoved => "memory mapped anew",
     /// A guest gives its receive buffers back one at a time.
     SlowRefill => "guest refills slowly",
     /// A guest sends without pause.
@@ -41,6 +59,9 @@ faults! {
     /// The clock of a worker jumps.
     ClockJump => "clock jumps",
 }
+
+/// Turns that others have while a control thread holds a queue.
+const TURNS_HELD: usize = 60;
 
 /// Does a fault; `false` when there is nothing it could be done to.
 ///
@@ -53,14 +74,9 @@ pub fn act(world: &mut World, fault: Fault) -> anyhow::Result<bool> {
     let worker = world.random.below(world.scene.seats.len());
     let until = now + world.random.between(50_000, 500_000);
     world.scene.trace.event(now, fault.name(), &[guest as u64, worker as u64, until]);
+    let attached = world.attached[guest].is_some();
     match fault {
         Fault::Stall => world.scene.guests[guest].stalled_until = until,
-        Fault::Reset => {
-            if world.scene.plugs[guest].port.is_none() {
-                return Ok(false);
-            }
-            world.restart(guest)?;
-        }
         Fault::KickLost => world.scene.plugs[guest].lost_kicks += 1 + world.random.below(3) as u32,
         Fault::WorkerDelayed => world.scene.seats[worker].delayed_until = until,
         Fault::SlowRefill => world.scene.guests[guest].slow_until = until,
@@ -70,6 +86,89 @@ pub fn act(world: &mut World, fault: Fault) -> anyhow::Result<bool> {
             world.scene.seats[worker].skew =
                 world.random.pick(&[0, -500_000_000, 1_000_000, 30_000_000_000, hour]);
         }
+        Fault::PoolExhausted => exhaust_pool(world, until),
+        _ if !attached => return Ok(false),
+        Fault::Reset => world.restart(guest, true)?,
+        Fault::Reconnect => world.restart(guest, false)?,
+        Fault::MidMessage => {
+            world.unplug(guest)?;
+            world.break_off_handshake(guest)?;
+            world.restart(guest, false)?;
+        }
+        Fault::Truncate => truncate(world, guest, until)?,
+        Fault::Corrupt => corrupt(world, guest, until),
+        Fault::QueueTaken => hold_queue(world, guest)?,
+        Fault::QueueRestart => world.restart_queues(guest)?,
+        Fault::MemoryMoved => world.move_memory(guest)?,
     }
     Ok(true)
+}
+
+fn exhaust_pool(world: &mut World, until: u64) {
+    let pool = world.control.pool();
+    let frame = Frame::from_head(&[0; 60], Offload::NONE);
+    let taken: Vec<_> = std::iter::from_fn(|| pool.copy(&frame)).collect();
+    match &mut world.held {
+        Some((end, held)) => {
+            *end = until.max(*end);
+            held.extend(taken);
+        }
+        None => world.held = Some((until, taken)),
+    }
+}
+
+/// The file behind a guest's memory shrinks under the switch's mapping. The guest is gone from that moment.
+fn truncate(world: &mut World, guest: usize, until: u64) -> anyhow::Result<()> {
+    world.scene.drain(guest)?;
+    let Some(nic) = &world.scene.guests[guest].nic else { return Ok(()) };
+    let half = nic.memory.len() as u64 / 2;
+    rustix::fs::ftruncate(nic.memory.fd(), half)?;
+    // It must not touch its own mapping any more, so it goes.
+    world.scene.guests[guest].nic = None;
+    tamper(world, guest, until);
+    Ok(())
+}
+
+/// From now on nobody knows what a guest's rings say, until it starts again.
+fn tamper(world: &mut World, guest: usize, until: u64) {
+    world.scene.tampered[guest] = true;
+    world.scene.accounts[guest].exact = false;
+    world.restarts.push((until, guest));
+}
+
+fn corrupt(world: &mut World, guest: usize, until: u64) {
+    let mut random = world.random.fork();
+    if let Some(nic) = &world.scene.guests[guest].nic {
+        for _ in 0..1 + random.below(8) {
+            crate::guest::hostile::attack(nic, &mut random);
+        }
+    }
+    tamper(world, guest, until);
+}
+
+/// A control thread has a queue of a guest while all workers but one and all guests have many turns.
+fn hold_queue(world: &mut World, guest: usize) -> anyhow::Result<()> {
+    let Some(port) = world.scene.plugs[guest].port else { return Ok(()) };
+    let pair = world.random.below(usize::from(world.options.guests[guest].nic.pairs)) as u16;
+    let turns = 1 + world.random.below(TURNS_HELD);
+    let home = world.scene.plugs[guest].home;
+    let (control, scene) = (&world.control, &mut world.scene);
+    let mut others = || -> Result<(), Violation> {
+        for _ in 0..turns {
+            for other in (0..scene.guests.len()).filter(|other| *other != guest) {
+                scene.guest_turn(other)?;
+            }
+            // The home worker, which would deliver what is handed over, is the one that waits.
+            for worker in (0..scene.seats.len()).filter(|worker| *worker != home || turns < 4) {
+                scene.step(worker)?;
+            }
+        }
+        Ok(())
+    };
+    if world.random.chance(700) {
+        control.with_tx(port, pair, |_| others()).transpose()?;
+    } else {
+        control.with_rx(port, pair, |_| others()).transpose()?;
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod cost;
 pub mod faults;
+pub mod frontend;
 pub mod guest;
 pub mod net;
 pub mod network;

@@ -69,7 +69,7 @@ fn apply(world: &mut World) -> anyhow::Result<()> {
         let actor = &mut world.scene.guests[guest];
         if actor.station != station && actor.nic.is_some() {
             actor.station = station;
-            world.restart(guest)?;
+            world.restart(guest, true)?;
         }
     }
     Ok(())

@@ -121,6 +121,10 @@ pub struct Scene {
     /// The books.
     pub accounts: Vec<Account>,
     handovers_done: u64,
+    /// Guests that reset their device.
+    pub resets: Vec<usize>,
+    /// By guest: its memory or rings were tampered with, so it is not to be believed until it starts again.
+    pub tampered: Vec<bool>,
     /// Queues that broke.
     pub broken: Vec<(QueueId, QueueFault)>,
     /// What happened.
@@ -171,6 +175,8 @@ impl Scene {
             ledger: Ledger::new(count),
             accounts,
             handovers_done: 0,
+            resets: Vec::new(),
+            tampered: vec![false; count],
             broken: Vec::new(),
             trace,
             stats: Stats::default(),
@@ -279,9 +285,8 @@ impl Scene {
     ///
     /// A checker found something.
     pub fn step(&mut self, worker: usize) -> Result<(bool, u64), Violation> {
-        let hostile = |guest: &usize| self.guests[*guest].options.kind == Kind::Hostile;
-        let hostile =
-            self.guest_of.iter().filter(|(_, guest)| hostile(guest)).map(|(port, _)| *port).collect();
+        let liars = self.guest_of.iter().filter(|(_, guest)| self.lies(**guest));
+        let hostile = liars.map(|(port, _)| *port).collect();
         let mut watch = Watch { hostile, seen: Vec::new() };
         let seat = &mut self.seats[worker];
         let now = self.now.saturating_add_signed(seat.skew);
@@ -312,6 +317,12 @@ impl Scene {
         self.interrupt();
         self.stats.edge("handed over", u64::from(progress.handovers));
         Ok((progress.is_idle(), took))
+    }
+
+    /// Whether what a guest says it sends and receives means nothing.
+    #[must_use]
+    pub fn lies(&self, guest: usize) -> bool {
+        self.tampered[guest] || !self.guests[guest].is_sound()
     }
 
     fn take_seen(&mut self, seen: Vec<Seen>) -> Checked {
@@ -374,8 +385,17 @@ impl Scene {
         plug.interrupts = interrupts;
     }
 
-    fn guest_turn(&mut self, guest: usize) -> Checked {
+    /// A guest's turn.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn guest_turn(&mut self, guest: usize) -> Checked {
         self.stats.steps += 1;
+        if self.tampered[guest] {
+            self.again_guest(guest, 100_000);
+            return Ok(());
+        }
         let acted =
             self.guests[guest].act(self.now, &self.network).map_err(|error| driver_error(guest, &error))?;
         let busy = acted.busy;
@@ -413,7 +433,12 @@ impl Scene {
             );
             self.ledger.arrived(guest, packet, &self.network)?;
         }
-        for packet in &acted.sent {
+        if acted.resets {
+            self.resets.push(guest);
+        }
+        // What a liar sends is known from what the switch takes.
+        let lies = self.lies(guest);
+        for packet in acted.sent.iter().filter(|_| !lies) {
             self.trace.frame(self.now, "sent", guest, packet.pair, &packet.frame);
             self.ledger.sent(guest, &packet.header, &packet.frame, packet.expect, self.network.epoch);
         }
@@ -444,9 +469,12 @@ impl Scene {
     ///
     /// A checker found something.
     pub fn drain(&mut self, guest: usize) -> Checked {
+        if self.lies(guest) {
+            return Ok(());
+        }
         let acted = self.guests[guest].drain().map_err(|error| driver_error(guest, &error))?;
         self.account(guest, acted)?;
-        match self.guests[guest].nic.as_ref().filter(|_| self.guests[guest].is_sound()) {
+        match &self.guests[guest].nic {
             Some(nic) => nic.check_guards().map_err(|error| driver_error(guest, &error)),
             None => Ok(()),
         }
@@ -457,7 +485,10 @@ impl Scene {
     /// # Errors
     ///
     /// They do not agree.
-    pub fn check_guests(&self) -> Checked {
+    pub fn check_guests(&mut self) -> Checked {
+        for (account, uncertain) in self.accounts.iter_mut().zip(&self.ledger.uncertain) {
+            account.exact &= !uncertain;
+        }
         accounts::check_guests(&self.accounts, &self.ledger.arrivals)
     }
 }

@@ -1,7 +1,8 @@
 //! The host: the control side's turns, and how guests attach.
 
-use crate::check::{Checked, Violation, leaks};
+use crate::check::{Violation, leaks};
 use crate::faults::Fault;
+use crate::frontend::{Call, FrontEnd, Message, handshake, stop};
 use crate::guest::actor::Guest;
 use crate::guest::nic::Nic;
 use crate::network::{Network, PortView, station, vips};
@@ -13,27 +14,51 @@ use crate::scene::Scene;
 use crate::trace::Trace;
 use agent::{Action, Agent};
 use anyhow::Context;
-use engine::{Announcement, PortIndex};
+use engine::{Announcement, PortIndex, TxQueue};
 use guest_mem::{GuestMemory, RegionSpec};
 use model::Name;
 use ports::vhost::{NetFeatures, VhostRx, VhostTx};
+use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Weak};
 use switch::{Control, Removal, SwitchConfig};
 use tables::{AllowedAddress, PortProfile};
+use vhost_user::{DeviceEvent, ReadyQueue, SessionConfig};
 use virtio_driver::{RingAddresses, SharedMemory, Virtqueue};
-use virtqueue::{Counter, Ring, RingConfig, RingFeatures};
+use virtqueue::{Counter, DeviceRing, Ring, RingConfig, RingFeatures};
 
 /// How often the control side looks around, in nanoseconds.
 const TICK: u64 = 200_000;
 /// Numbers of subnets that a host with this few can have.
 const SUBNET_NUMBERS: u16 = 4;
 
+/// Both queues of a pair from parts, and the counter of the receiving guest's interrupts. `bases`: of the receive and the transmit ring.
+fn queues(
+    nic: &Nic,
+    pair: usize,
+    memory: &Arc<GuestMemory>,
+    bases: (u32, u32),
+    guest: usize,
+    mischief: &Mischief,
+) -> anyhow::Result<(Box<SimTx>, Box<SimRx>, Counter)> {
+    let (features, header_len) = (nic.config.features, nic.header_len());
+    let net = NetFeatures::from_bits(features);
+    let queues = &nic.pairs[pair];
+    let (call_tx, call_rx) = (Counter::default(), Counter::default());
+    let given = ring_of(features, &queues.rx.queue, header_len, &nic.memory, memory, bases.0)?;
+    let taken = ring_of(features, &queues.tx.queue, header_len, &nic.memory, memory, bases.1)?;
+    let tx = SimTx::new(VhostTx::new(given, net, Arc::new(call_rx.clone())), guest, mischief);
+    let rx = SimRx::new(VhostRx::new(taken, net, Arc::new(call_tx)), guest, mischief);
+    Ok((Box::new(tx), Box::new(rx), call_rx))
+}
+
 /// What the switch holds of a guest that is attached.
 #[derive(Debug)]
 pub struct Attached {
     /// Its memory as mapped.
     pub memory: Arc<GuestMemory>,
+    /// The session it attached by, if its port was not made from parts.
+    pub front: Option<FrontEnd>,
 }
 
 /// See the module's documentation.
@@ -243,7 +268,8 @@ impl World {
         self.scene.plugs[guest].home = self.control.home(index).unwrap_or(0);
         let now = self.scene.now;
         self.scene.guests[guest].station = self.scene.network.ports[guest].station;
-        self.scene.guests[guest].boot(now)?;
+        self.scene.tampered[guest] = false;
+        self.scene.guests[guest].boot(now, None)?;
         self.attach(guest)
     }
 
@@ -266,35 +292,133 @@ impl World {
     ///
     /// A ring cannot be made.
     pub fn attach(&mut self, guest: usize) -> anyhow::Result<()> {
-        let actor = &self.scene.guests[guest];
-        let (Some(index), Some(nic)) = (self.scene.plugs[guest].port, &actor.nic) else { return Ok(()) };
-        let memory = GuestMemory::map(regions(nic, self.options.guests[guest].regions)?)?;
-        let features = nic.config.features;
-        let net = NetFeatures::from_bits(features);
-        let mut interrupts = Vec::new();
-        for (pair, queues) in nic.pairs.iter().enumerate() {
-            let (call_tx, call_rx) = (Counter::default(), Counter::default());
-            let ring = |queue| {
-                ring_of(
-                    features,
-                    queue,
-                    nic.header_len(),
-                    &nic.memory,
-                    &memory,
-                    Virtqueue::resume_base(queue),
-                )
-            };
-            let tx = VhostTx::new(ring(&queues.rx.queue)?, net, Arc::new(call_rx.clone()));
-            let rx = VhostRx::new(ring(&queues.tx.queue)?, net, Arc::new(call_tx));
-            interrupts.push(call_rx);
-            self.control.attach_tx(index, pair as u16, Box::new(SimTx::new(tx, guest, &self.mischief)));
-            self.control.attach_rx(index, pair as u16, Box::new(SimRx::new(rx, guest, &self.mischief)));
+        let (Some(index), Some(nic)) = (self.scene.plugs[guest].port, &self.scene.guests[guest].nic) else {
+            return Ok(());
+        };
+        let specs = regions(nic, self.options.guests[guest].regions)?;
+        if self.options.guests[guest].handshake {
+            self.attach_by_handshake(guest, specs)?;
+        } else {
+            let memory = GuestMemory::map(specs)?;
+            let mut interrupts = Vec::new();
+            for pair in 0..nic.pairs.len() {
+                let bases = (nic.pairs[pair].rx.queue.resume_base(), nic.pairs[pair].tx.queue.resume_base());
+                let (tx, rx, call) = queues(nic, pair, &memory, bases, guest, &self.mischief)?;
+                interrupts.push(call);
+                self.control.attach_tx(index, pair as u16, tx);
+                self.control.attach_rx(index, pair as u16, rx);
+            }
+            self.attached[guest] = Some(Attached { memory, front: None });
+            self.scene.plug_in(guest, interrupts);
         }
-        self.attached[guest] = Some(Attached { memory });
-        self.scene.plug_in(guest, interrupts);
         self.scene.wake_all();
         self.scene.again_guest(guest, 1_000);
         Ok(())
+    }
+
+    fn session_config(&self, guest: usize) -> SessionConfig {
+        let port = &self.scene.network.ports[guest];
+        SessionConfig::new(u64::MAX, self.options.guests[guest].nic.pairs, Some(port.station.mac), 1500)
+    }
+
+    fn attach_by_handshake(&mut self, guest: usize, specs: Vec<RegionSpec>) -> anyhow::Result<()> {
+        let config = self.session_config(guest);
+        let mut front = FrontEnd::connect(config.clone())?;
+        let Some(nic) = &self.scene.guests[guest].nic else { return Ok(()) };
+        let messages = handshake(nic, specs, &config)?;
+        self.scene.plug_in(guest, Vec::new());
+        for message in &messages {
+            front.send(message, usize::MAX)?;
+            self.hear(guest, &mut front)?;
+        }
+        let running = self.scene.plugs[guest].interrupts.len();
+        let pairs = usize::from(self.options.guests[guest].nic.pairs);
+        if running != pairs {
+            let what = format!("guest {guest}: {running} of {pairs} receive queues run after the handshake");
+            return Err(Violation::new("handshake", what).into());
+        }
+        self.scene.stats.edge("handshakes", 1);
+        self.attached[guest] =
+            Some(Attached { memory: Arc::clone(front.device.memory()), front: Some(front) });
+        Ok(())
+    }
+
+    /// Does what the device of a session says; `true` when the session is over.
+    fn hear(&mut self, guest: usize, front: &mut FrontEnd) -> anyhow::Result<bool> {
+        let Some(index) = self.scene.plugs[guest].port else { return Ok(true) };
+        let mut over = false;
+        while let Some(event) = front.next_event(self.scene.now) {
+            match event {
+                DeviceEvent::QueueReady(ready) => self.start_queue(guest, index, *ready),
+                DeviceEvent::StopQueue { index: queue } => {
+                    let base = self.stop_queue(index, queue);
+                    front.device.queue_stopped(queue, base.unwrap_or(0));
+                }
+                DeviceEvent::Closed { .. } => over = true,
+                DeviceEvent::Refused { refusal, detail } => {
+                    let what = format!("guest {guest}: {refusal} {}", detail.unwrap_or_default());
+                    return Err(Violation::new("handshake", what).into());
+                }
+                _ => {}
+            }
+        }
+        Ok(over)
+    }
+
+    fn start_queue(&mut self, guest: usize, index: PortIndex, ready: ReadyQueue) {
+        let net = NetFeatures::from_bits(self.options.guests[guest].nic.features);
+        let counter = Counter::default();
+        let call = Arc::new(Call { counter: counter.clone(), call: ready.call });
+        let pair = ready.index / 2;
+        if ready.index.is_multiple_of(2) {
+            let queue = SimTx::new(VhostTx::new(ready.ring, net, call), guest, &self.mischief);
+            self.control.attach_tx(index, pair, Box::new(queue));
+            let mut interrupts = std::mem::take(&mut self.scene.plugs[guest].interrupts);
+            interrupts.push(counter);
+            self.scene.plug_in(guest, interrupts);
+        } else {
+            let queue = SimRx::new(VhostRx::new(ready.ring, net, call), guest, &self.mischief);
+            self.control.attach_rx(index, pair, Box::new(queue));
+        }
+    }
+
+    /// Takes queue `queue` of a port away; where its ring stands.
+    fn stop_queue(&mut self, port: PortIndex, queue: u16) -> Option<u32> {
+        let pair = queue / 2;
+        if queue.is_multiple_of(2) {
+            let queue: Box<dyn Any> = self.control.detach_tx(port, pair)?;
+            Some(queue.downcast::<SimTx>().ok()?.real.ring_mut().base())
+        } else {
+            let queue: Box<dyn Any> = self.control.detach_rx(port, pair)?;
+            Some(queue.downcast::<SimRx>().ok()?.real.ring_mut().base())
+        }
+    }
+
+    /// A front end that goes away after any number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// The session does not end.
+    pub fn break_off_handshake(&mut self, guest: usize) -> anyhow::Result<()> {
+        let config = self.session_config(guest);
+        let mut front = FrontEnd::connect(config.clone())?;
+        let Some(nic) = &self.scene.guests[guest].nic else { return Ok(()) };
+        let messages = handshake(nic, regions(nic, self.options.guests[guest].regions)?, &config)?;
+        let total: usize = messages.iter().map(Message::len).sum();
+        let mut left = self.random.below(total);
+        for message in &messages {
+            front.send(message, left)?;
+            self.hear(guest, &mut front)?;
+            left = left.saturating_sub(message.len());
+        }
+        front.hang_up();
+        let over = self.hear(guest, &mut front)?;
+        self.scene.plug_in(guest, Vec::new());
+        if over {
+            return self.scene.drain(guest).map_err(Into::into);
+        }
+        let what = format!("guest {guest}: the session goes on although its front end is gone");
+        Err(Violation::new("handshake", what).into())
     }
 
     /// Stops all queues of a guest; it then reads what it still got.
@@ -302,18 +426,94 @@ impl World {
     /// # Errors
     ///
     /// A checker found something.
-    pub fn unplug(&mut self, guest: usize) -> Checked {
+    pub fn unplug(&mut self, guest: usize) -> anyhow::Result<()> {
         if let (Some(index), Some(attached)) = (self.scene.plugs[guest].port, self.attached[guest].take()) {
-            for pair in 0..self.options.guests[guest].nic.pairs {
-                drop(self.control.detach_rx(index, pair));
-                drop(self.control.detach_tx(index, pair));
+            let queues = self.options.guests[guest].nic.pairs * 2;
+            if let Some(mut front) = attached.front {
+                if self.random.chance(500) {
+                    for queue in 0..queues {
+                        front.send(&stop(queue), usize::MAX)?;
+                        self.hear(guest, &mut front)?;
+                    }
+                }
+                front.hang_up();
+                self.hear(guest, &mut front)?;
+            } else {
+                for queue in 0..queues {
+                    self.stop_queue(index, queue);
+                }
             }
             self.mischief.keep(&attached.memory);
             self.gone.push(Arc::downgrade(&attached.memory));
         }
         self.scene.plug_in(guest, Vec::new());
         self.scene.wake_all();
-        self.scene.drain(guest)
+        self.scene.drain(guest)?;
+        Ok(())
+    }
+
+    /// Stops each queue of a guest and starts it where it stood, as a front end does around a migration that fails.
+    ///
+    /// # Errors
+    ///
+    /// A ring cannot be made.
+    pub fn restart_queues(&mut self, guest: usize) -> anyhow::Result<()> {
+        let (Some(index), Some(attached)) = (self.scene.plugs[guest].port, &self.attached[guest]) else {
+            return Ok(());
+        };
+        let memory = Arc::clone(&attached.memory);
+        let mut interrupts = Vec::new();
+        for pair in 0..self.options.guests[guest].nic.pairs {
+            let stopped = (self.stop_queue(index, 2 * pair), self.stop_queue(index, 2 * pair + 1));
+            let (Some(rx), Some(tx), Some(nic)) = (stopped.0, stopped.1, &self.scene.guests[guest].nic)
+            else {
+                continue;
+            };
+            let (tx, rx, call) = queues(nic, usize::from(pair), &memory, (rx, tx), guest, &self.mischief)?;
+            interrupts.push(call);
+            self.control.attach_tx(index, pair, tx);
+            if !self.mischief.is(Plant::ForgetQueue) {
+                self.control.attach_rx(index, pair, rx);
+            }
+        }
+        self.scene.plug_in(guest, interrupts);
+        self.scene.wake_all();
+        self.scene.again_guest(guest, 1_000);
+        Ok(())
+    }
+
+    /// Gives all rings of a guest another map of the same memory.
+    ///
+    /// # Errors
+    ///
+    /// The memory cannot be mapped.
+    pub fn move_memory(&mut self, guest: usize) -> anyhow::Result<()> {
+        let count = 1 + self.random.below(3);
+        let (Some(index), Some(nic)) = (self.scene.plugs[guest].port, &self.scene.guests[guest].nic) else {
+            return Ok(());
+        };
+        let memory = GuestMemory::map(regions(nic, count)?)?;
+        for pair in 0..nic.pairs.len() as u16 {
+            let (for_rx, for_tx) = (Arc::clone(&memory), Arc::clone(&memory));
+            let moved = self.control.with_rx(index, pair, |queue| {
+                let queue = (queue as &mut dyn Any).downcast_mut::<SimRx>();
+                queue.map_or(Ok(()), |queue| queue.real.set_memory(for_rx))
+            });
+            moved.transpose()?;
+            let moved = self.control.with_tx(index, pair, |queue| {
+                let queue = (queue as &mut dyn Any).downcast_mut::<SimTx>();
+                queue.map_or(Ok(()), |queue| queue.real.set_memory(for_tx))
+            });
+            moved.transpose()?;
+        }
+        if let Some(attached) = &mut self.attached[guest] {
+            let before = std::mem::replace(&mut attached.memory, memory);
+            // A session keeps the map that it made; the rings do not.
+            if attached.front.is_none() {
+                self.gone.push(Arc::downgrade(&before));
+            }
+        }
+        Ok(())
     }
 
     /// The control side's turn.
@@ -326,14 +526,18 @@ impl World {
             self.announced(announcement)?;
         }
         for (queue, _) in std::mem::take(&mut self.scene.broken) {
-            self.on_broken(queue.port)?;
+            self.on_broken(queue.port);
         }
+        for guest in std::mem::take(&mut self.scene.resets) {
+            self.restart(guest, true)?;
+        }
+        self.find_broken_outputs();
         let now = self.scene.now;
         let due: Vec<usize> =
             self.restarts.iter().filter(|(at, _)| *at <= now).map(|(_, guest)| *guest).collect();
         self.restarts.retain(|(at, _)| *at > now);
         for guest in due {
-            self.restart(guest)?;
+            self.restart(guest, false)?;
         }
         if self.held.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.held = None;
@@ -377,29 +581,49 @@ impl World {
     }
 
     /// A queue broke: the guest's driver notices and starts again.
-    fn on_broken(&mut self, port: PortIndex) -> anyhow::Result<()> {
-        let Some(guest) = self.scene.guest_of.get(&port).copied() else { return Ok(()) };
-        if self.scene.plugs[guest].port != Some(port) {
-            return Ok(());
+    fn on_broken(&mut self, port: PortIndex) {
+        if let Some(guest) = self.scene.guest_of.get(&port).copied()
+            && self.scene.plugs[guest].port == Some(port)
+            && !self.restarts.iter().any(|(_, other)| *other == guest)
+        {
+            self.scene.stats.edge("queue broke", 1);
+            let at = self.scene.now + self.random.between(100_000, 1_000_000);
+            self.restarts.push((at, guest));
         }
-        self.scene.stats.edge("queue broke", 1);
-        let at = self.scene.now + self.random.between(100_000, 1_000_000);
-        self.restarts.push((at, guest));
-        Ok(())
     }
 
-    /// A guest starts again with fresh rings in the same memory, or new memory if it has none.
+    /// A ring that packets go to says nothing when it breaks: it is asked, as the daemon does.
+    fn find_broken_outputs(&mut self) {
+        for guest in 0..self.scene.guests.len() {
+            let Some(port) = self.scene.plugs[guest].port else { continue };
+            let broken = (0..self.options.guests[guest].nic.pairs).any(|pair| {
+                let look = |queue: &mut dyn TxQueue| {
+                    let queue = (queue as &mut dyn Any).downcast_mut::<SimTx>();
+                    queue.is_some_and(|queue| Ring::broken(queue.real.ring_mut()).is_some())
+                };
+                self.control.with_tx(port, pair, look).unwrap_or(false)
+            });
+            if broken {
+                self.on_broken(port);
+            }
+        }
+    }
+
+    /// A guest starts again with fresh rings, in the memory it has or in new one.
     ///
     /// # Errors
     ///
     /// A checker found something.
-    pub fn restart(&mut self, guest: usize) -> anyhow::Result<()> {
+    pub fn restart(&mut self, guest: usize, keeps_memory: bool) -> anyhow::Result<()> {
         if self.scene.plugs[guest].port.is_none() {
             return Ok(());
         }
         self.unplug(guest)?;
         let now = self.scene.now;
-        self.scene.guests[guest].boot(now)?;
+        let memory = self.scene.guests[guest].nic.take().map(|nic| nic.memory);
+        let memory = memory.filter(|_| keeps_memory && !self.scene.tampered[guest]);
+        self.scene.tampered[guest] = false;
+        self.scene.guests[guest].boot(now, memory)?;
         self.attach(guest)
     }
 

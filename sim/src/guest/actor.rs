@@ -14,7 +14,8 @@ use crate::options::{GuestOptions, Kind};
 use crate::random::Random;
 use engine::DropReason;
 use std::net::IpAddr;
-use virtio_driver::{Gso, NetHeader, Virtqueue, features as f};
+use std::sync::Arc;
+use virtio_driver::{Gso, NetHeader, SharedMemory, Virtqueue, features as f};
 
 /// Ports of conversations that no stack takes part in.
 const RAW_PORTS: u16 = 30_000;
@@ -50,6 +51,8 @@ pub struct Acted {
     pub returned: u64,
     /// There is more to do soon.
     pub busy: bool,
+    /// It resets its device.
+    pub resets: bool,
 }
 
 /// See the module's documentation.
@@ -104,13 +107,16 @@ impl Guest {
         0x0101_0101_0101_0101 * (0xc0 + self.index as u64)
     }
 
-    /// Starts with a fresh driver and stack.
+    /// Starts with a fresh driver and stack, in `memory` or in new one.
     ///
     /// # Errors
     ///
     /// No memory.
-    pub fn boot(&mut self, now: u64) -> anyhow::Result<()> {
-        self.nic = Some(Nic::new(self.options.nic, self.secret())?);
+    pub fn boot(&mut self, now: u64, memory: Option<Arc<SharedMemory>>) -> anyhow::Result<()> {
+        self.nic = Some(match memory {
+            None => Nic::new(self.options.nic, self.secret())?,
+            Some(memory) => Nic::over(memory, self.options.nic, self.secret())?,
+        });
         self.fresh_stack(now);
         self.announced = false;
         Ok(())
@@ -158,6 +164,10 @@ impl Guest {
         if now < self.stalled_until || self.nic.is_none() {
             return Ok(acted);
         }
+        if self.options.kind == Kind::Hostile {
+            self.harm(network, &mut acted);
+            return Ok(acted);
+        }
         self.receive(now, &mut acted)?;
         if let Some(stack) = &mut self.stack {
             stack.run(now, 32);
@@ -168,6 +178,61 @@ impl Guest {
         }
         self.publish(&mut acted);
         Ok(acted)
+    }
+
+    /// What a hostile guest does: packets of all kinds, and writes where no driver writes.
+    fn harm(&mut self, network: &Network, acted: &mut Acted) {
+        let pairs = self.nic.as_ref().map_or(0, |nic| nic.pairs.len());
+        for pair in 0..pairs {
+            let Some(nic) = &mut self.nic else { return };
+            // What it finds in rings that it broke itself surprises nobody.
+            let sound = nic.reclaim(pair).is_ok() && nic.refill(pair, self.options.refill).is_ok();
+            acted.resets |= !sound && self.random.chance(100);
+        }
+        acted.resets |= self.random.chance(5);
+        if !self.quiet {
+            self.send_harm(network, acted);
+        }
+        let Some(nic) = &mut self.nic else { return };
+        if !self.quiet && self.random.chance(300) {
+            for _ in 0..1 + self.random.below(4) {
+                super::hostile::attack(nic, &mut self.random);
+            }
+        }
+        acted.kicks =
+            (0..nic.pairs.len()).filter(|pair| nic.publish(*pair) || self.random.chance(100)).collect();
+        acted.busy = true;
+    }
+
+    fn send_harm(&mut self, network: &Network, acted: &mut Acted) {
+        let others: Vec<usize> = (0..network.ports.len()).filter(|other| *other != self.index).collect();
+        for _ in 0..1 + self.random.below(self.options.burst) {
+            // Also to those it must not reach.
+            let to = self.random.pick(&others);
+            let before = acted.sent.len();
+            let own = self.station;
+            if self.random.chance(100) {
+                self.station = network.ports[to].station;
+            }
+            let done = match self.random.below(4) {
+                0 => self.send_odd(network, to, acted),
+                1 => self.send_large(network, to, acted),
+                _ => self.send_plain(network, to, acted),
+            };
+            self.station = own;
+            let last = acted.sent.get(before).map(|sent| (sent.header, sent.frame.clone()));
+            if let Some((mut header, mut frame)) = last.filter(|_| self.random.chance(500)) {
+                super::hostile::mutate(&mut header, &mut frame, &mut self.random);
+                self.send(header, frame, Expect::Any, acted);
+            }
+            if !done {
+                break;
+            }
+        }
+        let to = self.random.pick(&others);
+        if self.random.chance(100) {
+            self.talk_to_neighbours(network, to, acted);
+        }
     }
 
     fn receive(&mut self, now: u64, acted: &mut Acted) -> Result<(), NicError> {

@@ -57,10 +57,10 @@ pub fn push_ipv4(frame: &mut Vec<u8>, from: Ipv4Addr, to: Ipv4Addr, protocol: u8
     fill_ipv4_checksum(&mut frame[start..]);
 }
 
-/// Sets the header checksum of the IPv4 header at the start of `packet`.
+/// Sets the checksum of an IPv4 header.
 pub fn fill_ipv4_checksum(packet: &mut [u8]) {
     packet[10..12].fill(0);
-    let checksum = !fold(sum(&packet[..20]));
+    let checksum = !fold(sum(packet));
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 

@@ -2,7 +2,7 @@
 
 use super::checksum::{fold, sum};
 use super::frame::{Fill, TCP, UDP, fill_ipv4_checksum, set_checksum};
-use super::read::transport;
+use super::read::{ethertype, transport};
 use virtio_driver::{Gso, NetHeader};
 
 /// Completes what [`NetHeader::needs_csum`] leaves to the receiver.
@@ -44,7 +44,12 @@ pub fn make_partial(frame: &mut [u8]) -> Option<NetHeader> {
 pub fn segments(header: &NetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
     let at = transport(frame)?;
     let is_tcp = at.protocol == TCP;
-    if header.gso == Gso::None || header.gso_size == 0 || at.end != frame.len() {
+    if header.gso == Gso::None
+        || header.gso_size == 0
+        || at.end != frame.len()
+        || at.protocol == 1
+        || at.protocol == 58
+    {
         return None;
     }
     let header_len = if is_tcp { usize::from(frame.get(at.start + 12)? >> 4) * 4 } else { 8 };
@@ -53,16 +58,16 @@ pub fn segments(header: &NetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
     let size = usize::from(header.gso_size);
     let count = payload.len().div_ceil(size);
     let mut segments = Vec::with_capacity(count);
+    let (_, l3) = ethertype(frame)?;
     for (index, piece) in payload.chunks(size).enumerate() {
         let mut segment = frame.get(..payload_at)?.to_vec();
         segment.extend(piece);
-        let l3 = 14;
         if at.addresses.0.is_ipv4() {
             let id = u16::from_be_bytes([segment[l3 + 4], segment[l3 + 5]]).wrapping_add(index as u16);
             let length = (segment.len() - l3) as u16;
             segment[l3 + 2..l3 + 4].copy_from_slice(&length.to_be_bytes());
             segment[l3 + 4..l3 + 6].copy_from_slice(&id.to_be_bytes());
-            fill_ipv4_checksum(&mut segment[l3..l3 + 20]);
+            fill_ipv4_checksum(&mut segment[l3..at.start]);
         } else {
             let length = (segment.len() - l3 - 40) as u16;
             segment[l3 + 4..l3 + 6].copy_from_slice(&length.to_be_bytes());

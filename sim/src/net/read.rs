@@ -70,7 +70,11 @@ pub fn transport(frame: &[u8]) -> Option<Transport> {
             return None;
         }
         let length = usize::from(u16::from_be_bytes(take(frame, at + 2)?));
-        (at + usize::from(frame.get(at)? & 15) * 4, at + length, *frame.get(at + 9)?)
+        let header = usize::from(frame.get(at)? & 15) * 4;
+        if header < 20 {
+            return None;
+        }
+        (at + header, at + length, *frame.get(at + 9)?)
     } else {
         let length = usize::from(u16::from_be_bytes(take(frame, at + 4)?));
         (at + 40, at + 40 + length, *frame.get(at + 6)?)
