@@ -4,6 +4,7 @@
 #   scripts/setup.sh build    a C toolchain, DPDK's headers, libclang, Rust
 #   scripts/setup.sh demo     build, and QEMU with the parts of its guests
 #   scripts/setup.sh test     demo, and cargo-nextest and the foreign peers the end-to-end tests meet
+#   scripts/setup.sh bench    build, and the peers that make bench-compare runs beside towpathd
 #
 # Packages come from apt (as root), Rust from static.rust-lang.org, cargo-nextest from crates.io.
 set -euo pipefail
@@ -14,12 +15,14 @@ rust_version=1.95.0
 build=(build-essential pkg-config libdpdk-dev libclang-dev clang ca-certificates curl)
 demo=(qemu-system-x86 busybox-static xz-utils util-linux)
 test=(dpdk-dev tshark)
+bench=(dpdk-dev openvswitch-switch-dpdk util-linux)
 case $what in
 build) packages=("${build[@]}") ;;
 demo) packages=("${build[@]}" "${demo[@]}") ;;
 test) packages=("${build[@]}" "${demo[@]}" "${test[@]}") ;;
+bench) packages=("${build[@]}" "${bench[@]}") ;;
 *)
-    echo "usage: $0 build|demo|test" >&2
+    echo "usage: $0 build|demo|test|bench" >&2
     exit 2
     ;;
 esac

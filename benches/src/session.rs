@@ -1,7 +1,7 @@
 //! Running a generator in a thread of its own while this one does the timing.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -99,7 +99,7 @@ pub fn attach(
     let results: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = sockets
             .iter()
-            .map(|path| scope.spawn(move || Attachment::new(open(path, role, patience)?, config)))
+            .map(|path| scope.spawn(move || attach_one(path, role, config, patience)))
             .collect();
         handles.into_iter().map(|handle| handle.join().map_err(|_| SessionError::Panicked)).collect()
     });
@@ -109,6 +109,25 @@ pub fn attach(
         guests.push(Guest::attached(result??, endpoint(index), endpoint(index ^ 1)));
     }
     Ok(guests)
+}
+
+/// Attaches one guest. A back end that has not noticed yet that the last front end is gone turns the next one away; that
+/// is tried again, as a VMM does.
+fn attach_one(
+    path: &Path,
+    role: Role,
+    config: &AttachConfig,
+    patience: Duration,
+) -> Result<Attachment, AttachError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match Attachment::new(open(path, role, patience)?, config) {
+            Err(AttachError::Message { message: "SET_OWNER" | "GET_FEATURES", .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// When the parts of a run begin and end.
