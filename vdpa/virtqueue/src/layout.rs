@@ -149,13 +149,19 @@ pub(crate) trait Layout: Sized {
     /// Whether the driver wants to be interrupted for what was published and not signalled, as it can be seen now.
     fn interrupt_wanted(&self) -> bool;
 
+    /// The same by what was read with other things of late, if that says it: no read of its own.
+    #[inline(always)]
+    fn interrupt_hinted(&self) -> bool {
+        self.interrupt_wanted()
+    }
+
     /// Chains or descriptors published since the driver was last interrupted, or found to want nothing.
     fn unsignalled(&mut self) -> &mut u32;
 
     /// See `DeviceRing::interrupt_hint`.
     #[inline(always)]
     fn interrupt_hint(&mut self) -> bool {
-        let due = *self.unsignalled() != 0 && self.interrupt_wanted();
+        let due = *self.unsignalled() != 0 && self.interrupt_hinted();
         if due {
             *self.unsignalled() = 0;
         }

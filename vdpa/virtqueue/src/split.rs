@@ -39,6 +39,8 @@ pub(crate) struct Split {
     last_head: u16,
     /// Chains returned since the last decision on an interrupt.
     unsignalled: u32,
+    /// The driver's flags when its index was last read.
+    flags_seen: u16,
     /// Chains fetched and not returned, by head: a byte each, so that marking one does not wait for marking another.
     outstanding: Box<[u8]>,
 }
@@ -186,6 +188,7 @@ impl Layout for Split {
             next_used,
             last_head: 0,
             unsignalled: 0,
+            flags_seen: 0,
             outstanding: vec![0; entries].into_boxed_slice(),
         })
     }
@@ -211,6 +214,8 @@ impl Layout for Split {
                 return Err(RingError::AvailableJump { index, used: self.next_used, size: self.size });
             }
             self.avail_seen = index;
+            // They are neighbours: the line is here now.
+            self.flags_seen = u16::from_le(self.available.u16(FLAGS).load(Ordering::Relaxed));
             count = index.wrapping_sub(self.next_avail);
             // An index that went backwards is behind what we fetched already.
             if count > self.size {
@@ -388,6 +393,11 @@ impl Layout for Split {
         passed_event(self.used_event(), self.next_used, self.next_used.wrapping_sub(count))
     }
 
+    fn interrupt_hinted(&self) -> bool {
+        if self.event_idx { self.interrupt_wanted() } else { self.flags_seen & NO_NOTIFICATION == 0 }
+    }
+
+    #[inline(always)]
     fn unsignalled(&mut self) -> &mut u32 {
         &mut self.unsignalled
     }
