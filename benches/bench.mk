@@ -5,7 +5,7 @@
 BENCH_ARGS ?=
 
 bench: ## criterion benches of tables, rings, packets and the whole worker
-	$(CARGO) bench --locked --workspace --exclude towpath-dpdk --exclude towpath-dpdk-sys --benches -- --noplot
+	$(CARGO) bench --locked --workspace --exclude towpath-dpdk --exclude towpath-dpdk-sys --bench '*' -- --noplot
 
 bench-compare: ## towpathd against testpmd and Open vSwitch: table, SVG, target/bench/compare.json (BENCH_ARGS=--quick: 2 minutes)
 	scripts/setup.sh bench

@@ -220,8 +220,13 @@ impl MinimalGuest {
     #[inline]
     pub fn receive(&mut self) -> Result<usize, InProcessError> {
         let rx = &mut self.guest.rx;
-        let frames = rx.receive(64, |_| ()).map_err(|error| InProcessError::Broken(error.to_string()))?;
-        if frames > 0 {
+        let mut frames = 0;
+        loop {
+            let burst = rx.receive(64, |_| ()).map_err(|error| InProcessError::Broken(error.to_string()))?;
+            if burst == 0 {
+                break;
+            }
+            frames += burst;
             rx.refill(usize::MAX);
         }
         self.received += frames as u64;

@@ -52,6 +52,8 @@ impl Interrupt {
         let this = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
         {
+            // In this order: the first signal finds the flag clear and sets it, the second finds it set.
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&this.0))?;
             signal_hook::flag::register(signal, Arc::clone(&this.0))?;
         }
         Ok(this)
@@ -122,7 +124,9 @@ fn attach_one(
     let deadline = Instant::now() + patience;
     loop {
         match Attachment::new(open(path, role, patience)?, config) {
-            Err(AttachError::Message { message: "SET_OWNER" | "GET_FEATURES", .. }) if Instant::now() < deadline => {
+            Err(AttachError::Message { message: "SET_OWNER" | "GET_FEATURES", .. })
+                if Instant::now() < deadline =>
+            {
                 std::thread::sleep(Duration::from_millis(50));
             }
             other => return other,
