@@ -125,6 +125,8 @@ impl Taker {
         let places = self.taken.get_mut(self.count..end).unwrap_or(&mut []);
         let mut slots = places.iter_mut().zip(headers.slots());
         burst.extend_packets(|| {
+            // First whether there is one: what lies behind the last, the driver may be writing.
+            let (used, header_slot) = slots.next()?;
             let first = run.fetch()?;
             // One comparison for "longer than the header" and "not too long".
             let frame_len = (first.len() as usize).wrapping_sub(header_len);
@@ -132,7 +134,6 @@ impl Taker {
                 return None;
             }
             let extent = translator.translate(first.addr, first.len())?;
-            let (used, header_slot) = slots.next()?;
             *used = Used { id: L::id(&first), descs: 1, len: 0 };
             let (header, frame) = extent.split_at(header_len);
             if wanted {
