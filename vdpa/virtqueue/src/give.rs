@@ -114,7 +114,6 @@ impl Giver {
                 self.fetched += 1;
             }
         }
-        layout.prefetch_used(self.fetched);
         Ok(self.reserved())
     }
 

@@ -137,9 +137,6 @@ pub(crate) trait Layout: Sized {
     /// after the one before told of it.
     fn prefetch_now(&self, count: usize);
 
-    /// Hints that `count` chains will be returned soon.
-    fn prefetch_used(&self, count: usize);
-
     /// Asks the driver not to kick.
     fn suppress_kicks(&mut self, log: Option<&Arc<DirtyLog>>);
 

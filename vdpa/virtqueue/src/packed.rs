@@ -367,11 +367,6 @@ impl Layout for Packed {
         self.prefetch_next(count, false);
     }
 
-    #[inline(always)]
-    fn prefetch_used(&self, _count: usize) {
-        // The same lines that the descriptors were fetched from.
-    }
-
     fn suppress_kicks(&mut self, log: Option<&Arc<DirtyLog>>) {
         self.set_device_event(0, EVENTS_DISABLE, log);
     }

@@ -357,13 +357,6 @@ impl Layout for Split {
         }
     }
 
-    #[inline(always)]
-    fn prefetch_used(&self, count: usize) {
-        for step in (0..count + 7).step_by(8) {
-            self.used.prefetch_write(self.used_entry(self.next_used.wrapping_add(step as u16)));
-        }
-    }
-
     fn suppress_kicks(&mut self, log: Option<&Arc<DirtyLog>>) {
         if self.event_idx {
             // An index just behind us is passed again only after 65,535 more chains.

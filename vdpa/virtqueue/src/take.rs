@@ -101,7 +101,6 @@ impl Taker {
             }
         }
         self.busy = self.count - start >= FULL_ENOUGH;
-        layout.prefetch_used(if self.features.in_order { 1 } else { self.count - start });
         Ok(())
     }
 
