@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
-use virtio_driver::{Kick, RxError, RxQueue, SharedMemory, TxQueue, Virtqueue};
+use virtio_driver::{Kick, NetHeader, RxError, RxQueue, SharedMemory, TxQueue, Virtqueue};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::{
@@ -138,6 +138,11 @@ impl Guest {
             self.tx.reclaim(usize::MAX)?;
         }
         let count = count.min(self.tx.room()).min(BURST);
+        // The switch has read these lines since: ask for all of them back before writing the first.
+        for slot in (0..count).map_while(|ahead| self.tx.ahead(ahead)) {
+            self.memory.prefetch_write(slot.address);
+            self.memory.prefetch_write(slot.address.wrapping_sub(NetHeader::LEN as u64));
+        }
         let mut sent = 0;
         for _ in 0..count {
             let Some(slot) = self.tx.slot() else { break };

@@ -18,7 +18,7 @@ use super::{
     switches::{Switch, Work, freeze},
 };
 use crate::{
-    attach::AttachConfig,
+    attach::{AttachConfig, Role},
     calibrate::{CopyBandwidth, copy_bandwidth},
     clock::Clock,
     frame::Endpoint,
@@ -108,6 +108,7 @@ pub(super) struct Sampler {
 
 pub(super) const WARM: Duration = Duration::from_millis(80);
 pub(super) const SETTLE: Duration = Duration::from_millis(20);
+const REARRANGE: Duration = Duration::from_secs(1);
 pub(super) const PROBE: Duration = Duration::from_millis(60);
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Above this share of the generator's ceiling a throughput is the generator's.
@@ -228,6 +229,13 @@ impl Sampler {
             let endpoints = [Endpoint::numbered(0), Endpoint::numbered(1)];
             let guests = session::attach(&switch.sockets(), &endpoints, switch.role(), &config, PATIENCE)?;
             generators.insert(index, Generator::new(guests, self.clock)?);
+        }
+        // A switch that connects to us arranges its ports anew after the handshake.
+        for switch in
+            lab.switches.iter().filter(|switch| switch.role() == Role::Server && (switch.tso() || !visit.tso))
+        {
+            let _running = thaw(switch.as_ref())?;
+            self.interrupt.sleep(REARRANGE)?;
         }
         self.last_probe = None;
         let mut done = false;

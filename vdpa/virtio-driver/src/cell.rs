@@ -75,3 +75,16 @@ pub(crate) fn prefetch(address: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+/// Asks for the cache line at `address` for writing (exclusive). Any address is allowed: a prefetch never faults.
+#[inline]
+pub(crate) fn prefetch_write(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: PREFETCHW does not fault on any address; processors without it run it as a no-op. The intrinsic would become
+    // a prefetch for reading, since the instruction is not in any x86-64 level.
+    unsafe {
+        core::arch::asm!("prefetchw [{0}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

@@ -291,6 +291,14 @@ impl SharedMemory {
             crate::cell::prefetch(pointer.as_ptr());
         }
     }
+
+    /// Asks for the cache line at a guest address, to be written. Outside the region it does nothing.
+    #[inline]
+    pub fn prefetch_write(&self, address: u64) {
+        if let Ok(pointer) = self.pointer(address, 1) {
+            crate::cell::prefetch_write(pointer.as_ptr());
+        }
+    }
 }
 
 impl Drop for SharedMemory {
