@@ -77,7 +77,7 @@ pub fn act(world: &mut World, fault: Fault) -> anyhow::Result<bool> {
     let attached = world.attached[guest].is_some();
     match fault {
         Fault::Stall => world.scene.guests[guest].stalled_until = until,
-        Fault::KickLost => world.scene.plugs[guest].lost_kicks += 1 + world.random.below(3) as u32,
+        Fault::KickLost => world.scene.plugs[guest].lost_kicks += 2 + world.random.below(8) as u32,
         Fault::WorkerDelayed => world.scene.seats[worker].delayed_until = until,
         Fault::SlowRefill => world.scene.guests[guest].slow_until = until,
         Fault::Flood => world.scene.guests[guest].flood_until = until,

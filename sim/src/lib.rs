@@ -16,6 +16,7 @@ pub mod options;
 pub mod plant;
 pub mod queues;
 pub mod random;
+pub mod report;
 pub mod run;
 pub mod scene;
 pub mod trace;

@@ -67,8 +67,9 @@ fn apply(world: &mut World) -> anyhow::Result<()> {
     for guest in 0..world.scene.guests.len() {
         let station = world.scene.network.ports[guest].station;
         let actor = &mut world.scene.guests[guest];
-        if actor.station != station && actor.nic.is_some() {
-            actor.station = station;
+        // One that is off learns them when it starts.
+        let moved = std::mem::replace(&mut actor.station, station) != station;
+        if moved && actor.nic.is_some() {
             world.restart(guest, true)?;
         }
     }

@@ -3,9 +3,11 @@
 use crate::check::Violation;
 use crate::faults::Fault;
 use crate::guest::actor::Acted;
+use crate::guest::stack::Achieved;
 use crate::options::Options;
 use crate::plant::Plant;
 use crate::scene::Stats;
+use crate::trace::hash;
 use crate::world::World;
 
 /// Virtual time in which every legal flow must pass after the faults stopped, in nanoseconds.
@@ -24,8 +26,39 @@ pub struct Outcome {
     pub digest: u64,
     /// Numbers.
     pub stats: Stats,
+    /// What the guests' programs achieved, all together.
+    pub achieved: Achieved,
     /// What a checker found.
     pub violation: Option<Violation>,
+}
+
+/// Many runs together.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Runs.
+    pub seeds: u64,
+    /// Runs in which a checker found something.
+    pub failed: u64,
+    /// Runs without the content a run must have.
+    pub poor: u64,
+    /// Their numbers.
+    pub stats: Stats,
+    /// What guests' programs achieved.
+    pub achieved: Achieved,
+    /// Digest of their digests.
+    pub digest: u64,
+}
+
+impl Totals {
+    /// Adds a run.
+    pub fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.failed += u64::from(outcome.violation.is_some());
+        self.poor += u64::from(!outcome.is_full());
+        self.stats.add(&outcome.stats);
+        self.achieved.add(&outcome.achieved);
+        self.digest = hash(&[self.digest.to_le_bytes(), outcome.digest.to_le_bytes()].concat());
+    }
 }
 
 impl Outcome {
@@ -53,7 +86,9 @@ pub fn run(options: Options, plant: Option<Plant>, print: bool) -> anyhow::Resul
         Err(error) => Some(error.downcast::<Violation>()?),
     };
     let stats = std::mem::take(&mut world.scene.stats);
-    Ok(Outcome { seed, digest: world.scene.trace.digest(), stats, violation })
+    let mut achieved = Achieved::default();
+    world.scene.guests.iter().filter_map(|guest| guest.stack.as_ref()).for_each(|stack| achieved.add(&stack.achieved));
+    Ok(Outcome { seed, digest: world.scene.trace.digest(), stats, achieved, violation })
 }
 
 fn all(world: &mut World) -> anyhow::Result<()> {

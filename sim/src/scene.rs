@@ -15,6 +15,7 @@ use engine::{Armed, DropReason, PortIndex, QueueFault};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use switch::{QueueId, Worker};
+use virtio_driver::Gso;
 use virtqueue::Counter;
 
 /// How long a worker waits until it looks again after it found nothing, in nanoseconds; doubles up to the last.
@@ -427,11 +428,15 @@ impl Scene {
         self.accounts[guest].returned += acted.returned;
         for packet in &acted.received {
             self.trace.frame(self.now, "received", guest, packet.pair, &packet.bytes);
-            self.stats.edge(
-                if packet.header.needs_csum { "received, checksum left" } else { "received, whole" },
-                1,
-            );
-            self.ledger.arrived(guest, packet, &self.network)?;
+            let edge = match (packet.header.gso, packet.header.needs_csum) {
+                (Gso::None, false) => "received, whole",
+                (Gso::None, true) => "received, checksum left",
+                _ => "received, to be cut",
+            };
+            self.stats.edge(edge, 1);
+            if self.ledger.arrived(guest, packet, &self.network)? {
+                self.stats.edge("received, cut", 1);
+            }
         }
         if acted.resets {
             self.resets.push(guest);

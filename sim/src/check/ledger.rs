@@ -182,28 +182,29 @@ impl Ledger {
         entries.get_mut(at)
     }
 
-    /// Compares what guest `to` got.
+    /// Compares what guest `to` got; whether it is a segment of something larger.
     ///
     /// # Errors
     ///
     /// Nobody sent it, or not to that guest, or it came before.
-    pub fn arrived(&mut self, to: usize, received: &Received, network: &Network) -> Checked {
+    pub fn arrived(&mut self, to: usize, received: &Received, network: &Network) -> Result<bool, Violation> {
         let arrivals = &mut self.arrivals[to];
         arrivals.bytes += received.bytes.len() as u64;
         if let Some(Neighbour::Says(address, mac)) = neighbour(&received.bytes) {
             arrivals.packets += 1;
             arrivals.answers += 1;
-            return self.answered(to, received, address, mac, network);
+            return self.answered(to, received, address, mac, network).map(|()| false);
         }
         let Some((entry, segment)) = self.match_frame(to, received, network) else {
             if received.bytes.len() > 12 && self.strange.iter().any(|macs| *macs == received.bytes[..12]) {
                 self.uncertain[to] = true;
-                return Ok(());
+                return Ok(false);
             }
             return Err(self.unmatched(to, received));
         };
         self.arrive(to, received, entry, segment)?;
-        isolation::check(network, &self.entries[entry], to, &received.bytes)
+        isolation::check(network, &self.entries[entry], to, &received.bytes)?;
+        Ok(segment.is_some())
     }
 
     fn arrive(&mut self, to: usize, received: &Received, at: usize, segment: Option<usize>) -> Checked {

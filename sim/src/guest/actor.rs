@@ -189,7 +189,7 @@ impl Guest {
             let sound = nic.reclaim(pair).is_ok() && nic.refill(pair, self.options.refill).is_ok();
             acted.resets |= !sound && self.random.chance(100);
         }
-        acted.resets |= self.random.chance(5);
+        acted.resets |= !self.quiet && self.random.chance(5);
         if !self.quiet {
             self.send_harm(network, acted);
         }
@@ -201,7 +201,7 @@ impl Guest {
         }
         acted.kicks =
             (0..nic.pairs.len()).filter(|pair| nic.publish(*pair) || self.random.chance(100)).collect();
-        acted.busy = true;
+        acted.busy = !self.quiet;
     }
 
     fn send_harm(&mut self, network: &Network, acted: &mut Acted) {
@@ -361,10 +361,11 @@ impl Guest {
     pub fn send_plain(&mut self, network: &Network, to: usize, acted: &mut Acted) -> bool {
         let protocol = self.random.pick(&[UDP, UDP, TCP]);
         let flow = self.flow(network, to, protocol);
-        let length = if self.random.chance(500) {
-            18 + self.random.below(64) as u64
-        } else {
-            self.random.between(8, PAYLOAD_MAX)
+        let length = match self.random.below(100) {
+            0..50 => 18 + self.random.below(64) as u64,
+            // Longer than the MTU: for whoever has such buffers.
+            50..53 if self.options.kind != Kind::Honest => self.random.between(1480, 1900),
+            _ => self.random.between(8, PAYLOAD_MAX),
         };
         let payload = self.payload(length as usize);
         let mut frame = packet(&flow, self.numbers, &payload, Fill::Whole);

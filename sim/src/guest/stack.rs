@@ -111,6 +111,17 @@ pub struct Achieved {
     pub wrong: u64,
 }
 
+impl Achieved {
+    /// Adds another stack's.
+    pub fn add(&mut self, other: &Self) {
+        self.pings += other.pings;
+        self.echoes += other.echoes;
+        self.transfers += other.transfers;
+        self.bytes += other.bytes;
+        self.wrong += other.wrong;
+    }
+}
+
 struct Sending {
     socket: SocketHandle,
     total: usize,

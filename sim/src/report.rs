@@ -1,0 +1,72 @@
+//! Tables of what a set of seeds reached.
+
+use crate::faults::Fault;
+use crate::guest::stack::Achieved;
+use crate::scene::Stats;
+use engine::DropReason;
+use std::fmt::Write;
+
+/// What a set of seeds must reach each reason, fault and edge, at least.
+pub const REACHED: u64 = 100;
+
+/// Edges of the pipeline that a set of seeds must take.
+pub const EDGES: &[&str] = &[
+    "taken",
+    "forwarded",
+    "answered",
+    "dropped by a stage",
+    "lost in delivery",
+    "handed over",
+    "received, whole",
+    "received, checksum left",
+    "received, to be cut",
+    "received, cut",
+    "address moved",
+    "queue broke",
+    "worker sleeps",
+    "kicks",
+    "kicks lost",
+    "interrupts",
+    "handshakes",
+    "port added",
+    "port removed",
+    "port shut down or opened",
+    "addresses changed",
+    "allowed addresses changed",
+];
+
+/// Everything that is to be reached, with how often it was: kind, name, count.
+#[must_use]
+pub fn rows(stats: &Stats) -> Vec<(&'static str, &'static str, u64)> {
+    let drops = DropReason::ALL
+        .iter()
+        .map(|reason| ("drop", reason.name(), stats.drops.get(reason).copied().unwrap_or(0)));
+    let faults = Fault::ALL
+        .iter()
+        .map(|fault| ("fault", fault.name(), stats.faults.get(fault.name()).copied().unwrap_or(0)));
+    let edges = EDGES.iter().map(|edge| ("edge", *edge, stats.edges.get(edge).copied().unwrap_or(0)));
+    drops.chain(faults).chain(edges).collect()
+}
+
+/// What was reached too seldom.
+#[must_use]
+pub fn missing(stats: &Stats) -> Vec<(&'static str, &'static str, u64)> {
+    rows(stats).into_iter().filter(|(_, _, count)| *count < REACHED).collect()
+}
+
+/// The table of all rows.
+#[must_use]
+pub fn table(stats: &Stats, achieved: &Achieved, seeds: u64) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "{seeds} seeds: {} steps, {} packets; {} pings and {} echoes answered, {} TCP transfers whole, {} bytes by TCP",
+        stats.steps, stats.packets, achieved.pings, achieved.echoes, achieved.transfers, achieved.bytes
+    );
+    for (kind, name, count) in rows(stats) {
+        let mark = if count < REACHED { "  below 100" } else { "" };
+        let _ = writeln!(text, "  {kind:<6} {name:<28} {count:>10}{mark}");
+    }
+    text
+}
