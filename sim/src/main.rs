@@ -59,7 +59,10 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 fn plant_of(number: Option<usize>) -> anyhow::Result<Option<Plant>> {
     let Some(number) = number else { return Ok(None) };
     let plant = number.checked_sub(1).and_then(|at| Plant::ALL.get(at));
-    plant.copied().map(Some).with_context(|| format!("plant {number}: there are plants 1 to {}", Plant::ALL.len()))
+    plant
+        .copied()
+        .map(Some)
+        .with_context(|| format!("plant {number}: there are plants 1 to {}", Plant::ALL.len()))
 }
 
 /// The command that repeats a run.
@@ -116,7 +119,10 @@ fn run_many(seeds: Range<u64>, steps: u64, plant: Option<usize>) -> anyhow::Resu
     }
     eprintln!();
     print!("{}", report::table(&totals.stats, &totals.achieved, totals.seeds));
-    println!("{} of {} seeds had less than 2,000 steps, 5,000 packets or 5 faults of 3 kinds", totals.poor, totals.seeds);
+    println!(
+        "{} of {} seeds had less than 2,000 steps, 5,000 packets or 5 faults of 3 kinds",
+        totals.poor, totals.seeds
+    );
     println!("digest of all {:016x}", totals.digest);
     Ok(totals.failed == 0)
 }
@@ -134,7 +140,9 @@ fn find_plants(seeds: &Range<u64>) -> anyhow::Result<bool> {
         }
         all &= found.is_some();
         match found {
-            Some((seed, violation)) => println!("{number:>3} {:<22} seed {seed:>4} {}", format!("{plant:?}"), violation.checker),
+            Some((seed, violation)) => {
+                println!("{number:>3} {:<22} seed {seed:>4} {}", format!("{plant:?}"), violation.checker);
+            }
             None => println!("{number:>3} {:<22} NOT FOUND", format!("{plant:?}")),
         }
     }

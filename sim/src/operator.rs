@@ -32,7 +32,7 @@ pub fn change(world: &mut World) -> anyhow::Result<()> {
         _ => {
             let subnet = world.scene.network.ports[guest].subnet;
             // A place that nobody has had: late packets cannot be taken for somebody else's.
-            let place = 30 + world.random.below(190) as u8;
+            let place = 110 + world.random.below(140) as u8;
             let free = world.scene.network.ports.iter().all(|port| port.station != station(subnet, place));
             let past =
                 world.scene.network.past.iter().all(|(_, _, port)| port.station != station(subnet, place));

@@ -87,7 +87,12 @@ pub fn run(options: Options, plant: Option<Plant>, print: bool) -> anyhow::Resul
     };
     let stats = std::mem::take(&mut world.scene.stats);
     let mut achieved = Achieved::default();
-    world.scene.guests.iter().filter_map(|guest| guest.stack.as_ref()).for_each(|stack| achieved.add(&stack.achieved));
+    world
+        .scene
+        .guests
+        .iter()
+        .filter_map(|guest| guest.stack.as_ref())
+        .for_each(|stack| achieved.add(&stack.achieved));
     Ok(Outcome { seed, digest: world.scene.trace.digest(), stats, achieved, violation })
 }
 

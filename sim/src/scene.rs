@@ -309,7 +309,7 @@ impl Scene {
         let queues: usize = self.guests.iter().map(|guest| usize::from(guest.options.nic.pairs)).sum();
         work::check(&progress, queues as u64, self.seats.len())?;
         self.take_seen(watch.seen)?;
-        if self.stats.steps % AUDIT_EVERY == 0 {
+        if self.stats.steps.is_multiple_of(AUDIT_EVERY) {
             self.audit()?;
         }
         let woken: Vec<usize> =

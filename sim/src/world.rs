@@ -14,7 +14,7 @@ use crate::scene::Scene;
 use crate::trace::Trace;
 use agent::{Action, Agent};
 use anyhow::Context;
-use engine::{Announcement, PortIndex, TxQueue};
+use engine::{Announcement, DropReason, PortIndex, TxQueue};
 use guest_mem::{GuestMemory, RegionSpec};
 use model::Name;
 use ports::vhost::{NetFeatures, VhostRx, VhostTx};
@@ -235,7 +235,7 @@ impl World {
                     }
                 }
                 Action::UnbindAddress { subnet, address, port } => {
-                    self.control.unbind_address(subnet, address, port)
+                    self.control.unbind_address(subnet, address, port);
                 }
             }
         }
@@ -541,6 +541,11 @@ impl World {
         }
         if self.held.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.held = None;
+        }
+        if self.mischief.is(Plant::InventDrop)
+            && let Some(shard) = self.scene.plugs[0].port.and_then(|port| self.control.shard(port, 0))
+        {
+            shard.count_drop(DropReason::ReceiverFull, 1);
         }
         self.control.reclaim();
         let (control, agent) = (&self.control, &mut self.agent);

@@ -202,6 +202,11 @@ impl Ledger {
             }
             return Err(self.unmatched(to, received));
         };
+        let key = hash(&without_checksum(&received.bytes));
+        if segment.is_some() && self.changed.get(&key).is_some_and(|alike| alike.len() > 1) {
+            // Which of two equal large sends it is a part of cannot be told.
+            self.uncertain[to] = true;
+        }
         self.arrive(to, received, entry, segment)?;
         isolation::check(network, &self.entries[entry], to, &received.bytes)?;
         Ok(segment.is_some())

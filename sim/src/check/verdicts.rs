@@ -136,7 +136,7 @@ pub fn check(
                 check_output(ledger, network, &guest_of, port, output, key)?;
             }
             Seen::Dropped { port, reason } => {
-                *tallies.entry(port).or_default().dropped.entry(reason).or_default() += 1
+                *tallies.entry(port).or_default().dropped.entry(reason).or_default() += 1;
             }
         }
     }

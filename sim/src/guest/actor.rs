@@ -292,8 +292,11 @@ impl Guest {
         let count = if flooding { 64 } else { 1 + self.random.below(self.options.burst) };
         let to = neighbours[self.random.below(neighbours.len())];
         for _ in 0..count {
-            let to =
-                if self.random.chance(200) { neighbours[self.random.below(neighbours.len())] } else { to };
+            let to = match self.random.below(100) {
+                0..20 => neighbours[self.random.below(neighbours.len())],
+                20..23 => self.anybody(network),
+                _ => to,
+            };
             let done = if self.random.chance(self.options.odd) {
                 self.send_odd(network, to, acted)
             } else if self.random.chance(self.options.large) {
@@ -403,6 +406,9 @@ impl Guest {
     }
 
     fn send_odd(&mut self, network: &Network, to: usize, acted: &mut Acted) -> bool {
+        if self.random.chance(30) {
+            return self.send_empty(acted);
+        }
         let reason = self.random.pick(PROVOKED);
         let Some((header, frame)) =
             odd_frame(reason, &self.station, &network.ports[to].station, &mut self.random)
@@ -421,12 +427,30 @@ impl Guest {
         self.send(header, frame, expect, acted)
     }
 
+    /// A guest that has or had a place in this one's subnet, there or not.
+    fn anybody(&mut self, network: &Network) -> usize {
+        let mine = network.ports[self.index].subnet;
+        let all: Vec<usize> = (0..network.ports.len())
+            .filter(|other| *other != self.index && network.ports[*other].subnet == mine)
+            .collect();
+        self.random.pick(&all)
+    }
+
+    /// A chain that holds a header and no packet: refused, returned, and never seen again.
+    fn send_empty(&mut self, acted: &mut Acted) -> bool {
+        let Some(nic) = &mut self.nic else { return false };
+        acted.busy |= nic.send(0, &NetHeader::default(), &[], &mut self.random);
+        true
+    }
+
     fn talk_to_neighbours(&mut self, network: &Network, to: usize, acted: &mut Acted) {
         let other = network.ports[to].station;
         let vip = vips(network.ports[self.index].subnet);
         let [IpAddr::V4(vip4), IpAddr::V6(vip6)] = vip else { return };
         let mine = network.ports[self.index].vip;
-        let frames = match self.random.below(4) {
+        let elsewhere = network.ports[self.random.below(network.ports.len())].station;
+        let frames = match self.random.below(5) {
+            4 => vec![arp_request(&self.station, elsewhere.v4), solicitation(&self.station, elsewhere.v6)],
             0 => vec![arp_request(&self.station, other.v4), solicitation(&self.station, other.v6)],
             1 => vec![arp_request(&self.station, vip4), solicitation(&self.station, vip6)],
             _ if mine && (!self.announced || self.random.chance(300)) => {

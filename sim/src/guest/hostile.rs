@@ -134,7 +134,7 @@ pub fn mutate(header: &mut virtio_driver::NetHeader, frame: &mut Vec<u8>, random
                     virtio_driver::Gso::TcpV4,
                     virtio_driver::Gso::TcpV6,
                     virtio_driver::Gso::UdpL4,
-                ])
+                ]);
             }
             3 => header.gso_size = random.pick(&[0, 1, 2, 100, 1448, u16::MAX]),
             4 => (header.needs_csum, header.csum_start) = (true, random.below(200) as u16),

@@ -510,7 +510,7 @@ fn check_poison(
 /// Lengths of the pieces a frame is sent in.
 fn pieces_of(config: &NicConfig, header: usize, total: usize, max: usize, random: &mut Random) -> Vec<usize> {
     if !config.odd_layouts {
-        let apart = random.chance(300);
+        let apart = total > header && random.chance(300);
         return if apart { vec![header, total - header] } else { vec![total] };
     }
     let mut pieces = Vec::new();
