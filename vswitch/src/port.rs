@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use switch::Control;
 use tables::TokenBucket;
@@ -40,9 +41,11 @@ pub enum Phase {
 }
 
 /// What the ring of a queue was last seen to be, for the status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Running {
     packed: bool,
+    /// For a queue the guest receives by: set when it has refused a frame.
+    stopped: Option<Arc<AtomicBool>>,
 }
 
 /// A guest that polls needs no interrupts.
@@ -195,9 +198,10 @@ impl Port {
         }
         let broken: Vec<u16> = self
             .running
-            .keys()
-            .copied()
-            .filter(|index| is_receive(*index) && self.tx_is_broken(*index, around))
+            .iter()
+            .filter(|(_, running)| running.stopped.as_ref().is_some_and(|stopped| stopped.load(Relaxed)))
+            .map(|(index, _)| *index)
+            .filter(|index| self.tx_is_broken(*index, around))
             .collect();
         for index in broken {
             if let Some(base) = self.stop_queue(index, around) {
@@ -345,8 +349,10 @@ impl Port {
         let (index, pair) = (ready.index, ready.index / 2);
         let packed = ready.ring.features().layout == virtqueue::RingLayout::Packed;
         let notifier = notifier_of(ready.call);
+        let mut stopped = None;
         let worker = if is_receive(index) {
             let queue = VhostTx::new(ready.ring, net, notifier);
+            stopped = Some(queue.stopped());
             around.control.attach_tx(self.index, pair, Box::new(queue));
             around.control.home(self.index)
         } else {
@@ -359,7 +365,7 @@ impl Port {
             }
             worker
         };
-        self.running.insert(index, Running { packed });
+        self.running.insert(index, Running { packed, stopped });
         // Every worker must hear of a new output; the home worker of a new queue looks into it without a kick.
         around.wakers.iter().for_each(Waker::wake);
         tracing::debug!(port = %self.plan.name, index, packed, ?worker, "queue started");

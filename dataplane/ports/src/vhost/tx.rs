@@ -5,6 +5,7 @@ use buf::{Frame, Offload};
 use engine::{OffloadCapabilities, TxQueue, TxReport};
 use guest_mem::{DirtyLog, GuestMemory};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use virtqueue::{DeviceRing, GiveError, Notifier, Ring, SetupError};
 
 /// Buffers asked for a burst ahead.
@@ -15,6 +16,7 @@ pub struct VhostTx {
     ring: Ring,
     features: NetFeatures,
     notifier: Arc<dyn Notifier>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl VhostTx {
@@ -22,7 +24,7 @@ impl VhostTx {
     pub fn new(mut ring: Ring, features: NetFeatures, notifier: Arc<dyn Notifier>) -> Self {
         // A guest that refills its buffers need not tell: they are looked at when there is something to give.
         ring.suppress_kicks();
-        Self { ring, features, notifier }
+        Self { ring, features, notifier, stopped: Arc::default() }
     }
 
     /// Moves to another memory map.
@@ -32,6 +34,12 @@ impl VhostTx {
     /// The ring is not in the new memory; the queue takes nothing any more.
     pub fn set_memory(&mut self, memory: Arc<GuestMemory>) -> Result<(), SetupError> {
         self.ring.set_memory(memory)
+    }
+
+    /// Set once the ring has refused a frame because it is broken or gone. To be looked at without taking the queue from its worker,
+    /// which would lose what arrives meanwhile.
+    pub fn stopped(&self) -> Arc<AtomicBool> {
+        self.stopped.clone()
     }
 
     /// The ring, to read where it stands or to change its log.
@@ -80,6 +88,9 @@ impl TxQueue for VhostTx {
                 Err(GiveError::TooSmall) => report.too_large += 1,
                 Err(_) => report.stopped += 1,
             }
+        }
+        if report.stopped > 0 {
+            self.stopped.store(true, Ordering::Relaxed);
         }
         report
     }
