@@ -39,7 +39,8 @@ fn bystand(setting: &Setting<4>, stop: &AtomicBool) -> Result<u32> {
     let (mut one, mut other) = (setting.attach(2)?, setting.attach(3)?);
     let mut passed = 0;
     while !stop.load(Ordering::Relaxed) {
-        ping_pong((&mut one, ports[0]), (&mut other, ports[1]), 10, LIMIT)?;
+        ping_pong((&mut one, ports[0]), (&mut other, ports[1]), 10, LIMIT)
+            .with_context(|| format!("the bystander, after {passed} packets; {}", setting.describe()))?;
         passed += 10;
     }
     Ok(passed)
@@ -114,10 +115,12 @@ fn attack(setting: &Setting<4>, port: &Port, process: u32) -> Result<()> {
     for length in 0..=bytes.len() {
         hang_up_after(&port.socket, &bytes[..length])?;
     }
-    wait::until("the daemon to let go of everything", LIMIT, || {
-        Ok((holdings(process)? == before).then_some(()))
-    })
-    .with_context(|| format!("{before:?} before, {:?} after", holdings(process)))
+    // Connections of the command line may have been among what it held before.
+    let let_go = |now: &Holdings| {
+        now.descriptors <= before.descriptors && now.threads <= before.threads && now.maps <= before.maps
+    };
+    wait::until("the daemon to let go of everything", LIMIT, || Ok(let_go(&holdings(process)?).then_some(())))
+        .with_context(|| format!("{before:?} before, {:?} after", holdings(process)))
 }
 
 #[test]

@@ -48,6 +48,16 @@ impl<const N: usize> Setting<N> {
         Ok(Self { daemon, ports, scratch })
     }
 
+    /// What a person would ask for first when something went wrong.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = String::new();
+        let ports = self.ports.iter().map(|port| vec!["describe", "port", &port.name]);
+        for command in ports.chain([vec!["workers"]]) {
+            text.push_str(&self.daemon.towpath_text(&command).unwrap_or_else(|e| e.to_string()));
+        }
+        text
+    }
+
     /// A front end on port `number`, which forwards for it.
     pub(crate) fn attach(&self, number: usize) -> Result<Frontend> {
         self.attach_to(&self.ports[number])

@@ -22,7 +22,7 @@ fn packets_go_round_on_all_ten_ring_paths_and_none_is_lost() -> Result<()> {
             last = guests.received()?;
             Ok(last.iter().all(|&n| n > 10_000).then_some(()))
         })
-        .with_context(|| format!("received {last:?}; {:?}", setting.daemon.port(&one.name)))?;
+        .with_context(|| format!("received {last:?}; {}", setting.describe()))?;
         let status = setting.daemon.port(&one.name)?["status"].take();
         let layout = if path.name.starts_with("packed") { "packed" } else { "split" };
         ensure!(status["ringLayout"] == layout, "{}: {status}", path.name);
