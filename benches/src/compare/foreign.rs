@@ -59,11 +59,11 @@ impl Foreign {
             );
             args.extend(["--vdev".to_string(), device]);
         }
-        let rest = "-- --interactive --nb-cores=1 --forward-mode=io --mbcache=512 --portlist=0,2,1,3 --no-lsc-interrupt";
+        let rest = "-- --interactive --nb-cores=1 --forward-mode=io --mbcache=512 --portlist=0,2,1,3 --no-lsc-interrupt --disable-link-check";
         args.extend(rest.split(' ').map(str::to_string));
         let log = places.folder.join("foreign.log");
         let mut dialogue = Dialogue::start("testpmd (generator)", "dpdk-testpmd", &args, &log)?;
-        dialogue.expect("Checking link statuses", Duration::from_secs(20)).with_context(|| tail(&log))?;
+        dialogue.expect("Done", Duration::from_secs(60)).with_context(|| tail(&log))?;
         dialogue.ask(&["start"], "packets/burst=").with_context(|| tail(&log))?;
         Ok(Self { dialogue })
     }

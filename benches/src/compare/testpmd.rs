@@ -56,12 +56,12 @@ impl Testpmd {
             arguments
                 .extend(["--vdev".to_string(), format!("net_vhost{index},iface={},queues=1", text(socket))]);
         }
-        let rest = "-- --interactive --nb-cores=1 --forward-mode=io --no-lsc-interrupt --record-core-cycles --auto-start";
+        let rest = "-- --interactive --nb-cores=1 --forward-mode=io --no-lsc-interrupt --disable-link-check --record-core-cycles --auto-start";
         arguments.extend(rest.split(' ').map(str::to_string));
         let log = places.folder.join(format!("{name}.log"));
         let mut dialogue = Dialogue::start(name, "dpdk-testpmd", &arguments, &log)
             .context("is the Debian package dpdk-dev installed?")?;
-        dialogue.expect("packets/burst=", Duration::from_secs(20))?;
+        dialogue.expect("packets/burst=", Duration::from_secs(60))?;
         let version = std::fs::read_to_string(&log)
             .unwrap_or_default()
             .lines()
