@@ -67,6 +67,18 @@ spec:
 
 #[test]
 #[ignore = "needs the binaries built: run by `make test`"]
+fn the_example_is_valid() -> Result<()> {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/example");
+    let (file, folder) = (format!("{example}/towpathd.yaml"), format!("{example}/manifests"));
+    let output = Command::new(binary("towpathd")?)
+        .args(["--check", "--config", &file, "--manifests", &folder])
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the binaries built: run by `make test`"]
 fn a_reload_touches_only_what_changed() -> Result<()> {
     let mut setting = Setting::<2>::start()?;
     let (mut one, mut other) = (setting.attach(0)?, setting.attach(1)?);
