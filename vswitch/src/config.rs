@@ -30,8 +30,6 @@ pub struct Config {
     pub host: Name,
     /// The polling threads.
     pub workers: Workers,
-    /// Arguments for DPDK's EAL besides what towpathd chooses.
-    pub eal: Vec<String>,
     /// Socket of the API.
     pub api_socket: PathBuf,
     /// Address on which metrics are served over HTTP; port 0 takes any that is free.
@@ -180,7 +178,6 @@ fn read_fields(
 ) -> Config {
     let host = read_host(&mut fields, reader, machine);
     let workers = read_workers(&mut fields, reader, machine);
-    let eal = fields.list(reader, "eal", read_eal).unwrap_or_default();
     let api_socket = read_api(&mut fields, reader);
     let metrics = read_metrics(&mut fields, reader);
     let manifests = fields.parse(reader, "manifests", |text| read_folder(text, file));
@@ -189,6 +186,12 @@ fn read_fields(
         "uplink",
         "uplinks are not supported by this version",
         "remove the field: ports of this host reach each other, and no other host",
+    );
+    fields.unsupported(
+        reader,
+        "eal",
+        "DPDK devices are not supported by this version",
+        "remove the field: without an uplink there is nothing for DPDK's EAL to do",
     );
     fields.unsupported(
         reader,
@@ -206,7 +209,7 @@ fn read_fields(
         limits.finish(reader);
     }
     fields.finish(reader);
-    Config { file: file.map(Path::to_owned), host, workers, eal, api_socket, metrics, manifests }
+    Config { file: file.map(Path::to_owned), host, workers, api_socket, metrics, manifests }
 }
 
 fn read_host(fields: &mut Fields<'_>, reader: &mut Reader, machine: &Machine) -> Name {
@@ -275,16 +278,6 @@ fn read_cores(workers: &mut Fields<'_>, reader: &mut Reader, machine: &Machine) 
     Some(cores)
 }
 
-fn read_eal(text: &str) -> Parsed<String> {
-    match text.is_empty() || text.chars().any(char::is_control) {
-        true => Err(Refusal::new(
-            "not an argument",
-            "write one argument for each item, as [\"--iova-mode\", \"va\"]",
-        )),
-        false => Ok(text.to_owned()),
-    }
-}
-
 fn read_api(fields: &mut Fields<'_>, reader: &mut Reader) -> PathBuf {
     let default = PathBuf::from(api::DEFAULT_SOCKET);
     let Some(mut section) = fields.mapping(reader, "api") else { return default };
@@ -350,7 +343,6 @@ mod tests {
                 file: None,
                 host: Name::parse("node-x").unwrap(),
                 workers: Workers { cores: vec![3], idle: Idle::Adaptive },
-                eal: vec![],
                 api_socket: "/run/towpath/api.sock".into(),
                 metrics: "127.0.0.1:9464".parse().unwrap(),
                 manifests: None,
@@ -366,14 +358,13 @@ mod tests {
     #[test]
     fn every_field() {
         let config = read(
-            "host: node-a\nworkers: {cores: [2, 3], idle: poll}\neal: ['--iova-mode', va]\n\
+            "host: node-a\nworkers: {cores: [2, 3], idle: poll}\n\
              api: {socket: /run/x/api.sock, listen: null, tls: null}\nmetrics: {listen: '[::1]:0'}\nmanifests: manifests\n\
-             store: null\nuplink:\nlimits: {}\n",
+             store: null\nuplink:\neal:\nlimits: {}\n",
         )
         .unwrap();
         assert_eq!(config.host.as_str(), "node-a");
         assert_eq!(config.workers, Workers { cores: vec![2, 3], idle: Idle::Poll });
-        assert_eq!(config.eal, ["--iova-mode", "va"]);
         assert_eq!(config.api_socket, Path::new("/run/x/api.sock"));
         assert_eq!(config.metrics, "[::1]:0".parse().unwrap());
         assert_eq!(config.manifests.as_deref(), Some(Path::new("/etc/towpath/manifests")));
@@ -417,7 +408,7 @@ mod tests {
         refused("api: {socket: run/api.sock}", &["api.socket \"run/api.sock\": not an absolute path"]);
         refused(&format!("api: {{socket: /{}}}", "x".repeat(107)), &["does not fit a socket's address"]);
         refused("metrics: {listen: 9464}", &["metrics.listen \"9464\": not an address and port"]);
-        refused("eal: [\"a\\nb\"]", &["eal[0]"]);
+        refused("eal: [--iova-mode]", &["eal: DPDK devices are not supported by this version"]);
         refused("[1]", &["is a list, not a mapping"]);
         refused("host: a\n---\nkind: Vpc\n", &["a second document"]);
         refused("host: [", &["not valid YAML"]);

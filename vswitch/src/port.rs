@@ -115,7 +115,9 @@ impl Port {
         let config = SessionConfig::new(u64::MAX, attachment.max_queue_pairs, mac, profile.mtu);
         match role_of(&attachment) {
             Ok(role) => {
-                self.device = Some(Device::new(Endpoint::new(role, config)));
+                let mut endpoint = Endpoint::new(role, config);
+                endpoint.set_link(profile.up);
+                self.device = Some(Device::new(endpoint));
                 tracing::info!(port = %self.plan.name, socket = %attachment.socket, role = attachment.role.as_str(), "port opened");
             }
             Err(error) => {
@@ -132,11 +134,7 @@ impl Port {
             if plan.profile.mtu != self.plan.profile.mtu {
                 device.endpoint_mut().set_mtu(plan.profile.mtu);
             }
-            if plan.profile.up != self.plan.profile.up
-                && let Some(session) = device.endpoint_mut().session_mut()
-            {
-                session.set_link(plan.profile.up);
-            }
+            device.endpoint_mut().set_link(plan.profile.up);
         }
         tracing::info!(port = %plan.name, "port changed");
         self.plan = plan;

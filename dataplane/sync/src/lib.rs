@@ -7,8 +7,11 @@
 //!   A control thread *asks* first, so a worker that polls without pause lets it in within one burst.
 //! * [`Counter`]: written by one thread with plain loads and stores, read by any.
 //!
-//! `unsafe` is in `shared.rs` alone. Published values need none: the reference counts of `Arc` do what quiescent-state reclamation needs, because the writer keeps a
-//! count of its own until the readers are done (see `docs/adr/0004-quiescence.md`).
+//! # Safety boundary
+//!
+//! `unsafe` is in `shared.rs` alone, whose text says what must hold and which tests attack it. Published values need none: the reference
+//! counts of `Arc` do what quiescent-state reclamation needs, because the writer keeps a count of its own until the readers are done
+//! (see `docs/adr/0004-quiescence.md`).
 
 #![allow(unsafe_code, reason = "the ownership word of shared.rs")]
 

@@ -13,7 +13,7 @@
 //! * Workers exclude each other by compare-and-swap on `inside`, or ([`Shared::for_one_worker`]) by identity: the first thread that tries
 //!   owns the worker's side for good, all others are turned away.
 //!
-//! The tests below attack it with threads; `tests/shared_model.rs` explores all interleavings.
+//! The tests below attack it with threads; `tests/shared_model.rs` explores every interleaving of its steps.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
