@@ -108,6 +108,17 @@ pub struct Report {
     pub backlog: u64,
     /// Latency.
     pub latency: LatencySummary,
+    /// Times the generator itself stood still, which explain as many slow frames.
+    pub stalls: Stalls,
+}
+
+/// Pauses of the generator's own loop of more than 100 us: its thread did not run.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Stalls {
+    /// How many.
+    pub count: u64,
+    /// The longest, ns.
+    pub longest: u64,
 }
 
 /// Why a run ended early.
@@ -134,6 +145,8 @@ pub struct Generator {
 
 /// Nothing received for this long with a full window: what is under way is lost.
 const STALL: Duration = Duration::from_millis(100);
+/// Turns that take longer than this together were interrupted.
+const PAUSE: Duration = Duration::from_micros(100);
 /// How long a stopping run waits for what is under way.
 const DRAIN: Duration = Duration::from_millis(50);
 
@@ -146,6 +159,23 @@ struct Run<'a> {
     sent: Vec<u64>,
     progress: Vec<u64>,
     stall: u64,
+    /// Pauses of the loop itself, in ticks: above which they count, how many and the longest, and when it last went round.
+    pause: u64,
+    pauses: Stalls,
+    last: u64,
+}
+
+impl Run<'_> {
+    /// Called every few turns, which take microseconds.
+    #[inline]
+    fn notice_pause(&mut self) {
+        let now = cpu::time_stamp();
+        let pause = now.saturating_sub(std::mem::replace(&mut self.last, now));
+        if pause > self.pause {
+            self.pauses.count += 1;
+            self.pauses.longest = self.pauses.longest.max(pause);
+        }
+    }
 }
 
 impl Generator {
@@ -182,6 +212,7 @@ impl Generator {
             let phase = control.phase();
             if phase == Phase::Measure && counted.is_none() {
                 latency.histogram.reset();
+                run.pauses = Stalls::default();
                 counted = Some((cpu::time_stamp(), self.sent(), self.tally()));
             }
             if phase >= Phase::Linger
@@ -195,6 +226,7 @@ impl Generator {
             for _ in 0..64 {
                 self.turn(&mut run, &mut latency)?;
             }
+            run.notice_pause();
         }
         self.drain(&mut latency)?;
         Ok(report)
@@ -231,6 +263,9 @@ impl Generator {
             sent: vec![0; n],
             progress: vec![now; n],
             stall: self.clock.ticks(STALL),
+            pause: self.clock.ticks(PAUSE),
+            pauses: Stalls::default(),
+            last: now,
         }
     }
 
@@ -344,6 +379,7 @@ impl Generator {
                 p999: h.value_at_quantile(0.999),
                 max: h.max(),
             },
+            stalls: Stalls { count: run.pauses.count, longest: self.clock.nanoseconds(run.pauses.longest) },
         }
     }
 

@@ -271,6 +271,10 @@ fn print(args: &RunArgs, report: Report, probes: Vec<Probe>) -> anyhow::Result<(
             "latency ns: p50 {}, p99 {}, p99.9 {}, max {} ({} samples)",
             l.p50, l.p99, l.p999, l.max, l.samples
         );
+        println!(
+            "the generator itself stood still {} times, at most {} ns",
+            report.stalls.count, report.stalls.longest
+        );
         for probe in &probes {
             println!("core round trip {:.0} ns", probe.round_trip_ns);
         }

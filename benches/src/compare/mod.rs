@@ -113,6 +113,9 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     if visits.is_empty() {
         bail!("--rows {}: no row has such a name", args.rows.join(","));
     }
+    if args.systems.contains(&System::Towpathd) {
+        towpathd::built(&args.binaries)?;
+    }
     let mut lab = Lab::open(args)?;
     // This process stays off the worker's core from here on; before, the switches would have inherited that.
     affinity::pin(args.core)?;

@@ -42,13 +42,7 @@ impl Towpathd {
     ///
     /// When it is not built or does not come up; its log says why.
     pub(super) fn start(places: &Places<'_>, binaries: &Path) -> anyhow::Result<Self> {
-        let daemon = binaries.join("towpathd");
-        let cli = binaries.join("towpath");
-        for binary in [&daemon, &cli] {
-            if !binary.exists() {
-                bail!("{} is missing; build it: cargo build --release", binary.display());
-            }
-        }
+        let [daemon, cli] = built(binaries)?;
         let folder = places.folder.join("towpathd");
         let manifests = folder.join("manifests");
         std::fs::create_dir_all(&manifests)?;
@@ -89,6 +83,21 @@ impl Towpathd {
         args.extend(more.iter().map(ToString::to_string));
         output(&text(&self.cli), &args, &[])
     }
+}
+
+/// The daemon and its command line, if they are there.
+///
+/// # Errors
+///
+/// Which one is missing.
+pub(super) fn built(binaries: &Path) -> anyhow::Result<[PathBuf; 2]> {
+    let both = ["towpathd", "towpath"].map(|name| binaries.join(name));
+    for binary in &both {
+        if !binary.exists() {
+            bail!("{} is missing; build it: cargo build --release", binary.display());
+        }
+    }
+    Ok(both)
 }
 
 fn daemon_file(places: &Places<'_>, api: &Path) -> String {
