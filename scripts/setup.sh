@@ -5,7 +5,6 @@
 #   scripts/setup.sh demo     build, and QEMU with the parts of its guests
 #   scripts/setup.sh test     demo, and cargo-nextest and the foreign peers the end-to-end tests meet
 #   scripts/setup.sh bench    build, and the switches to compare with
-#   scripts/setup.sh bench    build, and the peers that make bench-compare runs beside towpathd
 #
 # Packages come from apt (as root), Rust from static.rust-lang.org, cargo-nextest from crates.io.
 set -euo pipefail
