@@ -344,8 +344,10 @@ impl Worker {
                     self.outputs[at] = Some(output);
                 }
                 Command::RemoveOutput(port) => {
-                    if let Some(output) = self.outputs.get_mut(usize::from(port.0)) {
-                        *output = None;
+                    // Its counters stay until the index is used again: what it sent may still be on its way between workers, and be lost.
+                    if let Some(Some(output)) = self.outputs.get_mut(usize::from(port.0)) {
+                        output.queues.clear();
+                        output.steering = None;
                     }
                 }
             }

@@ -226,6 +226,23 @@ fn a_queue_in_use_elsewhere_gets_its_packets_handed_over_in_order() {
 }
 
 #[test]
+fn what_a_removed_port_had_handed_over_is_counted_when_it_is_lost() {
+    let mut world = World::new(2, 2);
+    let (sender, receiver) = (PortIndex(0), PortIndex(1));
+    let (sending, owning) = (world.control.home(sender).unwrap(), world.control.home(receiver).unwrap());
+    let shard = world.control.shard(sender, owning).unwrap().clone();
+    let World { control, workers, guests } = &mut world;
+    let mut step = |worker: usize| workers[worker].step(0, &mut Ticks::default(), &mut Unobserved);
+    guests[0].send(&udp(0, 1, 0));
+    control.with_tx(receiver, 0, |_| step(sending)).unwrap();
+    control.remove_port(sender);
+    control.detach_tx(receiver, 0);
+    assert_eq!(step(owning).handovers, 1);
+    assert_eq!(shard.dropped(DropReason::ReceiverStopped), 1);
+    assert_eq!(control.pool().available(), 4096);
+}
+
+#[test]
 fn a_flood_does_not_keep_a_quiet_queue_waiting() {
     let mut world = World::new(1, 2);
     for flooding in 2..10 {
