@@ -9,6 +9,7 @@ pub mod cost;
 pub mod faults;
 pub mod frontend;
 pub mod guest;
+pub mod hostile;
 pub mod net;
 pub mod network;
 pub mod operator;

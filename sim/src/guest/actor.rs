@@ -187,14 +187,14 @@ impl Guest {
             let Some(nic) = &mut self.nic else { return };
             // What it finds in rings that it broke itself surprises nobody.
             let sound = nic.reclaim(pair).is_ok() && nic.refill(pair, self.options.refill).is_ok();
-            acted.resets |= !sound && self.random.chance(100);
+            acted.resets |= !sound && !self.quiet && self.random.chance(100);
         }
         acted.resets |= !self.quiet && self.random.chance(5);
         if !self.quiet {
             self.send_harm(network, acted);
         }
-        let Some(nic) = &mut self.nic else { return };
-        if !self.quiet && self.random.chance(300) {
+        let Some(nic) = self.nic.as_mut().filter(|_| !self.quiet) else { return };
+        if self.random.chance(300) {
             for _ in 0..1 + self.random.below(4) {
                 super::hostile::attack(nic, &mut self.random);
             }

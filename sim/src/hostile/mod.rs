@@ -1,0 +1,285 @@
+//! The G cases of rings through the whole switch, in virtual time: a guest does one forbidden thing while two neighbours talk.
+//!
+//! Every case is judged by the shared oracle (hostile cases, section 1.0), as far as it concerns one process and virtual time:
+//!
+//! * O1, O7: each turn is a bounded step of a worker, whose bound is checked ([`crate::check::work`]).
+//! * O2: the neighbours' ping-pong loses nothing, during and after, and takes at most twice as long and a few bursts (virtual time, so work done).
+//! * O3, O4: what anybody receives is somebody's packet, byte for byte; guards and poison of the neighbours' memory are whole.
+//! * O5: pool and memory maps are all back.
+//! * O6: exactly the expected counter moved: `bad_chain`, or the queue is reported broken, or the packet passed.
+//! * O8: after a reset of the same port, traffic passes both ways.
+//!
+//! The ring's own tests (`vdpa/virtqueue/tests`) try more values; here is shown what they mean to the switch.
+
+mod offer;
+
+pub use offer::{Desc, Offer};
+
+use crate::check::Violation;
+use crate::guest::actor::Acted;
+use crate::guest::nic::NicConfig;
+use crate::options::{GuestOptions, Kind, Options};
+use crate::world::World;
+use engine::DropReason;
+use virtio_driver::{RingLayout, features as f};
+
+/// The guest that does harm; its neighbours are 1 and 2.
+pub const ATTACKER: usize = 0;
+/// Round trips of the neighbours in each part of a case.
+const ROUND_TRIPS: usize = 20;
+/// Turns a packet may take before it counts as lost.
+const TURNS_MAX: usize = 4_000;
+/// What a round trip may take besides twice what it usually does, in virtual nanoseconds: a few bursts of somebody else's.
+const SLACK_NS: u64 = 20_000;
+
+/// What must come of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Must {
+    /// So many chains are refused and counted as `bad_chain`; the queue goes on.
+    Refuse(u64),
+    /// The queue stops and says so.
+    Stop,
+    /// So many packets are taken, whatever becomes of them.
+    Take(u64),
+    /// Nothing is taken and nothing stops.
+    Nothing,
+    /// Any of the above: the oracle alone judges.
+    Survive,
+}
+
+/// Rings a case is tried on.
+pub const LAYOUTS: [(RingLayout, bool); 4] = [
+    (RingLayout::Split, false),
+    (RingLayout::Packed, false),
+    (RingLayout::Split, true),
+    (RingLayout::Packed, true),
+];
+
+fn found(name: &str, what: String) -> anyhow::Error {
+    Violation::new("hostile", format!("{name}: {what}")).into()
+}
+
+fn options(layout: RingLayout, indirect: bool) -> Options {
+    let mut features = f::VERSION_1;
+    if layout == RingLayout::Packed {
+        features |= f::RING_PACKED;
+    }
+    if indirect {
+        features |= f::INDIRECT_DESC;
+    }
+    let nic = NicConfig {
+        features,
+        size: 64,
+        pairs: 1,
+        polls: false,
+        odd_layouts: false,
+        rx_buffer: 2048,
+        rx_buffers: 64,
+        rx_descriptors: 1,
+    };
+    let guest = GuestOptions {
+        kind: Kind::Honest,
+        vpc: 0,
+        subnet: 0,
+        nic,
+        handshake: false,
+        regions: 1,
+        think: 10_000,
+        burst: 1,
+        refill: 64,
+        odd: 0,
+        large: 0,
+    };
+    Options {
+        seed: 1,
+        steps: 0,
+        packets: 0,
+        workers: 1,
+        pool_chunks: 64,
+        guests: vec![GuestOptions { kind: Kind::Hostile, ..guest }, guest, guest],
+        fault_every: u64::MAX,
+        change_every: u64::MAX,
+        fault_weights: Vec::new(),
+    }
+}
+
+/// A case on its way.
+pub struct Case {
+    /// The host.
+    pub world: World,
+    name: String,
+}
+
+/// What was counted at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    refused: u64,
+    taken: u64,
+    broken: u64,
+}
+
+impl Case {
+    /// Three guests that are attached and silent.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no memory.
+    pub fn new(name: &str, layout: RingLayout, indirect: bool) -> anyhow::Result<Self> {
+        let mut world = World::new(options(layout, indirect), None, false)?;
+        world.scene.guests.iter_mut().for_each(|guest| guest.quiet = true);
+        let name = format!("{name}, {layout:?}{}", if indirect { ", indirect" } else { "" });
+        let mut case = Self { world, name };
+        case.turns(60)?;
+        Ok(case)
+    }
+
+    fn turns(&mut self, count: usize) -> anyhow::Result<()> {
+        for _ in 0..count {
+            if self.world.scene.turn()? {
+                self.world.control_turn()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One packet; how long it took, in virtual nanoseconds.
+    fn deliver(&mut self, from: usize, to: usize) -> anyhow::Result<u64> {
+        let scene = &mut self.world.scene;
+        let mut acted = Acted::default();
+        let entry = scene.ledger.len();
+        let sent = scene.guests[from].send_plain(&scene.network, to, &mut acted);
+        scene.account(from, acted)?;
+        if !sent {
+            return Err(found(
+                &self.name,
+                format!("guest {from} has no room to send: its buffers do not come back"),
+            ));
+        }
+        scene.again_guest(from, 1_000);
+        let began = scene.now;
+        for _ in 0..TURNS_MAX {
+            self.turns(1)?;
+            if self.world.scene.ledger.has_arrived(entry) {
+                return Ok(self.world.scene.now - began);
+            }
+        }
+        Err(found(&self.name, format!("a packet of guest {from} to guest {to} is lost")))
+    }
+
+    /// Round trips of the bystanders; how long the slowest took.
+    fn ping_pong(&mut self) -> anyhow::Result<u64> {
+        let mut slowest = 0;
+        for _ in 0..ROUND_TRIPS {
+            slowest = slowest.max(self.deliver(1, 2)? + self.deliver(2, 1)?);
+        }
+        Ok(slowest)
+    }
+
+    fn counted(&self) -> Counted {
+        let totals = self.world.scene.accounts[ATTACKER].totals();
+        let refused = totals.drops.iter().find(|(reason, _)| *reason == DropReason::BadChain);
+        let edges = &self.world.scene.stats.edges;
+        Counted {
+            refused: refused.map_or(0, |(_, count)| *count),
+            taken: totals.rx_packets,
+            broken: edges.get("queue broke").copied().unwrap_or(0),
+        }
+    }
+
+    /// Does `harm` and judges by the oracle and by `must`.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong.
+    pub fn judge(
+        mut self,
+        must: Must,
+        harm: impl FnOnce(&mut World) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let usual = self.ping_pong()?;
+        let before = self.counted();
+        harm(&mut self.world)?;
+        let worst = self.ping_pong()?.max(self.ping_pong()?);
+        let after = self.counted();
+        // The queue's end is noticed by the control side; its restart belongs to the recovery.
+        self.check(must, before, after)?;
+        if worst > 2 * usual + SLACK_NS {
+            let what = format!("the bystanders' round trip takes {worst} ns, {usual} before");
+            return Err(found(&self.name, what));
+        }
+        self.recover()
+    }
+
+    fn check(&self, must: Must, before: Counted, after: Counted) -> anyhow::Result<()> {
+        let refused = after.refused - before.refused;
+        let (taken, broken) = (after.taken - before.taken, after.broken - before.broken);
+        let right = match must {
+            Must::Refuse(count) => refused == count && broken == 0,
+            Must::Stop => broken == 1,
+            Must::Take(count) => taken == count && refused == 0 && broken == 0,
+            Must::Nothing => taken + refused + broken == 0,
+            Must::Survive => true,
+        };
+        if right {
+            return Ok(());
+        }
+        let what = format!(
+            "must {must:?}, but {refused} chains refused, {taken} packets taken, {broken} queues stopped"
+        );
+        Err(found(&self.name, what))
+    }
+
+    /// The port works again after a reset, and nothing is missing.
+    fn recover(mut self) -> anyhow::Result<()> {
+        let world = &mut self.world;
+        world.restarts.clear();
+        // From now on the guest is what it should have been.
+        world.options.guests[ATTACKER].kind = Kind::Honest;
+        let guest = &mut world.scene.guests[ATTACKER];
+        (guest.options.kind, guest.quiet, guest.flood_until) = (Kind::Honest, true, 0);
+        // What its rings held is nothing that its driver knows.
+        world.scene.tampered[ATTACKER] = true;
+        world.restart(ATTACKER, false)?;
+        self.turns(60)?;
+        self.deliver(ATTACKER, 1)?;
+        self.deliver(2, ATTACKER)?;
+        self.ping_pong()?;
+        self.world.close_books()
+    }
+}
+
+/// Tries a case on all layouts.
+///
+/// # Errors
+///
+/// What went wrong, and on which layout.
+pub fn on_all(
+    name: &str,
+    must: Must,
+    harm: impl Fn(&mut Offer<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    for (layout, indirect) in LAYOUTS {
+        on(name, layout, indirect, must, &harm)?;
+    }
+    Ok(())
+}
+
+/// Tries a case on one layout.
+///
+/// # Errors
+///
+/// What went wrong.
+pub fn on(
+    name: &str,
+    layout: RingLayout,
+    indirect: bool,
+    must: Must,
+    harm: impl Fn(&mut Offer<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    Case::new(name, layout, indirect)?.judge(must, |world| {
+        let mut offer = Offer::new(world, indirect)?;
+        harm(&mut offer)?;
+        offer.done();
+        Ok(())
+    })
+}
