@@ -3,7 +3,7 @@
 use crate::check::accounts::{self, Account};
 use crate::check::ledger::Ledger;
 use crate::check::verdicts::{self, Seen, Watch, is_delivery};
-use crate::check::{Checked, Violation, work};
+use crate::check::{Checked, Violation, secrets, work};
 use crate::cost::{self, VirtualClock};
 use crate::guest::actor::{Acted, Guest};
 use crate::guest::nic::NicError;
@@ -474,6 +474,9 @@ impl Scene {
     ///
     /// A checker found something.
     pub fn drain(&mut self, guest: usize) -> Checked {
+        if let Some(nic) = &self.guests[guest].nic {
+            secrets::check(guest, self.guests.len(), &nic.memory)?;
+        }
         if self.lies(guest) {
             return Ok(());
         }

@@ -7,6 +7,7 @@
 //! | [`verdicts`] | what the stages decide is what the network's description says |
 //! | [`accounts`] | every packet taken is delivered or counted under one reason; counters agree with guests and observer |
 //! | [`leaks`] | pool, mappings and buffers are all there at the end |
+//! | [`secrets`] | no guest can read what fills another's unshared memory |
 //! | [`work`] | a step stays within its bound |
 //!
 //! That memory outside offered buffers is untouched is compared by the drivers ([`crate::guest::nic`]); liveness by the run's second half
@@ -16,6 +17,7 @@ pub mod accounts;
 pub mod isolation;
 pub mod leaks;
 pub mod ledger;
+pub mod secrets;
 pub mod verdicts;
 pub mod work;
 

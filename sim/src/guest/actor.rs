@@ -3,6 +3,7 @@
 use super::nic::{Nic, NicError, Received};
 use super::stack::{Stack, Task};
 use crate::check::ledger::Expect;
+use crate::check::secrets;
 use crate::check::verdicts::is_delivery;
 use crate::net::Station;
 use crate::net::frame::{Fill, Flow, TCP, UDP, advertisement, arp_request, gratuitous, packet, solicitation};
@@ -101,12 +102,6 @@ impl Guest {
         }
     }
 
-    /// What guards and poison of this guest hold: eight equal bytes that nothing else consists of.
-    #[must_use]
-    pub fn secret(&self) -> u64 {
-        0x0101_0101_0101_0101 * (0xc0 + self.index as u64)
-    }
-
     /// Starts with a fresh driver and stack, in `memory` or in new one.
     ///
     /// # Errors
@@ -114,8 +109,8 @@ impl Guest {
     /// No memory.
     pub fn boot(&mut self, now: u64, memory: Option<Arc<SharedMemory>>) -> anyhow::Result<()> {
         self.nic = Some(match memory {
-            None => Nic::new(self.options.nic, self.secret())?,
-            Some(memory) => Nic::over(memory, self.options.nic, self.secret())?,
+            None => Nic::new(self.options.nic, secrets::of(self.index))?,
+            Some(memory) => Nic::over(memory, self.options.nic, secrets::of(self.index))?,
         });
         self.fresh_stack(now);
         self.announced = false;
