@@ -53,6 +53,9 @@ pub fn segments(header: &NetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
         return None;
     }
     let header_len = if is_tcp { usize::from(frame.get(at.start + 12)? >> 4) * 4 } else { 8 };
+    if is_tcp && header_len < 20 {
+        return None;
+    }
     let payload_at = at.start + header_len;
     let payload = frame.get(payload_at..)?;
     let size = usize::from(header.gso_size);
