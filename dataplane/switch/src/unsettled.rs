@@ -1,14 +1,16 @@
 //! Queues whose last notification may have been missed.
 //!
 //! Whether a guest wants an interrupt must be read after our index became visible to it. Waiting for that after every burst costs, between
-//! distant cores, more than the burst; so queues only look ([`engine::RxQueue::complete`], [`engine::TxQueue::flush`]), and are settled in a
-//! step without packets, before sleeping, and at the latest after [`STEPS`] steps.
+//! distant cores, more than the burst; so queues only look ([`engine::RxQueue::complete`], [`engine::TxQueue::flush`]), and are settled after
+//! [`IDLE_STEPS`] steps without packets, before sleeping, and at the latest after [`STEPS`] steps with packets.
 
 use crate::poll_set::QueueId;
 use arrayvec::ArrayVec;
 
 /// Steps with packets after which queues are settled all the same: a missed interrupt is late by microseconds.
 const STEPS: u32 = 32;
+/// Steps without packets before queues are settled. Not the first: looking at a guest's ring takes its line away just when it answers.
+const IDLE_STEPS: u32 = 16;
 /// Queues kept in mind; with more, all are settled at once.
 const QUEUES: usize = 64;
 
@@ -18,6 +20,7 @@ pub(crate) struct Unsettled {
     rx: ArrayVec<QueueId, QUEUES>,
     tx: ArrayVec<QueueId, QUEUES>,
     steps: u32,
+    idle_steps: u32,
     full: bool,
 }
 
@@ -42,8 +45,13 @@ impl Unsettled {
         if self.is_empty() {
             return false;
         }
-        self.steps += 1;
-        !busy || self.full || self.steps >= STEPS
+        if busy {
+            self.steps += 1;
+            self.idle_steps = 0;
+        } else {
+            self.idle_steps += 1;
+        }
+        self.full || self.steps >= STEPS || self.idle_steps >= IDLE_STEPS
     }
 
     /// Settles all; those for which it says false stay for the next time.
@@ -55,6 +63,7 @@ impl Unsettled {
         self.rx.retain(|id| !rx(*id));
         self.tx.retain(|id| !tx(*id));
         self.steps = 0;
+        self.idle_steps = 0;
         self.full = self.rx.is_full() || self.tx.is_full();
     }
 }
