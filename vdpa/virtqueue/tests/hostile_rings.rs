@@ -92,6 +92,22 @@ fn g02_an_available_index_that_jumps_stops_the_queue() {
 }
 
 #[test]
+fn g02_chains_taken_and_not_returned_count_as_outstanding() {
+    let mut rig = Rig::new(SPLIT, 8);
+    for _ in 0..4 {
+        rig.offer(&[r(A, 80)]);
+    }
+    let memory = Arc::clone(&rig.memory);
+    let (mut burst, mut headers) = (Burst::new(), Headers::new());
+    assert_eq!(rig.ring.take(&memory, &mut burst, &mut headers), Ok(4));
+    // Eight more would be twelve of eight.
+    rig.guest.store_u16(DRIVER + 2, 12).unwrap();
+    let taken = rig.ring.take(&memory, &mut Burst::new(), &mut headers);
+    assert_eq!(taken, Err(RingError::AvailableJump { index: 12, used: 0, size: 8 }));
+    assert_eq!(rig.ring.return_taken(), 4, "what was sound goes back");
+}
+
+#[test]
 fn g02_an_index_that_goes_back_while_buffers_are_reserved_stops_the_queue() {
     let mut rig = Rig::new(SPLIT, 8);
     for _ in 0..4 {
