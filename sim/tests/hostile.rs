@@ -1,6 +1,6 @@
 //! The G cases of rings through the whole switch; see `towpath_sim::hostile` for the oracle.
 
-use towpath_sim::hostile::{ATTACKER, Case, Desc, LAYOUTS, Must, Offer, on, on_all};
+use towpath_sim::hostile::{ATTACKER, Case, Desc, LAYOUTS, Must, Offer, Ring, on, on_all, on_receive};
 use towpath_sim::options::Kind;
 use virtio_driver::RingLayout::{Packed, Split};
 
@@ -231,7 +231,7 @@ fn g27_the_ring_itself_as_packet() -> Tried {
 fn g29_endless_refill() -> Tried {
     // The ring is full again whenever the worker has taken a burst; what is in it ends at a stage.
     for (layout, indirect) in LAYOUTS {
-        Case::new("G-29", layout, indirect)?.judge(Must::Survive, |world| {
+        Case::new("G-29", layout, indirect, Ring::Transmit)?.judge(Must::Survive, |world| {
             let guest = &mut world.scene.guests[ATTACKER];
             (guest.options.kind, guest.quiet, guest.flood_until) = (Kind::Sloppy, false, u64::MAX);
             (guest.options.odd, guest.options.think) = (1000, 1_000);
@@ -245,18 +245,21 @@ fn g29_endless_refill() -> Tried {
 fn g31_g34_anything_anywhere_at_any_time() -> Tried {
     for (layout, indirect) in LAYOUTS {
         for round in 0..8 {
-            Case::new("G-31 to G-34, G-42, G-46", layout, indirect)?.judge(Must::Survive, |world| {
-                let mut random = towpath_sim::random::Random::new(round);
-                for _ in 0..20 {
-                    if let Some(nic) = &world.scene.guests[ATTACKER].nic {
-                        towpath_sim::guest::hostile::attack(nic, &mut random);
+            Case::new("G-31 to G-34, G-42, G-46", layout, indirect, Ring::Transmit)?.judge(
+                Must::Survive,
+                |world| {
+                    let mut random = towpath_sim::random::Random::new(round);
+                    for _ in 0..20 {
+                        if let Some(nic) = &world.scene.guests[ATTACKER].nic {
+                            towpath_sim::guest::hostile::attack(nic, &mut random);
+                        }
+                        if world.scene.turn()? {
+                            world.control_turn()?;
+                        }
                     }
-                    if world.scene.turn()? {
-                        world.control_turn()?;
-                    }
-                }
-                Ok(())
-            })?;
+                    Ok(())
+                },
+            )?;
         }
     }
     Ok(())
@@ -278,8 +281,8 @@ fn g45_packed_lies() -> Tried {
 #[test]
 fn g48_g49_memory_that_goes_away() -> Tried {
     for (layout, indirect) in LAYOUTS {
-        Case::new("G-48", layout, indirect)?.judge(Must::Stop, |world| {
-            let mut offer = Offer::new(world, indirect)?;
+        Case::new("G-48", layout, indirect, Ring::Transmit)?.judge(Must::Stop, |world| {
+            let mut offer = Offer::new(world, indirect, Ring::Transmit)?;
             offer.chain(&offer.good())?;
             let memory = std::sync::Arc::clone(&offer.nic()?.memory);
             rustix::fs::ftruncate(memory.fd(), 0)?;
@@ -290,4 +293,71 @@ fn g48_g49_memory_that_goes_away() -> Tried {
         })?;
     }
     Ok(())
+}
+
+/// A right receive buffer.
+fn buffer(offer: &Offer<'_>, index: u64) -> Desc {
+    Desc::new(offer.packet.0 - 0x1000 * (1 + index), 2048).with(WRITE)
+}
+
+#[test]
+fn right_receive_buffers_are_filled() -> Tried {
+    on_receive("right", Must::Give(4), |offer| {
+        (0..4).try_for_each(|index| offer.chain(&[buffer(offer, index)]))
+    })?;
+    on_receive("too few", Must::Give(3), |offer| {
+        (0..3).try_for_each(|index| offer.chain(&[buffer(offer, index)]))
+    })
+}
+
+#[test]
+fn g02_available_index_jumps_receiving() -> Tried {
+    on_receive("G-02", Must::Survive, |offer| match offer.layout {
+        Split => Ok(offer.split()?.set_available_index(Offer::SIZE + 1)?),
+        Packed => Ok(offer.packed()?.set_flags(0, 0x8000)?),
+    })
+}
+
+#[test]
+fn g08_g10_g11_g13_receive_buffers_that_are_not_memory() -> Tried {
+    for (address, len) in [(0, 2048), (u64::MAX - 10, 2048), (1 << 48, 2048), (0x4000_0000, u32::MAX)] {
+        on_receive("G-11", Must::Give(4), |offer| {
+            offer.chain(&[Desc::new(address, len).with(WRITE)])?;
+            (0..4).try_for_each(|index| offer.chain(&[buffer(offer, index)]))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn g17_g18_receive_buffers_that_are_too_small() -> Tried {
+    for len in [0, 1, 11, 12, 13] {
+        on_receive("G-17", Must::Survive, |offer| {
+            let small = Desc { len, ..buffer(offer, 0) };
+            offer.chain(&[small])?;
+            (1..5).try_for_each(|index| offer.chain(&[buffer(offer, index)]))
+        })?;
+    }
+    on_receive("G-18", Must::Give(0), |offer| {
+        (0..4).try_for_each(|index| offer.chain(&[Desc { len: 40, ..buffer(offer, index) }]))
+    })
+}
+
+#[test]
+fn g26_readable_receive_buffers() -> Tried {
+    on_receive("G-26", Must::Give(4), |offer| {
+        offer.chain(&[buffer(offer, 0).with(0)])?;
+        (1..5).try_for_each(|index| offer.chain(&[buffer(offer, index)]))
+    })
+}
+
+#[test]
+fn g27_receive_buffers_on_rings() -> Tried {
+    on_receive("G-27", Must::Survive, |offer| {
+        let ring = offer.ring();
+        for at in [ring.descriptors, ring.driver, ring.device] {
+            offer.chain(&[Desc::new(at, 2048).with(WRITE)])?;
+        }
+        Ok(())
+    })
 }

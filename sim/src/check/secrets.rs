@@ -22,7 +22,8 @@ pub fn check(guest: usize, guests: usize, memory: &SharedMemory) -> Checked {
         let length = PIECE.min(memory.len() - at);
         let bytes = memory.read_vec(memory.guest_base() + at as u64, length).unwrap_or_default();
         for (index, word) in bytes.chunks_exact(8).enumerate() {
-            let word = u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+            let word =
+                u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
             // All patterns are eight equal bytes; nearly nothing else is.
             if word == word.rotate_left(8) && others.contains(&word) {
                 let address = at + 8 * index;

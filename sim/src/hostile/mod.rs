@@ -41,6 +41,8 @@ pub enum Must {
     Stop,
     /// So many packets are taken, whatever becomes of them.
     Take(u64),
+    /// So many of the four packets for the guest are given to it, the others are lost and counted.
+    Give(u64),
     /// Nothing is taken and nothing stops.
     Nothing,
     /// Any of the above: the oracle alone judges.
@@ -59,7 +61,7 @@ fn found(name: &str, what: String) -> anyhow::Error {
     Violation::new("hostile", format!("{name}: {what}")).into()
 }
 
-fn options(layout: RingLayout, indirect: bool) -> Options {
+fn options(layout: RingLayout, indirect: bool, ring: Ring) -> Options {
     let mut features = f::VERSION_1;
     if layout == RingLayout::Packed {
         features |= f::RING_PACKED;
@@ -77,6 +79,8 @@ fn options(layout: RingLayout, indirect: bool) -> Options {
         rx_buffers: 64,
         rx_descriptors: 1,
     };
+    // The ring that is attacked is empty before.
+    let attacked = NicConfig { rx_buffers: if ring == Ring::Receive { 0 } else { nic.rx_buffers }, ..nic };
     let guest = GuestOptions {
         kind: Kind::Honest,
         vpc: 0,
@@ -96,11 +100,20 @@ fn options(layout: RingLayout, indirect: bool) -> Options {
         packets: 0,
         workers: 1,
         pool_chunks: 64,
-        guests: vec![GuestOptions { kind: Kind::Hostile, ..guest }, guest, guest],
+        guests: vec![GuestOptions { kind: Kind::Hostile, nic: attacked, ..guest }, guest, guest],
         fault_every: u64::MAX,
         change_every: u64::MAX,
         fault_weights: Vec::new(),
     }
+}
+
+/// Which ring of the guest is attacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// The one packets come from.
+    Transmit,
+    /// The one packets go to.
+    Receive,
 }
 
 /// A case on its way.
@@ -108,6 +121,7 @@ pub struct Case {
     /// The host.
     pub world: World,
     name: String,
+    ring: Ring,
 }
 
 /// What was counted at one moment.
@@ -115,6 +129,7 @@ pub struct Case {
 struct Counted {
     refused: u64,
     taken: u64,
+    given: u64,
     broken: u64,
 }
 
@@ -124,11 +139,11 @@ impl Case {
     /// # Errors
     ///
     /// The system gives no memory.
-    pub fn new(name: &str, layout: RingLayout, indirect: bool) -> anyhow::Result<Self> {
-        let mut world = World::new(options(layout, indirect), None, false)?;
+    pub fn new(name: &str, layout: RingLayout, indirect: bool, ring: Ring) -> anyhow::Result<Self> {
+        let mut world = World::new(options(layout, indirect, ring), None, false)?;
         world.scene.guests.iter_mut().for_each(|guest| guest.quiet = true);
-        let name = format!("{name}, {layout:?}{}", if indirect { ", indirect" } else { "" });
-        let mut case = Self { world, name };
+        let name = format!("{name}, {ring:?}, {layout:?}{}", if indirect { ", indirect" } else { "" });
+        let mut case = Self { world, name, ring };
         case.turns(60)?;
         Ok(case)
     }
@@ -182,6 +197,7 @@ impl Case {
         Counted {
             refused: refused.map_or(0, |(_, count)| *count),
             taken: totals.rx_packets,
+            given: totals.tx_packets,
             broken: edges.get("queue broke").copied().unwrap_or(0),
         }
     }
@@ -199,6 +215,9 @@ impl Case {
         let usual = self.ping_pong()?;
         let before = self.counted();
         harm(&mut self.world)?;
+        if self.ring == Ring::Receive {
+            self.send_four()?;
+        }
         let worst = self.ping_pong()?.max(self.ping_pong()?);
         let after = self.counted();
         // The queue's end is noticed by the control side; its restart belongs to the recovery.
@@ -210,6 +229,18 @@ impl Case {
         self.recover()
     }
 
+    /// Four packets for the guest, whatever becomes of them.
+    fn send_four(&mut self) -> anyhow::Result<()> {
+        let scene = &mut self.world.scene;
+        let mut acted = Acted::default();
+        for _ in 0..4 {
+            scene.guests[1].send_plain(&scene.network, ATTACKER, &mut acted);
+        }
+        scene.account(1, acted)?;
+        scene.again_guest(1, 1_000);
+        self.turns(40)
+    }
+
     fn check(&self, must: Must, before: Counted, after: Counted) -> anyhow::Result<()> {
         let refused = after.refused - before.refused;
         let (taken, broken) = (after.taken - before.taken, after.broken - before.broken);
@@ -217,6 +248,7 @@ impl Case {
             Must::Refuse(count) => refused == count && broken == 0,
             Must::Stop => broken == 1,
             Must::Take(count) => taken == count && refused == 0 && broken == 0,
+            Must::Give(count) => after.given - before.given == count && broken == 0,
             Must::Nothing => taken + refused + broken == 0,
             Must::Survive => true,
         };
@@ -234,8 +266,8 @@ impl Case {
         let world = &mut self.world;
         world.restarts.clear();
         // From now on the guest is what it should have been.
-        world.options.guests[ATTACKER].kind = Kind::Honest;
         let guest = &mut world.scene.guests[ATTACKER];
+        guest.options.nic.rx_buffers = 64;
         (guest.options.kind, guest.quiet, guest.flood_until) = (Kind::Honest, true, 0);
         // What its rings held is nothing that its driver knows.
         world.scene.tampered[ATTACKER] = true;
@@ -248,7 +280,7 @@ impl Case {
     }
 }
 
-/// Tries a case on all layouts.
+/// Tries a case on all layouts of the transmit ring.
 ///
 /// # Errors
 ///
@@ -258,13 +290,10 @@ pub fn on_all(
     must: Must,
     harm: impl Fn(&mut Offer<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    for (layout, indirect) in LAYOUTS {
-        on(name, layout, indirect, must, &harm)?;
-    }
-    Ok(())
+    LAYOUTS.iter().try_for_each(|(layout, indirect)| on(name, *layout, *indirect, must, &harm))
 }
 
-/// Tries a case on one layout.
+/// Tries a case on one layout of the transmit ring.
 ///
 /// # Errors
 ///
@@ -276,8 +305,32 @@ pub fn on(
     must: Must,
     harm: impl Fn(&mut Offer<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    Case::new(name, layout, indirect)?.judge(must, |world| {
-        let mut offer = Offer::new(world, indirect)?;
+    tried(name, (layout, indirect, Ring::Transmit), must, harm)
+}
+
+/// Tries a case on all layouts of the receive ring, for which four packets come afterwards.
+///
+/// # Errors
+///
+/// What went wrong, and on which layout.
+pub fn on_receive(
+    name: &str,
+    must: Must,
+    harm: impl Fn(&mut Offer<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    LAYOUTS
+        .iter()
+        .try_for_each(|(layout, indirect)| tried(name, (*layout, *indirect, Ring::Receive), must, &harm))
+}
+
+fn tried(
+    name: &str,
+    (layout, indirect, ring): (RingLayout, bool, Ring),
+    must: Must,
+    harm: impl Fn(&mut Offer<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    Case::new(name, layout, indirect, ring)?.judge(must, |world| {
+        let mut offer = Offer::new(world, indirect, ring)?;
         harm(&mut offer)?;
         offer.done();
         Ok(())

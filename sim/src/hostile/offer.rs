@@ -1,6 +1,6 @@
 //! Chains as bytes, the same for all layouts.
 
-use super::ATTACKER;
+use super::{ATTACKER, Ring};
 use crate::guest::nic::{GUEST_BASE, Nic};
 use crate::net::frame::{Fill, Flow, UDP, packet};
 use crate::scene::Scene;
@@ -52,12 +52,12 @@ pub struct Offer<'w> {
 }
 
 impl<'w> Offer<'w> {
-    /// Looks the attacker's transmit ring up and puts a right packet into its memory.
+    /// Looks a ring of the attacker up and puts a right packet into its memory.
     ///
     /// # Errors
     ///
     /// The attacker is off.
-    pub fn new(world: &'w mut World, indirect: bool) -> anyhow::Result<Self> {
+    pub fn new(world: &'w mut World, indirect: bool, which: Ring) -> anyhow::Result<Self> {
         let scene = &mut world.scene;
         let (from, to) = (scene.network.ports[ATTACKER].station, scene.network.ports[1].station);
         let flow = Flow { from, to, v6: false, protocol: UDP, ports: (30_001, 30_001) };
@@ -66,7 +66,11 @@ impl<'w> Offer<'w> {
         // Between the driver's buffers, which nobody uses: it is silent.
         let at = GUEST_BASE + nic.memory.len() as u64 - 0x3000;
         nic.memory.write(at, &bytes)?;
-        let (layout, ring) = (nic.config.layout(), nic.pairs[0].tx.queue.addresses());
+        let queue = match which {
+            Ring::Transmit => &nic.pairs[0].tx.queue,
+            Ring::Receive => &nic.pairs[0].rx.queue,
+        };
+        let (layout, ring) = (nic.config.layout(), queue.addresses());
         let packet = (at, bytes.len() as u32);
         Ok(Self { scene, layout, indirect, ring, position: 0, packet, scratch: at + 0x1000 })
     }
