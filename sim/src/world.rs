@@ -400,22 +400,45 @@ impl World {
     ///
     /// The session does not end.
     pub fn break_off_handshake(&mut self, guest: usize) -> anyhow::Result<()> {
+        let cut = self.random.below(8192);
+        self.break_off_after(guest, |total| cut % total).map(drop)
+    }
+
+    /// A front end that goes away after `cut` bytes, which may depend on how many a handshake has; that many. The guest is not attached.
+    ///
+    /// # Errors
+    ///
+    /// The session does not end, or leaves a queue behind.
+    pub fn break_off_after(
+        &mut self,
+        guest: usize,
+        cut: impl FnOnce(usize) -> usize,
+    ) -> anyhow::Result<usize> {
         let config = self.session_config(guest);
         let mut front = FrontEnd::connect(config.clone())?;
-        let Some(nic) = &self.scene.guests[guest].nic else { return Ok(()) };
+        let Some(nic) = &self.scene.guests[guest].nic else { return Ok(0) };
         let messages = handshake(nic, regions(nic, self.options.guests[guest].regions)?, &config)?;
         let total: usize = messages.iter().map(Message::len).sum();
-        let mut left = self.random.below(total);
+        let mut left = cut(total);
         for message in &messages {
             front.send(message, left)?;
             self.hear(guest, &mut front)?;
             left = left.saturating_sub(message.len());
         }
+        self.gone.push(Arc::downgrade(front.device.memory()));
         front.hang_up();
         let over = self.hear(guest, &mut front)?;
         self.scene.plug_in(guest, Vec::new());
-        if over {
-            return self.scene.drain(guest).map_err(Into::into);
+        let port = self.scene.plugs[guest].port;
+        let left_behind = (0..self.options.guests[guest].nic.pairs).any(|pair| {
+            let of = |index| {
+                self.control.with_rx(index, pair, |_| ()).or(self.control.with_tx(index, pair, |_| ()))
+            };
+            port.and_then(of).is_some()
+        });
+        if over && !left_behind {
+            self.scene.drain(guest)?;
+            return Ok(total);
         }
         let what = format!("guest {guest}: the session goes on although its front end is gone");
         Err(Violation::new("handshake", what).into())

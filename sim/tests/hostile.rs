@@ -361,3 +361,16 @@ fn g27_receive_buffers_on_rings() -> Tried {
         Ok(())
     })
 }
+
+#[test]
+fn l01_a_front_end_that_goes_away_after_each_byte_of_its_handshake() -> Tried {
+    for (layout, indirect) in [(Split, false), (Packed, true)] {
+        Case::new("L-01", layout, indirect, Ring::Transmit)?.judge(Must::Nothing, |world| {
+            world.unplug(ATTACKER)?;
+            let total = world.break_off_after(ATTACKER, |total| total)?;
+            assert!(total > 400, "a handshake has {total} bytes");
+            (0..total).try_for_each(|cut| world.break_off_after(ATTACKER, |_| cut).map(drop))
+        })?;
+    }
+    Ok(())
+}
