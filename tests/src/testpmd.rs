@@ -117,6 +117,15 @@ impl Testpmd {
         })
     }
 
+    /// [`Testpmd::send_round`] again.
+    ///
+    /// # Errors
+    /// Testpmd is gone.
+    pub fn send_another_round(&mut self, bursts: u32) -> Result<()> {
+        self.ask("stop", |said| said.contains("Done.").then_some(()))?;
+        self.send_round(bursts)
+    }
+
     /// Packets each of the two ports has received.
     ///
     /// # Errors

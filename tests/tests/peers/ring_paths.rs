@@ -21,7 +21,12 @@ fn packets_go_round_through_testpmd_on_all_ten_ring_paths() -> Result<()> {
         guests.send_round(1)?;
         let mut last = [0, 0];
         wait::until(path.name, LIMIT, || {
-            last = guests.received()?;
+            let now = guests.received()?;
+            if now.contains(&0) || now == last {
+                // Testpmd does not say when its rings are ready: what was sent before is lost.
+                guests.send_another_round(1)?;
+            }
+            last = now;
             Ok(last.iter().all(|&n| n > 10_000).then_some(()))
         })
         .with_context(|| format!("{last:?}; {}", guests.process().log()))?;

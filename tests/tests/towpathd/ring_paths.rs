@@ -16,6 +16,9 @@ fn packets_go_round_on_all_ten_ring_paths_and_none_is_lost() -> Result<()> {
     let [one, other] = &setting.ports;
     for path in &RING_PATHS {
         let mut guests = Testpmd::guests(&setting.scratch, "guests", [one, other], path)?;
+        for port in &setting.ports {
+            setting.daemon.until_phase(&port.name, "Forwarding")?;
+        }
         guests.send_round(1)?;
         let mut last = [0, 0];
         wait::until(path.name, LIMIT, || {
