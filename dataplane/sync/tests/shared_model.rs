@@ -109,8 +109,10 @@ fn explore(membarrier: bool) -> (usize, Option<State>) {
         if state.worker == WorkerStep::Inside && state.control == ControlStep::Inside {
             return (seen.len(), Some(state));
         }
-        let next: Vec<State> =
-            [state.flush_one(), state.worker_step(), state.control_step(membarrier)].into_iter().flatten().collect();
+        let next: Vec<State> = [state.flush_one(), state.worker_step(), state.control_step(membarrier)]
+            .into_iter()
+            .flatten()
+            .collect();
         let over = state.worker == WorkerStep::Done && state.control == ControlStep::Done;
         assert!(over || !next.is_empty(), "nobody can go on: {state:?}");
         open.extend(next);
