@@ -144,7 +144,8 @@ impl Ledger {
             forwarded: false,
             sound: transport(frame).is_some_and(|transport| {
                 let at = transport.checksum_at();
-                frame[at..at + 2] == transport.pseudo().to_be_bytes()
+                // With padding behind the datagram the sum (to the end of the frame) is wrong whoever completes it.
+                frame[at..at + 2] == transport.pseudo().to_be_bytes() && transport.end == frame.len()
             }),
             arrived: false,
             segments: vec![false; cut.map_or(0, |cut| cut.len())],
@@ -283,12 +284,23 @@ impl Ledger {
         let again = self.exact.get(&hash(bytes)).is_some_and(|entries| !entries.is_empty())
             || self.changed.contains_key(&hash(&without_checksum(bytes)));
         let what = if again { "again, or in a form its sender did not ask for" } else { "that nobody sent" };
+        let right = transport(bytes).is_some_and(|transport| transport.is_checksum_right(bytes));
+        let changed = self.changed.get(&hash(&without_checksum(bytes))).map_or(&[][..], Vec::as_slice);
+        let alike: Vec<String> = changed
+            .iter()
+            .map(|(at, segment)| {
+                let entry = &self.entries[*at];
+                let arrived = segment.map_or(entry.arrived, |index| entry.segments[index]);
+                format!("{at}/{segment:?}: arrived {arrived}, whole {}, sound {}", entry.arrived, entry.sound)
+            })
+            .collect();
         let head: Vec<String> = bytes.iter().take(80).map(|byte| format!("{byte:02x}")).collect();
         lost(format!(
-            "guest {to} got a frame of {} bytes {what} on pair {} ({:?}): {}",
+            "guest {to} got a frame of {} bytes {what} on pair {} ({:?}, checksum right: {right}; alike: {}): {}",
             bytes.len(),
             received.pair,
             received.header,
+            alike.join(", "),
             head.join("")
         ))
     }

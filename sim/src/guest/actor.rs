@@ -516,6 +516,12 @@ pub fn judge(network: &Network, guest: usize, frame: &[u8]) -> Expect {
         return Expect::Drop(DropReason::PortDown);
     }
     let unicast = destination[0] & 1 == 0;
+    let foreign =
+        |(source, _): (IpAddr, IpAddr)| !source.is_unspecified() && !port.may_send(port.station.mac, source);
+    if crate::net::read::addresses(frame).is_some_and(foreign) {
+        // `smoltcp` answers as whom it was spoken to, and a hostile neighbour may speak to anybody.
+        return Expect::Any;
+    }
     match neighbour(frame) {
         Some(Neighbour::Asks(address)) if crate::net::read::sender(frame) == Some(address) => {
             Expect::Drop(DropReason::NeighbourConsumed)
