@@ -1,4 +1,5 @@
 //! Workers over loopback ports: forwarding, drops, answers, handovers, fairness, and what a packet may not cost.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: what fails here fails the test")]
 
 use buf::{Frame, Offload, Pool};
 use engine::{Armed, DropReason, PortIndex, RxQueue, TxQueue, Unobserved};
