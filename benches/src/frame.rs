@@ -156,7 +156,9 @@ pub struct Sender {
 #[derive(Debug, Clone)]
 struct Template {
     kind: FrameKind,
-    prefix: [u8; PREFIX],
+    /// The first 42 bytes, with ports of 0, and those that TCP has more.
+    udp: [u8; UDP_HEADERS],
+    tcp: [u8; TCP_HEADERS - UDP_HEADERS],
     headers: usize,
     net: NetHeader,
 }
@@ -199,7 +201,6 @@ impl Sender {
             return Err(MemoryError::Exhausted { wanted: 0, left: 0 });
         };
         let (headers, len) = (template.headers, template.kind.len as usize);
-        let mut prefix = template.prefix;
         // Flows count up through destination ports in steps of 1,024 source ports: a million of them in all.
         let flow = self.flows.of(sequence);
         let source = self.first_port.wrapping_add((flow & 1023) as u16);
@@ -207,17 +208,17 @@ impl Sender {
         let word = pattern(sequence);
         let tail = len - headers - FIELDS;
         let check = fold(payload_sum(sequence, stamp).wrapping_add(pattern_sum(word, tail)));
-        prefix[34..36].copy_from_slice(&source.to_be_bytes());
-        prefix[36..38].copy_from_slice(&destination.to_be_bytes());
-        if let Some(fields) = prefix.get_mut(headers..headers + FIELDS) {
-            let first = u64::from(sequence) | u64::from(check) << 32;
-            fields[..8].copy_from_slice(&first.to_le_bytes());
-            fields[8..].copy_from_slice(&stamp.to_le_bytes());
+        // Straight into guest memory, piece over piece: a prefix patched on the stack could only be loaded again once all
+        // earlier stores have left the store buffer, and those wait for lines that the switch holds.
+        let ports = u32::from(source.swap_bytes()) | u32::from(destination.swap_bytes()) << 16;
+        memory.write_array(address, &template.udp)?;
+        if headers == TCP_HEADERS {
+            memory.write_array(address + UDP_HEADERS as u64, &template.tcp)?;
         }
-        match prefix.first_chunk::<UDP_PREFIX>() {
-            Some(prefix) if headers == UDP_HEADERS => memory.write_array(address, prefix)?,
-            _ => memory.write_array(address, &prefix)?,
-        }
+        memory.write_array(address + 34, &ports.to_le_bytes())?;
+        let fields = u64::from(sequence) | u64::from(check) << 32;
+        memory.write_array(address + headers as u64, &fields.to_le_bytes())?;
+        memory.write_array(address + headers as u64 + 8, &stamp.to_le_bytes())?;
         memory.fill_words(address + (headers + FIELDS) as u64, tail, word)?;
         self.sequence = sequence.wrapping_add(1);
         Ok((template.net, template.kind.len))
@@ -226,7 +227,7 @@ impl Sender {
 
 impl Template {
     fn new(from: Endpoint, to: Endpoint, kind: FrameKind) -> Self {
-        let mut p = [0u8; PREFIX];
+        let mut p = [0u8; TCP_HEADERS];
         let ip_len = kind.len - 14;
         let transport_len = ip_len - 20;
         p[0..6].copy_from_slice(&to.mac);
@@ -243,7 +244,7 @@ impl Template {
         p[24..26].copy_from_slice(&checksum.to_be_bytes());
         if !kind.tso {
             p[38..40].copy_from_slice(&(transport_len as u16).to_be_bytes());
-            return Self { kind, prefix: p, headers: UDP_HEADERS, net: NetHeader::default() };
+            return Self::cut(kind, &p, UDP_HEADERS, NetHeader::default());
         }
         p[46] = 5 << 4;
         p[47] = 0x10; // ACK
@@ -259,7 +260,12 @@ impl Template {
             csum_offset: 16,
             ..NetHeader::default()
         };
-        Self { kind, prefix: p, headers: TCP_HEADERS, net }
+        Self::cut(kind, &p, TCP_HEADERS, net)
+    }
+
+    fn cut(kind: FrameKind, headers: &[u8; TCP_HEADERS], len: usize, net: NetHeader) -> Self {
+        let (udp, tcp) = (headers.first_chunk(), headers.last_chunk());
+        Self { kind, udp: *udp.unwrap_or(&[0; _]), tcp: *tcp.unwrap_or(&[0; _]), headers: len, net }
     }
 }
 

@@ -145,7 +145,7 @@ pub struct Generator {
 
 /// Nothing received for this long with a full window: what is under way is lost.
 const STALL: Duration = Duration::from_millis(100);
-/// Turns that take longer than this together were interrupted.
+/// A turn that takes longer than this was interrupted.
 const PAUSE: Duration = Duration::from_micros(100);
 /// How long a stopping run waits for what is under way.
 const DRAIN: Duration = Duration::from_millis(50);
@@ -166,7 +166,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Called every few turns, which take microseconds.
+    /// Called every turn, which takes microseconds.
     #[inline]
     fn notice_pause(&mut self) {
         let now = cpu::time_stamp();
@@ -225,8 +225,8 @@ impl Generator {
             }
             for _ in 0..64 {
                 self.turn(&mut run, &mut latency)?;
+                run.notice_pause();
             }
-            run.notice_pause();
         }
         self.drain(&mut latency)?;
         Ok(report)
@@ -272,6 +272,9 @@ impl Generator {
     /// Every guest receives, then every guest sends.
     #[inline]
     fn turn(&mut self, run: &mut Run<'_>, latency: &mut Latency) -> Result<(), GeneratorError> {
+        for guest in &self.guests {
+            guest.prefetch();
+        }
         for (port, guest) in self.guests.iter_mut().enumerate() {
             let received = guest.receive(latency).map_err(|error| GeneratorError::Ring { port, error })?;
             if received > 0

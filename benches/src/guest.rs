@@ -99,6 +99,15 @@ impl Guest {
         self.buffers_per_frame = (sizes.longest() as usize + 12).div_ceil(buffer);
     }
 
+    /// Asks for the lines that this turn will look at and write, before any of them is waited for.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        self.rx.queue_ref().prefetch_used(BURST as u16);
+        self.tx.queue_ref().prefetch_used(BURST as u16);
+        self.rx.queue_ref().prefetch_available(BURST as u16);
+        self.tx.queue_ref().prefetch_available(BURST as u16);
+    }
+
     /// Receives a burst, if there is one, and posts buffers again; returns frames received.
     #[inline]
     pub(crate) fn receive(&mut self, latency: &mut Latency) -> Result<usize, RxError> {

@@ -16,7 +16,7 @@ fn the_null_ceiling_moves_frames_in_both_layouts() {
     let core = cores[0].to_string();
     let null = cores.last().unwrap().to_string();
     for ring in ["split", "packed"] {
-        let args = ["run", "--null-ceiling", "--ring", ring, "--time", "50ms", "--warm", "10ms", "--json"];
+        let args = ["run", "--null-ceiling", "--ring", ring, "--time", "1s", "--warm", "100ms", "--json"];
         let mut args = args.to_vec();
         args.extend(["--core", &core, "--null-core", &null, "--small-pages"]);
         let output = bench(&args);

@@ -62,6 +62,18 @@ impl Window {
     words!(load_u16, store_u16, AtomicU16, u16, 2);
     words!(load_u32, store_u32, AtomicU32, u32, 4);
     words!(load_u64, store_u64, AtomicU64, u64, 8);
+
+    /// Asks for the line of byte `offset`, to be read; a hint, so an offset outside does no harm.
+    #[inline]
+    pub(crate) fn prefetch(&self, offset: usize) {
+        prefetch(self.start.as_ptr().wrapping_add(offset));
+    }
+
+    /// Asks for the line of byte `offset`, to be written.
+    #[inline]
+    pub(crate) fn prefetch_write(&self, offset: usize) {
+        prefetch_write(self.start.as_ptr().wrapping_add(offset));
+    }
 }
 
 /// Asks for the cache line at `address`. Any address is allowed: a prefetch never faults.

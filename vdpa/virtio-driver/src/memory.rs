@@ -253,9 +253,9 @@ impl SharedMemory {
             // SAFETY: word i ends at 8 * (i + 1) <= len, inside the range `pointer` vouched for; unaligned store.
             unsafe { start.add(i).write_unaligned(word.to_le()) };
         }
-        for (i, byte) in word.to_le_bytes().iter().enumerate().take(len % 8) {
+        for i in 0..len % 8 {
             // SAFETY: 8 * words + i < len.
-            unsafe { into.add(8 * words + i).write(*byte) };
+            unsafe { into.add(8 * words + i).write((word >> (8 * i)) as u8) };
         }
         Ok(())
     }
@@ -276,12 +276,14 @@ impl SharedMemory {
             // SAFETY: word i ends at 8 * (i + 1) <= len, inside the range `pointer` vouched for; unaligned load.
             sum = sum.wrapping_add(u64::from_le(unsafe { start.add(i).read_unaligned() }));
         }
-        let mut rest = [0u8; 8];
-        for (i, byte) in rest.iter_mut().enumerate().take(len % 8) {
+        // The rest stays in a register: bytes put together in memory could only be loaded as a word once every store before
+        // them has left the store buffer, cache misses of the ring among them.
+        let mut rest = 0u64;
+        for i in 0..len % 8 {
             // SAFETY: 8 * words + i < len.
-            *byte = unsafe { from.add(8 * words + i).read() };
+            rest |= u64::from(unsafe { from.add(8 * words + i).read() }) << (8 * i);
         }
-        Ok(sum.wrapping_add(u64::from_le_bytes(rest)))
+        Ok(sum.wrapping_add(rest))
     }
 
     /// Asks for the cache line at a guest address, to be read. Outside the region it does nothing.

@@ -82,15 +82,15 @@ impl NetHeader {
             | if self.needs_csum { NEEDS_CSUM } else { 0 }
             | if self.data_valid { DATA_VALID } else { 0 };
         let gso = self.gso.to_byte() | if self.ecn { ECN } else { 0 };
-        let hdr = self.hdr_len.to_le_bytes();
-        let size = self.gso_size.to_le_bytes();
-        let start = self.csum_start.to_le_bytes();
-        let offset = self.csum_offset.to_le_bytes();
-        let buffers = self.num_buffers.to_le_bytes();
-        [
-            flags, gso, hdr[0], hdr[1], size[0], size[1], start[0], start[1], offset[0], offset[1],
-            buffers[0], buffers[1],
-        ]
+        // Put together in registers: see `SharedMemory::sum`.
+        let first = flags as u64
+            | (gso as u64) << 8
+            | (self.hdr_len as u64) << 16
+            | (self.gso_size as u64) << 32
+            | (self.csum_start as u64) << 48;
+        let second = self.csum_offset as u32 | (self.num_buffers as u32) << 16;
+        let (f, s) = (first.to_le_bytes(), second.to_le_bytes());
+        [f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], s[0], s[1], s[2], s[3]]
     }
 
     /// Reads a header; of a 10-byte legacy header the caller passes two zeroes at the end.

@@ -310,6 +310,20 @@ impl Virtqueue for PackedQueue {
         self.take(id, None).map(Some)
     }
 
+    #[inline]
+    fn prefetch_used(&self, buffers: u16) {
+        for ahead in (0..buffers.min(self.size)).step_by(4) {
+            self.descriptors.prefetch(16 * usize::from(self.advance(self.used, true, ahead).0));
+        }
+    }
+
+    #[inline]
+    fn prefetch_available(&self, buffers: u16) {
+        for ahead in (0..buffers.min(self.size)).step_by(4) {
+            self.descriptors.prefetch_write(16 * usize::from(self.advance(self.avail, true, ahead).0));
+        }
+    }
+
     fn suppress_interrupts(&mut self) {
         self.driver.store_u32(0, u32::from(EVENT_DISABLE) << 16, Ordering::Relaxed);
     }

@@ -238,6 +238,13 @@ pub trait Virtqueue {
     /// [`UsedError`] when the device wrote something impossible.
     fn next_used(&mut self) -> Result<Option<Used>, UsedError>;
 
+    /// Asks for the lines in which the next `buffers` used ones will be found. A hint: several queues can be asked for
+    /// before the first is looked at, so that the cache misses overlap.
+    fn prefetch_used(&self, buffers: u16);
+
+    /// Asks for the lines that adding the next `buffers` will write.
+    fn prefetch_available(&self, buffers: u16);
+
     /// Asks the device not to interrupt: a polling driver. With `EVENT_IDX` on a split ring this is a hint that lapses
     /// once per 65,536 buffers.
     fn suppress_interrupts(&mut self);
@@ -355,6 +362,14 @@ impl Virtqueue for Queue {
     #[inline]
     fn next_used(&mut self) -> Result<Option<Used>, UsedError> {
         either!(self, q => q.next_used())
+    }
+    #[inline]
+    fn prefetch_used(&self, buffers: u16) {
+        either!(self, q => q.prefetch_used(buffers));
+    }
+    #[inline]
+    fn prefetch_available(&self, buffers: u16) {
+        either!(self, q => q.prefetch_available(buffers));
     }
     fn suppress_interrupts(&mut self) {
         either!(self, q => q.suppress_interrupts());
