@@ -228,6 +228,8 @@ impl Switch for OpenVswitch {
             self.flows(&["in_port=1,actions=output:2", "in_port=2,actions=output:1"])?;
             self.mode = PORTS;
         }
+        // What the datapath had cached is thrown out by threads of its own; until then frames are dropped.
+        std::thread::sleep(Duration::from_millis(300));
         Ok(())
     }
 
