@@ -52,6 +52,8 @@ faults! {
     PoolExhausted => "pool exhausted",
     /// A guest's memory is mapped anew while its rings run.
     MemoryMoved => "memory mapped anew",
+    /// A guest is migrated: what is written to it is logged.
+    Migrated => "guest migrated",
     /// A guest gives its receive buffers back one at a time.
     SlowRefill => "guest refills slowly",
     /// A guest sends without pause.
@@ -99,6 +101,7 @@ pub fn act(world: &mut World, fault: Fault) -> anyhow::Result<bool> {
         Fault::Corrupt => corrupt(world, guest, until),
         Fault::QueueTaken => hold_queue(world, guest)?,
         Fault::QueueRestart => world.restart_queues(guest)?,
+        Fault::Migrated => world.start_migration(guest, until)?,
         Fault::MemoryMoved => world.move_memory(guest)?,
     }
     Ok(true)

@@ -1,5 +1,6 @@
 //! The host: the control side's turns, and how guests attach.
 
+use crate::check::dirty::Migration;
 use crate::check::{Violation, leaks};
 use crate::faults::Fault;
 use crate::frontend::{Call, FrontEnd, Message, handshake, stop};
@@ -15,7 +16,7 @@ use crate::trace::Trace;
 use agent::{Action, Agent};
 use anyhow::Context;
 use engine::{Announcement, DropReason, PortIndex, TxQueue};
-use guest_mem::{GuestMemory, RegionSpec};
+use guest_mem::{DirtyLog, GuestMemory, RegionSpec};
 use model::Name;
 use ports::vhost::{NetFeatures, VhostRx, VhostTx};
 use std::any::Any;
@@ -81,6 +82,8 @@ pub struct World {
     pub restarts: Vec<(u64, usize)>,
     /// Packets taken from the pool, and until when.
     pub held: Option<(u64, Vec<buf::OwnedPacket>)>,
+    /// Guests that are migrated.
+    pub migrations: Vec<Migration>,
     agent: Agent,
     host: Name,
     removals: Vec<(PortIndex, Removal)>,
@@ -185,6 +188,7 @@ impl World {
             gone: Vec::new(),
             restarts: Vec::new(),
             held: None,
+            migrations: Vec::new(),
         };
         world.apply()?;
         world.scene.call_control(TICK);
@@ -472,7 +476,61 @@ impl World {
         self.scene.plug_in(guest, Vec::new());
         self.scene.wake_all();
         self.scene.drain(guest)?;
+        self.end_migration(guest)
+    }
+
+    /// Logs what the switch writes to a guest, until `until`.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn start_migration(&mut self, guest: usize, until: u64) -> anyhow::Result<()> {
+        // What was written before is not logged, and read now.
+        self.scene.drain(guest)?;
+        self.end_migration(guest)?;
+        let Some(nic) = &mut self.scene.guests[guest].nic else { return Ok(()) };
+        nic.written = Some(Vec::new());
+        let end = nic.memory.guest_base() + nic.memory.len() as u64;
+        let migration = Migration::new(guest, until, end)?;
+        self.set_log(guest, Some(&migration.log));
+        self.migrations.push(migration);
         Ok(())
+    }
+
+    /// Ends a guest's migration, if there is one: all that it finds written since must be marked.
+    ///
+    /// # Errors
+    ///
+    /// Something is not.
+    pub fn end_migration(&mut self, guest: usize) -> anyhow::Result<()> {
+        let Some(at) = self.migrations.iter().position(|migration| migration.guest == guest) else { return Ok(()) };
+        let migration = self.migrations.swap_remove(at);
+        self.scene.drain(guest)?;
+        self.set_log(guest, None);
+        let written = self.scene.guests[guest].nic.as_mut().and_then(|nic| nic.written.take());
+        if !self.scene.lies(guest) {
+            migration.check(&written.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    fn set_log(&self, guest: usize, log: Option<&Arc<DirtyLog>>) {
+        let Some(index) = self.scene.plugs[guest].port else { return };
+        for pair in 0..self.options.guests[guest].nic.pairs {
+            self.control.with_rx(index, pair, |queue| {
+                if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<SimRx>() {
+                    queue.real.set_dirty_log(log.cloned());
+                }
+            });
+            if self.mischief.is(Plant::ForgetLog) && pair + 1 == self.options.guests[guest].nic.pairs {
+                continue;
+            }
+            self.control.with_tx(index, pair, |queue| {
+                if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<SimTx>() {
+                    queue.real.set_dirty_log(log.cloned());
+                }
+            });
+        }
     }
 
     /// Stops each queue of a guest and starts it where it stood, as a front end does around a migration that fails.
@@ -481,6 +539,7 @@ impl World {
     ///
     /// A ring cannot be made.
     pub fn restart_queues(&mut self, guest: usize) -> anyhow::Result<()> {
+        self.end_migration(guest)?;
         let (Some(index), Some(attached)) = (self.scene.plugs[guest].port, &self.attached[guest]) else {
             return Ok(());
         };
@@ -564,6 +623,10 @@ impl World {
         }
         if self.held.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.held = None;
+        }
+        let over = self.migrations.iter().filter(|migration| migration.until <= now).map(|migration| migration.guest);
+        for guest in over.collect::<Vec<_>>() {
+            self.end_migration(guest)?;
         }
         if self.mischief.is(Plant::InventDrop)
             && let Some(shard) = self.scene.plugs[0].port.and_then(|port| self.control.shard(port, 0))
@@ -658,7 +721,7 @@ impl World {
     /// Whether everything the faults did is undone by itself.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.restarts.is_empty() && self.held.is_none()
+        self.restarts.is_empty() && self.held.is_none() && self.migrations.is_empty()
     }
 
     /// The books at the end: guests, pool, maps.

@@ -6,6 +6,7 @@
 //! | [`isolation`] | only ports that are addressed get it, inside one subnet, from an address its sender may use |
 //! | [`verdicts`] | what the stages decide is what the network's description says |
 //! | [`accounts`] | every packet taken is delivered or counted under one reason; counters agree with guests and observer |
+//! | [`dirty`] | while a guest is migrated, what is written to it is marked |
 //! | [`leaks`] | pool, mappings and buffers are all there at the end |
 //! | [`secrets`] | no guest can read what fills another's unshared memory |
 //! | [`work`] | a step stays within its bound |
@@ -14,6 +15,7 @@
 //! ([`crate::run`]).
 
 pub mod accounts;
+pub mod dirty;
 pub mod isolation;
 pub mod leaks;
 pub mod ledger;

@@ -174,6 +174,8 @@ pub struct Nic {
     /// What guards and poisoned buffers hold: nobody else may ever see it.
     pub secret: u64,
     header_len: usize,
+    /// What the device wrote since the guest is migrated: address and length.
+    pub written: Option<Vec<(u64, u32)>>,
 }
 
 impl Nic {
@@ -197,7 +199,7 @@ impl Nic {
     pub fn over(memory: Arc<SharedMemory>, config: NicConfig, secret: u64) -> anyhow::Result<Self> {
         let mut arena = Arena::new(&memory);
         let header_len = features::net_header_len(config.features);
-        let mut nic = Self { memory, config, pairs: Vec::new(), guards: Vec::new(), secret, header_len };
+        let mut nic = Self { memory, config, pairs: Vec::new(), guards: Vec::new(), secret, header_len, written: None };
         nic.guard(&mut arena)?;
         for _ in 0..config.pairs {
             let tx = nic.make_tx(&mut arena)?;
@@ -448,6 +450,12 @@ impl Nic {
         let _ = self.memory.fill_words(address, dirty, self.secret);
         rx.free.push(used.token);
         rx.returned += 1;
+        if let Some(written) = &mut self.written {
+            written.push((address, used.len));
+            // Where the device said so: the used index, or a packed ring's descriptor (the whole ring is within a page).
+            let ring = rx.queue.addresses();
+            written.push(if matches!(rx.queue, Queue::Split(_)) { (ring.device, 4) } else { (ring.descriptors, 1) });
+        }
         Ok(Some((used.len, bytes)))
     }
 

@@ -78,6 +78,8 @@ plants! {
     ForgetQueue,
     /// An address that was announced stays where it was.
     IgnoreAnnouncement,
+    /// The last queue of a guest that is migrated does not log what it writes.
+    ForgetLog,
 }
 
 /// A packet that waits to be delivered to the wrong port.
