@@ -503,7 +503,9 @@ impl World {
     ///
     /// Something is not.
     pub fn end_migration(&mut self, guest: usize) -> anyhow::Result<()> {
-        let Some(at) = self.migrations.iter().position(|migration| migration.guest == guest) else { return Ok(()) };
+        let Some(at) = self.migrations.iter().position(|migration| migration.guest == guest) else {
+            return Ok(());
+        };
         let migration = self.migrations.swap_remove(at);
         self.scene.drain(guest)?;
         self.set_log(guest, None);
@@ -624,7 +626,11 @@ impl World {
         if self.held.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.held = None;
         }
-        let over = self.migrations.iter().filter(|migration| migration.until <= now).map(|migration| migration.guest);
+        let over = self
+            .migrations
+            .iter()
+            .filter(|migration| migration.until <= now)
+            .map(|migration| migration.guest);
         for guest in over.collect::<Vec<_>>() {
             self.end_migration(guest)?;
         }

@@ -40,11 +40,16 @@ impl Migration {
     /// A page is not marked.
     pub fn check(&self, written: &[(u64, u32)]) -> Checked {
         let last = |(address, length): &(u64, u32)| address + u64::from((*length).max(1)) - 1;
-        let pages: BTreeSet<u64> = written.iter().flat_map(|part| part.0 / PAGE..=last(part) / PAGE).collect();
+        let pages: BTreeSet<u64> =
+            written.iter().flat_map(|part| part.0 / PAGE..=last(part) / PAGE).collect();
         match pages.into_iter().find(|page| !self.log.is_marked(page * PAGE)) {
             None => Ok(()),
             Some(page) => {
-                let what = format!("guest {}: the page at {:#x} was written and is not marked", self.guest, page * PAGE);
+                let what = format!(
+                    "guest {}: the page at {:#x} was written and is not marked",
+                    self.guest,
+                    page * PAGE
+                );
                 Err(Violation::new("dirty log", what))
             }
         }

@@ -203,17 +203,27 @@ impl Ledger {
             }
             return Err(self.unmatched(to, received));
         };
-        let key = hash(&without_checksum(&received.bytes));
-        if segment.is_some() && self.changed.get(&key).is_some_and(|alike| alike.len() > 1) {
+        let changed = self.changed.get(&hash(&without_checksum(&received.bytes))).map_or(0, Vec::len);
+        let exact = self.exact.get(&hash(&received.bytes)).map_or(0, Vec::len);
+        let alike = changed > 1 || exact > 1;
+        if segment.is_some() && alike {
             // Which of two equal large sends it is a part of cannot be told.
             self.uncertain[to] = true;
         }
-        self.arrive(to, received, entry, segment)?;
+        self.arrive(to, received, (entry, segment), alike)?;
         isolation::check(network, &self.entries[entry], to, &received.bytes)?;
         Ok(segment.is_some())
     }
 
-    fn arrive(&mut self, to: usize, received: &Received, at: usize, segment: Option<usize>) -> Checked {
+    /// Notes an arrival. The order is compared only of frames that are like no other: which of several equal ones came on which of two
+    /// queue pairs cannot be told.
+    fn arrive(
+        &mut self,
+        to: usize,
+        received: &Received,
+        (at, segment): (usize, Option<usize>),
+        alike: bool,
+    ) -> Checked {
         let entry = &mut self.entries[at];
         let first = match segment {
             None => !std::mem::replace(&mut entry.arrived, true),
@@ -224,6 +234,9 @@ impl Ledger {
             }
         };
         self.arrivals[to].packets += u64::from(first);
+        if alike {
+            return Ok(());
+        }
         let position = (entry.order, segment.unwrap_or(0));
         let last = self.last.entry((entry.guest, entry.flow, to, received.pair)).or_default();
         if *last >= position && *last != (0, 0) {

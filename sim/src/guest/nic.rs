@@ -199,7 +199,8 @@ impl Nic {
     pub fn over(memory: Arc<SharedMemory>, config: NicConfig, secret: u64) -> anyhow::Result<Self> {
         let mut arena = Arena::new(&memory);
         let header_len = features::net_header_len(config.features);
-        let mut nic = Self { memory, config, pairs: Vec::new(), guards: Vec::new(), secret, header_len, written: None };
+        let mut nic =
+            Self { memory, config, pairs: Vec::new(), guards: Vec::new(), secret, header_len, written: None };
         nic.guard(&mut arena)?;
         for _ in 0..config.pairs {
             let tx = nic.make_tx(&mut arena)?;
@@ -454,7 +455,11 @@ impl Nic {
             written.push((address, used.len));
             // Where the device said so: the used index, or a packed ring's descriptor (the whole ring is within a page).
             let ring = rx.queue.addresses();
-            written.push(if matches!(rx.queue, Queue::Split(_)) { (ring.device, 4) } else { (ring.descriptors, 1) });
+            written.push(if matches!(rx.queue, Queue::Split(_)) {
+                (ring.device, 4)
+            } else {
+                (ring.descriptors, 1)
+            });
         }
         Ok(Some((used.len, bytes)))
     }
