@@ -8,7 +8,7 @@
 //!   steps each side has a full barrier, so at least one sees the other (Dekker). The worker is the one that backs out.
 //! * The worker's barrier is none where the kernel offers `membarrier(2)`: the control thread's system call then puts one into every running
 //!   thread of the process, between any two instructions. A worker's locked instruction would wait for all its stores to guest
-//!   memory, which is the greatest single cost of a burst when the cores are far apart.
+//!   memory, which takes long when the cores are far apart.
 //! * Control threads exclude each other by a mutex.
 //! * Workers exclude each other by compare-and-swap on `inside`, or ([`Shared::for_one_worker`]) by identity: the first thread that tries
 //!   owns the worker's side for good, all others are turned away.

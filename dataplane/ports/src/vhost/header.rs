@@ -17,7 +17,7 @@ const GSO_ECN: u8 = 0x80;
 pub(crate) const HEADER_LENGTH: usize = 12;
 
 /// The header of a frame that asks nothing. A constant, because a header put together byte by byte and then copied in words makes the
-/// processor wait for its own stores (measured: 40 cycles per packet).
+/// processor wait for its own stores (by a sampled profile, some 40 cycles per packet, far).
 pub(crate) const PLAIN: [u8; HEADER_LENGTH] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// What a driver negotiated, as far as it concerns packets (virtio 1.2 section 5.1.3).
