@@ -1,6 +1,6 @@
 //! What a seed chooses before anything happens: each run has its own mix (swarm testing), printed first.
 
-use crate::guest::nic::{FRAME_MAX, NicConfig};
+use crate::guest::config::{FRAME_MAX, NicConfig};
 use crate::random::Random;
 use std::fmt;
 use virtio_driver::features as f;

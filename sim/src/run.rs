@@ -119,7 +119,7 @@ fn with_faults(world: &mut World) -> anyhow::Result<()> {
         if steps >= next_fault {
             next_fault = steps + world.random.between(1, 2 * world.options.fault_every);
             let fault = draw_fault(world);
-            if world.do_fault(fault)? {
+            if crate::faults::act(world, fault)? {
                 world.scene.stats.fault(fault.name());
             }
         }

@@ -17,7 +17,7 @@ pub use offer::{Desc, Offer};
 
 use crate::check::Violation;
 use crate::guest::actor::Acted;
-use crate::guest::nic::NicConfig;
+use crate::guest::config::NicConfig;
 use crate::options::{GuestOptions, Kind, Options};
 use crate::world::World;
 use engine::DropReason;

@@ -83,6 +83,15 @@ fn tagged(frame: &[u8], ids: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Two stations of one subnet, and right packets from the first to the second that an oddity starts from.
+struct Right<'a> {
+    from: &'a Station,
+    to: &'a Station,
+    udp4: Vec<u8>,
+    udp6: Vec<u8>,
+    tcp4: Vec<u8>,
+}
+
 /// A frame of `from` that must end as `reason`, with its virtio-net header; `to` is a neighbour of its subnet.
 #[must_use]
 pub fn odd_frame(
@@ -93,109 +102,166 @@ pub fn odd_frame(
 ) -> Option<(NetHeader, Vec<u8>)> {
     let mut payload = [0; 32];
     random.fill(&mut payload);
-    let flow = |v6: bool, protocol: u8| Flow { from: *from, to: *to, v6, protocol, ports: (5000, 5001) };
-    let udp4 = packet(&flow(false, UDP), 1, &payload, Fill::Whole);
-    let udp6 = packet(&flow(true, UDP), 1, &payload, Fill::Whole);
-    let tcp4 = packet(&flow(false, TCP), 1, &payload, Fill::Whole);
-    let mut header = NetHeader::default();
-    let frame = match reason {
-        DropReason::BadOffload => {
-            header = match random.below(4) {
-                0 => NetHeader { needs_csum: true, csum_start: 60_000, csum_offset: 6, ..header },
-                1 => NetHeader { needs_csum: true, csum_start: 34, csum_offset: 60_000, ..header },
-                2 => NetHeader { gso: Gso::Other(0x7f), gso_size: 100, ..header },
-                _ => NetHeader {
-                    needs_csum: true,
-                    csum_start: 34,
-                    csum_offset: 6,
-                    gso: Gso::TcpV4,
-                    gso_size: 0,
-                    ..header
-                },
-            };
-            udp4
-        }
-        DropReason::VlanTagged => tagged(&udp4, &[1 + random.below(255) as u8]),
-        DropReason::SpoofedMac => with(udp4, 6, &[2, 0xee, 0, 0, 0, random.below(256) as u8]),
-        DropReason::SpoofedAddress if random.chance(500) => with(udp4, 26, &to.v4.octets()),
-        DropReason::SpoofedAddress => with(udp6, 22, &to.v6.octets()),
-        DropReason::SpoofedNeighbour => arp(to.mac, from.mac, 2, (from.mac, to.v4), (to.mac, to.v4)),
-        DropReason::BadNeighbour => {
-            let asks = solicitation(from, to.v6);
-            match random.below(3) {
-                0 => with(asks, 21, &[64]),
-                1 => with(asks, 56, &[0x5a, 0xa5]),
-                _ => with(asks, 79, &[0]),
-            }
-        }
-        DropReason::EtherTypeRefused => with(udp4, 12, &[0x88, 0xcc]),
-        DropReason::BogusSource => match random.below(4) {
-            0 => with(udp4, 26, &[127, 0, 0, 1]),
-            1 => with(udp4, 26, &[224, 0, 0, 9]),
-            2 => with(udp4, 26, &[255; 4]),
-            _ => with(udp6, 22, &Ipv6Addr::LOCALHOST.octets()),
+    let right = |v6: bool, protocol: u8| {
+        let flow = Flow { from: *from, to: *to, v6, protocol, ports: (5000, 5001) };
+        packet(&flow, 1, &payload, Fill::Whole)
+    };
+    let right = Right { from, to, udp4: right(false, UDP), udp6: right(true, UDP), tcp4: right(false, TCP) };
+    if reason == DropReason::BadOffload {
+        return Some((impossible_request(random), right.udp4));
+    }
+    let link = right.link(reason, random);
+    let frame = link
+        .or_else(|| right.foreign(reason, random))
+        .or_else(|| right.neighbours(reason, random))
+        .or_else(|| right.ipv4(reason, random))
+        .or_else(|| right.ipv6(reason, random))
+        .or_else(|| right.transport(reason))?;
+    Some((NetHeader::default(), frame))
+}
+
+/// A request for offloads that no frame of this length and kind can have.
+fn impossible_request(random: &mut Random) -> NetHeader {
+    let header = NetHeader::default();
+    match random.below(4) {
+        0 => NetHeader { needs_csum: true, csum_start: 60_000, csum_offset: 6, ..header },
+        1 => NetHeader { needs_csum: true, csum_start: 34, csum_offset: 60_000, ..header },
+        2 => NetHeader { gso: Gso::Other(0x7f), gso_size: 100, ..header },
+        _ => NetHeader {
+            needs_csum: true,
+            csum_start: 34,
+            csum_offset: 6,
+            gso: Gso::TcpV4,
+            gso_size: 0,
+            ..header
         },
-        DropReason::RogueService => {
-            if random.chance(500) {
-                with(udp4, 34, &[0, 67, 0, 68])
-            } else {
+    }
+}
+
+impl Right<'_> {
+    /// Ethernet and VLAN tags; destinations that nobody is.
+    fn link(&self, reason: DropReason, random: &mut Random) -> Option<Vec<u8>> {
+        let udp4 = self.udp4.clone();
+        Some(match reason {
+            DropReason::VlanTagged => tagged(&udp4, &[1 + random.below(255) as u8]),
+            DropReason::VlanTruncated => cut(tagged(&udp4, &[0]), 16 + random.below(2)),
+            DropReason::VlanDepth => tagged(&udp4, &[0, 0, 0]),
+            DropReason::EtherTypeRefused => with(udp4, 12, &[0x88, 0xcc]),
+            DropReason::Runt => cut(udp4, 1 + random.below(14)),
+            DropReason::Llc => with(udp4, 12, &[0, 60]),
+            DropReason::UnknownUnicast => with(udp4, 0, &[2, 0xdd, 0, 0, 0, random.below(256) as u8]),
+            DropReason::Multicast if random.chance(500) => with(udp4, 0, &[0xff; 6]),
+            DropReason::Multicast => with(self.udp6.clone(), 0, &[0x33, 0x33, 0, 0, 0, 0xfb]),
+            DropReason::Hairpin => with(udp4, 0, &self.from.mac),
+            _ => return None,
+        })
+    }
+
+    /// Sources that are not the sender's, and services that no guest has.
+    fn foreign(&self, reason: DropReason, random: &mut Random) -> Option<Vec<u8>> {
+        let (from, to) = (self.from, self.to);
+        let (udp4, udp6) = (self.udp4.clone(), self.udp6.clone());
+        Some(match reason {
+            DropReason::SpoofedMac => with(udp4, 6, &[2, 0xee, 0, 0, 0, random.below(256) as u8]),
+            DropReason::SpoofedAddress if random.chance(500) => with(udp4, 26, &to.v4.octets()),
+            DropReason::SpoofedAddress => with(udp6, 22, &to.v6.octets()),
+            DropReason::BogusSource => match random.below(4) {
+                0 => with(udp4, 26, &[127, 0, 0, 1]),
+                1 => with(udp4, 26, &[224, 0, 0, 9]),
+                2 => with(udp4, 26, &[255; 4]),
+                _ => with(udp6, 22, &Ipv6Addr::LOCALHOST.octets()),
+            },
+            DropReason::RogueService if random.chance(500) => with(udp4, 34, &[0, 67, 0, 68]),
+            DropReason::RogueService => {
                 let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
                 let advertises = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
                 icmpv6([0x33, 0x33, 0, 0, 0, 1], from.mac, link_local(from.mac), all, 255, &advertises)
             }
-        }
-        DropReason::UnknownNeighbour => {
-            let [a, b, c, _] = from.v4.octets();
-            arp([0xff; 6], from.mac, 1, (from.mac, from.v4), ([0; 6], [a, b, c, 251].into()))
-        }
-        DropReason::NeighbourConsumed => gratuitous(from.mac, from.v4),
-        DropReason::UnknownUnicast => with(udp4, 0, &[2, 0xdd, 0, 0, 0, random.below(256) as u8]),
-        DropReason::Multicast if random.chance(500) => with(udp4, 0, &[0xff; 6]),
-        DropReason::Multicast => with(udp6, 0, &[0x33, 0x33, 0, 0, 0, 0xfb]),
-        DropReason::Hairpin => with(udp4, 0, &from.mac),
-        DropReason::Runt => cut(udp4, 1 + random.below(14)),
-        DropReason::Llc => with(udp4, 12, &[0, 60]),
-        DropReason::VlanTruncated => cut(tagged(&udp4, &[0]), 16 + random.below(2)),
-        DropReason::VlanDepth => tagged(&udp4, &[0, 0, 0]),
-        DropReason::HeaderTooLong => {
-            // Two destination options of 48 bytes end the private head before the UDP header.
-            let mut extensions = vec![60, 5, 1, 44];
-            extensions.resize(48, 0);
-            let mut last = extensions.clone();
-            last[0] = 17;
-            extended(from, to, 60, &[extensions, last].concat())
-        }
-        DropReason::ArpTruncated => cut(gratuitous(from.mac, from.v4), 15 + random.below(27)),
-        DropReason::ArpFormat => with(gratuitous(from.mac, from.v4), 18, &[8]),
-        DropReason::Ipv4Truncated => cut(udp4, 15 + random.below(19)),
-        DropReason::Ipv4Version => with(udp4, 14, &[0x55]),
-        DropReason::Ipv4HeaderLength => with(udp4, 14, &[0x44]),
-        DropReason::Ipv4TotalLength => with(udp4, 16, &[0x20, 0]),
-        DropReason::Ipv6Truncated => cut(udp6, 15 + random.below(39)),
-        DropReason::Ipv6Version => with(udp6, 14, &[0x40]),
-        DropReason::Ipv6PayloadLength => with(udp6, 18, &[0x20, 0]),
-        DropReason::Ipv6Jumbogram => extended(from, to, 0, &[17, 0, 0xc2, 4, 0, 1, 0, 0]),
-        DropReason::Ipv6ExtensionOrder => {
-            extended(from, to, 60, &[0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0])
-        }
-        DropReason::Ipv6ExtensionCount => {
-            let mut extensions = [60, 0, 1, 4, 0, 0, 0, 0].repeat(9);
-            extensions[64] = 17;
-            // Nine of eight bytes lie within the head.
-            cut(extended(from, to, 60, &extensions), 14 + 40 + 72 + 16)
-        }
-        DropReason::Ipv6ExtensionLength => extended(from, to, 60, &[17, 200, 1, 4, 0, 0, 0, 0]),
-        DropReason::Ipv6Routing => extended(from, to, 43, &[17, 0, 0, 3, 0, 0, 0, 0]),
-        DropReason::FragmentLength => with(cut(udp4, 14 + 20 + 21), 16, &[0, 41, 0, 7, 0x20, 0]),
-        DropReason::FragmentOverrun => with(udp4, 20, &[0x1f, 0xff]),
-        DropReason::FragmentTiny => with(cut(tcp4, 14 + 20 + 8), 16, &[0, 28, 0, 7, 0x20, 0]),
-        DropReason::FragmentOverlap => with(tcp4, 20, &[0, 1]),
-        DropReason::L4Truncated => with(cut(udp4, 14 + 20 + 4), 16, &[0, 24]),
-        DropReason::TcpHeaderLength => with(tcp4, 46, &[0x40]),
-        DropReason::UdpLength => with(udp4, 38, &[0, 7]),
-        _ => return None,
-    };
-    Some((header, frame))
+            _ => return None,
+        })
+    }
+
+    /// ARP and neighbour discovery.
+    fn neighbours(&self, reason: DropReason, random: &mut Random) -> Option<Vec<u8>> {
+        let (from, to) = (self.from, self.to);
+        Some(match reason {
+            DropReason::SpoofedNeighbour => arp(to.mac, from.mac, 2, (from.mac, to.v4), (to.mac, to.v4)),
+            DropReason::BadNeighbour => {
+                let asks = solicitation(from, to.v6);
+                match random.below(3) {
+                    0 => with(asks, 21, &[64]),
+                    1 => with(asks, 56, &[0x5a, 0xa5]),
+                    _ => with(asks, 79, &[0]),
+                }
+            }
+            DropReason::UnknownNeighbour => {
+                let [a, b, c, _] = from.v4.octets();
+                arp([0xff; 6], from.mac, 1, (from.mac, from.v4), ([0; 6], [a, b, c, 251].into()))
+            }
+            DropReason::NeighbourConsumed => gratuitous(from.mac, from.v4),
+            DropReason::ArpTruncated => cut(gratuitous(from.mac, from.v4), 15 + random.below(27)),
+            DropReason::ArpFormat => with(gratuitous(from.mac, from.v4), 18, &[8]),
+            _ => return None,
+        })
+    }
+
+    /// IPv4 headers and fragments.
+    fn ipv4(&self, reason: DropReason, random: &mut Random) -> Option<Vec<u8>> {
+        let (udp4, tcp4) = (self.udp4.clone(), self.tcp4.clone());
+        Some(match reason {
+            DropReason::Ipv4Truncated => cut(udp4, 15 + random.below(19)),
+            DropReason::Ipv4Version => with(udp4, 14, &[0x55]),
+            DropReason::Ipv4HeaderLength => with(udp4, 14, &[0x44]),
+            DropReason::Ipv4TotalLength => with(udp4, 16, &[0x20, 0]),
+            DropReason::FragmentLength => with(cut(udp4, 14 + 20 + 21), 16, &[0, 41, 0, 7, 0x20, 0]),
+            DropReason::FragmentOverrun => with(udp4, 20, &[0x1f, 0xff]),
+            DropReason::FragmentTiny => with(cut(tcp4, 14 + 20 + 8), 16, &[0, 28, 0, 7, 0x20, 0]),
+            DropReason::FragmentOverlap => with(tcp4, 20, &[0, 1]),
+            _ => return None,
+        })
+    }
+
+    /// IPv6 headers and their extensions.
+    fn ipv6(&self, reason: DropReason, random: &mut Random) -> Option<Vec<u8>> {
+        let udp6 = self.udp6.clone();
+        let extended = |first: u8, extensions: &[u8]| extended(self.from, self.to, first, extensions);
+        Some(match reason {
+            DropReason::Ipv6Truncated => cut(udp6, 15 + random.below(39)),
+            DropReason::Ipv6Version => with(udp6, 14, &[0x40]),
+            DropReason::Ipv6PayloadLength => with(udp6, 18, &[0x20, 0]),
+            DropReason::Ipv6Jumbogram => extended(0, &[17, 0, 0xc2, 4, 0, 1, 0, 0]),
+            DropReason::Ipv6ExtensionOrder => {
+                extended(60, &[0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0])
+            }
+            DropReason::Ipv6ExtensionCount => {
+                let mut extensions = [60, 0, 1, 4, 0, 0, 0, 0].repeat(9);
+                extensions[64] = 17;
+                // Nine of eight bytes lie within the head.
+                cut(extended(60, &extensions), 14 + 40 + 72 + 16)
+            }
+            DropReason::Ipv6ExtensionLength => extended(60, &[17, 200, 1, 4, 0, 0, 0, 0]),
+            DropReason::Ipv6Routing => extended(43, &[17, 0, 0, 3, 0, 0, 0, 0]),
+            DropReason::HeaderTooLong => {
+                // Two destination options of 48 bytes end the private head before the UDP header.
+                let mut extensions = vec![60, 5, 1, 44];
+                extensions.resize(48, 0);
+                let mut last = extensions.clone();
+                last[0] = 17;
+                extended(60, &[extensions, last].concat())
+            }
+            _ => return None,
+        })
+    }
+
+    /// TCP and UDP headers.
+    fn transport(&self, reason: DropReason) -> Option<Vec<u8>> {
+        Some(match reason {
+            DropReason::L4Truncated => with(cut(self.udp4.clone(), 14 + 20 + 4), 16, &[0, 24]),
+            DropReason::TcpHeaderLength => with(self.tcp4.clone(), 46, &[0x40]),
+            DropReason::UdpLength => with(self.udp4.clone(), 38, &[0, 7]),
+            _ => return None,
+        })
+    }
 }
 
 #[cfg(test)]

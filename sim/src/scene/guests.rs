@@ -1,0 +1,116 @@
+//! Turns of guests, and what is booked of them.
+
+use super::Scene;
+use crate::check::{Checked, Violation, secrets};
+use crate::guest::actor::Acted;
+use crate::guest::nic::NicError;
+use virtio_driver::Gso;
+
+fn driver_error(guest: usize, error: &NicError) -> Violation {
+    let checker = if matches!(error, NicError::Written { .. }) { "memory" } else { "driver" };
+    Violation::new(checker, format!("guest {guest}: {error}"))
+}
+
+impl Scene {
+    /// A guest's turn.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn guest_turn(&mut self, guest: usize) -> Checked {
+        self.stats.steps += 1;
+        if self.tampered[guest] {
+            self.again_guest(guest, 100_000);
+            return Ok(());
+        }
+        let acted =
+            self.guests[guest].act(self.now, &self.network).map_err(|error| driver_error(guest, &error))?;
+        let busy = acted.busy;
+        self.account(guest, acted)?;
+        let now = self.now;
+        let actor = &mut self.guests[guest];
+        let think = actor.options.think;
+        let after = if now < actor.stalled_until {
+            actor.stalled_until - now
+        } else if actor.quiet {
+            let timer = actor.stack.as_mut().and_then(|stack| stack.next(now)).unwrap_or(u64::MAX);
+            let limit = if busy { think } else { 2_000_000 };
+            timer.saturating_sub(now).clamp(1_000, limit)
+        } else if !busy && actor.random.chance(30) {
+            actor.random.between(200_000, 2_000_000)
+        } else {
+            actor.random.between(think / 2, think * 2)
+        };
+        self.again_guest(guest, after);
+        Ok(())
+    }
+
+    /// Books what a guest did, and rings for it.
+    ///
+    /// # Errors
+    ///
+    /// It got what it should not.
+    pub fn account(&mut self, guest: usize, acted: Acted) -> Checked {
+        self.accounts[guest].returned += acted.returned;
+        for packet in &acted.received {
+            self.trace.frame(self.now, "received", guest, packet.pair, &packet.bytes);
+            let edge = match (packet.header.gso, packet.header.needs_csum) {
+                (Gso::None, false) => "received, whole",
+                (Gso::None, true) => "received, checksum left",
+                _ => "received, to be cut",
+            };
+            self.stats.edge(edge, 1);
+            if self.ledger.arrived(guest, packet, &self.network)? {
+                self.stats.edge("received, cut", 1);
+            }
+        }
+        if acted.resets {
+            self.resets.push(guest);
+        }
+        // What a liar sends is known from what the switch takes.
+        let lies = self.lies(guest);
+        for packet in acted.sent.iter().filter(|_| !lies) {
+            self.trace.frame(self.now, "sent", guest, packet.pair, &packet.frame);
+            self.ledger.sent(guest, &packet.header, &packet.frame, packet.expect, self.network.epoch);
+        }
+        for _ in acted.kicks {
+            self.kick(guest);
+        }
+        Ok(())
+    }
+
+    pub(super) fn kick(&mut self, guest: usize) {
+        let plug = &mut self.plugs[guest];
+        if plug.port.is_none() {
+            return;
+        }
+        if plug.lost_kicks > 0 {
+            plug.lost_kicks -= 1;
+            self.stats.edge("kicks lost", 1);
+            return;
+        }
+        self.stats.edge("kicks", 1);
+        let home = plug.home;
+        self.wake(home);
+    }
+
+    /// A guest receives all there is and looks at its memory, before its rings go or at the end.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn drain(&mut self, guest: usize) -> Checked {
+        if let Some(nic) = &self.guests[guest].nic {
+            secrets::check(guest, self.guests.len(), &nic.memory)?;
+        }
+        if self.lies(guest) {
+            return Ok(());
+        }
+        let acted = self.guests[guest].drain().map_err(|error| driver_error(guest, &error))?;
+        self.account(guest, acted)?;
+        match &self.guests[guest].nic {
+            Some(nic) => nic.check_guards().map_err(|error| driver_error(guest, &error)),
+            None => Ok(()),
+        }
+    }
+}

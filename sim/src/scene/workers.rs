@@ -1,0 +1,149 @@
+//! Turns of workers, and what is compared after each step.
+
+use super::{Scene, Turn};
+use crate::check::verdicts::{self, Seen, Watch, is_delivery};
+use crate::check::{Checked, Violation, work};
+use crate::cost;
+use engine::{Armed, PortIndex};
+use virtqueue::Counter;
+
+/// How long a worker waits until it looks again after it found nothing, in nanoseconds; doubles up to the last.
+const IDLE_STEPS: [u64; 4] = [2_000, 4_000, 8_000, 16_000];
+/// How often the books are compared, in steps.
+const AUDIT_EVERY: u64 = 16;
+
+impl Scene {
+    pub(super) fn again_worker(&mut self, worker: usize, after: u64) {
+        self.seats[worker].generation += 1;
+        let generation = self.seats[worker].generation;
+        self.push(after, Turn::Worker(worker, generation));
+    }
+
+    /// Wakes a worker that sleeps.
+    pub fn wake(&mut self, worker: usize) {
+        if self.seats[worker].asleep {
+            self.again_worker(worker, cost::WAKE_NS);
+        }
+    }
+
+    /// Wakes all.
+    pub fn wake_all(&mut self) {
+        (0..self.seats.len()).for_each(|worker| self.wake(worker));
+    }
+
+    pub(super) fn worker_turn(&mut self, worker: usize) -> Checked {
+        let (now, seat) = (self.now, &mut self.seats[worker]);
+        if now < seat.delayed_until {
+            let after = seat.delayed_until - now;
+            self.again_worker(worker, after);
+            return Ok(());
+        }
+        if std::mem::take(&mut seat.asleep) {
+            seat.worker.disarm();
+            seat.idle_since = None;
+        }
+        let (idle, took) = self.step(worker)?;
+        let seat = &mut self.seats[worker];
+        if !idle {
+            (seat.idle, seat.idle_since) = (0, None);
+            self.again_worker(worker, took);
+            return Ok(());
+        }
+        let since = *seat.idle_since.get_or_insert(now);
+        if now - since >= cost::SPIN_NS
+            && seat.worker.arm(now.saturating_add_signed(seat.skew)) == Armed::Quiet
+        {
+            seat.asleep = true;
+            self.stats.edge("worker sleeps", 1);
+            self.again_worker(worker, cost::SLEEP_NS);
+            return Ok(());
+        }
+        let pause = IDLE_STEPS[seat.idle.min(IDLE_STEPS.len() - 1)];
+        seat.idle += 1;
+        self.again_worker(worker, took + pause);
+        Ok(())
+    }
+
+    /// One step of a worker, with everything that is compared after it; whether it was idle and how long it took.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn step(&mut self, worker: usize) -> Result<(bool, u64), Violation> {
+        let liars = self.guest_of.iter().filter(|(_, guest)| self.lies(**guest));
+        let hostile = liars.map(|(port, _)| *port).collect();
+        let mut watch = Watch { hostile, seen: Vec::new() };
+        let seat = &mut self.seats[worker];
+        let now = self.now.saturating_add_signed(seat.skew);
+        let progress = seat.worker.step(now, &mut seat.clock, &mut watch);
+        self.broken.extend(seat.worker.take_faults());
+        let took = cost::of_step(&progress);
+        seat.clock.0 += took;
+        self.stats.steps += 1;
+        self.stats.packets += u64::from(progress.packets);
+        self.handovers_done += u64::from(progress.handovers);
+        let numbers =
+            [progress.packets, progress.bytes, progress.polls, progress.handovers, progress.commands];
+        let numbers = numbers.map(u64::from);
+        self.trace.event(
+            self.now,
+            "step",
+            &[worker as u64, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]],
+        );
+        let queues: usize = self.guests.iter().map(|guest| usize::from(guest.options.nic.pairs)).sum();
+        work::check(&progress, queues as u64, self.seats.len())?;
+        self.take_seen(watch.seen)?;
+        if self.stats.steps.is_multiple_of(AUDIT_EVERY) {
+            self.audit()?;
+        }
+        let woken: Vec<usize> =
+            (0..self.seats.len()).filter(|other| progress.wake >> other & 1 != 0).collect();
+        woken.into_iter().for_each(|other| self.wake(other));
+        self.interrupt();
+        self.stats.edge("handed over", u64::from(progress.handovers));
+        Ok((progress.is_idle(), took))
+    }
+
+    pub(super) fn take_seen(&mut self, seen: Vec<Seen>) -> Checked {
+        for event in &seen {
+            match event {
+                Seen::Received { port, key, .. } => {
+                    self.trace.event(self.now, "taken", &[u64::from(port.0), *key]);
+                    self.stats.edge("taken", 1);
+                    if let Some(guest) = self.guest_of.get(port) {
+                        self.accounts[*guest].taken += 1;
+                    }
+                }
+                Seen::Forwarded { port, output, key } => {
+                    self.trace.event(self.now, "forwarded", &[u64::from(port.0), *key]);
+                    let back = matches!(output, engine::Output::Port(target) if target == port);
+                    self.stats.edge(if back { "answered" } else { "forwarded" }, 1);
+                }
+                Seen::Dropped { port, reason } => {
+                    self.trace.event(self.now, reason.name(), &[u64::from(port.0)]);
+                    *self.stats.drops.entry(*reason).or_default() += 1;
+                    let edge = if is_delivery(*reason) { "lost in delivery" } else { "dropped by a stage" };
+                    self.stats.edge(edge, 1);
+                    if let Some(guest) = self.guest_of.get(port) {
+                        *self.accounts[*guest].observed.entry(*reason).or_default() += 1;
+                    }
+                }
+            }
+        }
+        let guest_of = |port: PortIndex| self.guest_of.get(&port).copied();
+        verdicts::check(seen, &mut self.ledger, &self.network, guest_of)
+    }
+
+    /// Guests that were interrupted get their turn soon.
+    pub(super) fn interrupt(&mut self) {
+        for guest in 0..self.guests.len() {
+            let plug = &mut self.plugs[guest];
+            let raised = plug.interrupts.iter().map(Counter::count).sum();
+            if raised > plug.heard {
+                plug.heard = raised;
+                self.stats.edge("interrupts", 1);
+                self.again_guest(guest, cost::WAKE_NS);
+            }
+        }
+    }
+}

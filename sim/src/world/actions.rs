@@ -1,0 +1,132 @@
+//! What the agent decides, carried out.
+
+use super::{SUBNET_NUMBERS, World};
+use crate::network::vips;
+use crate::plant::Plant;
+use agent::Action;
+use anyhow::Context;
+use engine::{Announcement, PortIndex};
+use std::net::{IpAddr, Ipv4Addr};
+use tables::{AllowedAddress, PortProfile};
+
+impl World {
+    /// Realizes what the network's description says.
+    ///
+    /// # Errors
+    ///
+    /// The description is invalid.
+    pub fn apply(&mut self) -> anyhow::Result<()> {
+        let resources = self.scene.network.resources(&self.host)?;
+        let (actions, exhausted) = self.agent.apply(&resources);
+        anyhow::ensure!(exhausted.is_empty(), "no room for {exhausted:?}");
+        self.carry_out(actions)?;
+        Ok(())
+    }
+
+    pub(super) fn carry_out(&mut self, actions: Vec<Action>) -> anyhow::Result<()> {
+        for action in actions {
+            self.scene.trace.words(self.scene.now, "action", &format!("{action:?}"));
+            match action {
+                Action::OpenPort { index, plan } => self.open(index, &plan.name, plan.profile)?,
+                Action::ChangePort { index, plan } => {
+                    if !self.mischief.is(Plant::StaleProfile) {
+                        let profile = self.profile(plan.profile);
+                        self.control.set_profile(index, profile);
+                    }
+                }
+                Action::ClosePort { index } => self.close(index)?,
+                Action::BindMac { subnet, mac, port } => {
+                    self.control.bind_mac(subnet, mac, port);
+                    if self.mischief.is(Plant::ForeignMac) {
+                        (0..SUBNET_NUMBERS).for_each(|other| self.control.bind_mac(other, mac, port));
+                    }
+                }
+                Action::UnbindMac { subnet, mac, port } => {
+                    if !self.mischief.is(Plant::GhostMac) {
+                        self.control.unbind_mac(subnet, mac, port);
+                    }
+                }
+                Action::BindAddress { subnet, address, mac, port } => {
+                    self.control.bind_address(subnet, address, mac, port);
+                    if self.mischief.is(Plant::ForeignNeighbour) {
+                        (0..SUBNET_NUMBERS)
+                            .for_each(|other| self.control.bind_address(other, address, mac, port));
+                    }
+                }
+                Action::UnbindAddress { subnet, address, port } => {
+                    self.control.unbind_address(subnet, address, port);
+                }
+            }
+        }
+        self.scene.wake_all();
+        Ok(())
+    }
+
+    pub(super) fn profile(&self, profile: PortProfile) -> PortProfile {
+        if !self.mischief.is(Plant::AllowAnySource) {
+            return profile;
+        }
+        let any = ipnet::IpNet::from(ipnet::Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+        let own: Vec<IpAddr> = profile.addresses().to_vec();
+        let allowed = [AllowedAddress { prefix: any, mac: None }];
+        let mut wide = PortProfile::new(profile.subnet, profile.mac, profile.mtu, &own, &allowed);
+        wide.up = profile.up;
+        wide
+    }
+
+    pub(super) fn open(&mut self, index: PortIndex, name: &str, profile: PortProfile) -> anyhow::Result<()> {
+        let guest: usize = name.rsplit('g').next().unwrap_or("").parse().context("a port of no guest")?;
+        let profile = self.profile(profile);
+        self.control.add_port(index, profile);
+        let shards: Vec<_> = (0..self.options.workers)
+            .filter_map(|worker| self.control.shard(index, worker).cloned())
+            .collect();
+        self.scene.accounts[guest].add(shards.into_iter());
+        self.scene.guest_of.insert(index, guest);
+        self.scene.plugs[guest].port = Some(index);
+        self.scene.plugs[guest].home = self.control.home(index).unwrap_or(0);
+        let now = self.scene.now;
+        self.scene.guests[guest].station = self.scene.network.ports[guest].station;
+        self.scene.tampered[guest] = false;
+        self.scene.guests[guest].boot(now, None)?;
+        self.attach(guest)
+    }
+
+    pub(super) fn close(&mut self, index: PortIndex) -> anyhow::Result<()> {
+        if let Some(guest) = self.scene.guest_of.get(&index).copied()
+            && self.scene.plugs[guest].port == Some(index)
+        {
+            self.unplug(guest)?;
+            self.scene.guests[guest].nic = None;
+            self.scene.plugs[guest].port = None;
+        }
+        let removal = self.control.remove_port(index);
+        self.removals.push((index, removal));
+        Ok(())
+    }
+
+    pub(super) fn announced(&mut self, announcement: Announcement) -> anyhow::Result<()> {
+        let Announcement { port, address, mac } = announcement;
+        if let Some(guest) = self.scene.guest_of.get(&port).copied() {
+            let view = &self.scene.network.ports[guest];
+            let subnet = view.subnet;
+            if self.scene.plugs[guest].port == Some(port)
+                && view.up
+                && view.vip
+                && view.station.mac == mac.0
+                && vips(subnet).contains(&address)
+            {
+                let before = self.scene.network.holders.insert((subnet, address), (guest, mac.0));
+                if before != Some((guest, mac.0)) {
+                    self.scene.network.epoch += 1;
+                    self.scene.stats.edge("address moved", 1);
+                }
+            }
+        }
+        let actions = self.agent.announced(announcement);
+        if !self.mischief.is(Plant::IgnoreAnnouncement) {
+            self.carry_out(actions)?;
+        }
+        Ok(())
+    }
+}

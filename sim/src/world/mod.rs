@@ -1,0 +1,236 @@
+//! The host: the control side's turns. How guests attach is in [`queues`] (from parts) and `session` (by a handshake).
+
+mod actions;
+mod migration;
+pub mod queues;
+mod session;
+
+use crate::check::dirty::Migration;
+use crate::check::leaks;
+use crate::frontend::FrontEnd;
+use crate::guest::actor::Guest;
+use crate::network::{Network, PortView, station};
+use crate::options::Options;
+use crate::plant::{Mischief, Plant};
+use crate::queues::SimTx;
+use crate::random::Random;
+use crate::scene::Scene;
+use crate::trace::Trace;
+use agent::Agent;
+use engine::{DropReason, PortIndex, TxQueue};
+use guest_mem::GuestMemory;
+use model::Name;
+use std::any::Any;
+use std::sync::{Arc, Weak};
+use switch::{Control, Removal, SwitchConfig};
+use virtqueue::{DeviceRing, Ring};
+
+/// How often the control side looks around, in nanoseconds.
+const TICK: u64 = 200_000;
+/// Numbers of subnets that a host with this few can have.
+const SUBNET_NUMBERS: u16 = 4;
+
+/// What the switch holds of a guest that is attached.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its memory as mapped.
+    pub memory: Arc<GuestMemory>,
+    /// The session it attached by, if its port was not made from parts.
+    pub front: Option<FrontEnd>,
+}
+
+/// See the module's documentation.
+pub struct World {
+    /// What the run is.
+    pub options: Options,
+    /// The control side of the switch.
+    pub control: Control,
+    /// Guests and workers.
+    pub scene: Scene,
+    /// By guest: what the switch holds of it.
+    pub attached: Vec<Option<Attached>>,
+    /// What chance decides here.
+    pub random: Random,
+    /// The bug of this run.
+    pub mischief: Mischief,
+    /// Memory maps of guests that are gone.
+    pub gone: Vec<Weak<GuestMemory>>,
+    /// Guests that start again: when.
+    pub restarts: Vec<(u64, usize)>,
+    /// Packets taken from the pool, and until when.
+    pub held: Option<(u64, Vec<buf::OwnedPacket>)>,
+    /// Guests that are migrated.
+    pub migrations: Vec<Migration>,
+    agent: Agent,
+    host: Name,
+    removals: Vec<(PortIndex, Removal)>,
+    pool_chunks: usize,
+}
+
+impl World {
+    /// A host as `options` say, all ports there and all guests attached.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no memory.
+    pub fn new(options: Options, plant: Option<Plant>, print: bool) -> anyhow::Result<Self> {
+        let mut random = Random::new(options.seed);
+        let (control, workers) = Control::new(&SwitchConfig {
+            workers: options.workers,
+            pool_chunks: options.pool_chunks,
+            secret: [random.number(), random.number()],
+        });
+        let mut network = Network::default();
+        let mut guests = Vec::new();
+        for (index, guest) in options.guests.iter().enumerate() {
+            let subnet = (guest.vpc, guest.subnet);
+            let place = network.ports.iter().filter(|port| port.subnet == subnet).count() as u8 + 10;
+            let station = station(subnet, place);
+            let vip = index % 2 == 0;
+            network.ports.push(PortView { present: true, up: true, subnet, station, vip });
+            guests.push(Guest::new(index, *guest, station, random.fork()));
+        }
+        let host = Name::parse("node-a").map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
+        let scene = Scene::new(workers, guests, network, Trace::new(print), random.fork());
+        let mischief = Mischief::new(plant, control.pool().clone());
+        let mut world = Self {
+            agent: Agent::new(host.clone()),
+            host,
+            attached: options.guests.iter().map(|_| None).collect(),
+            removals: Vec::new(),
+            pool_chunks: options.pool_chunks,
+            options,
+            control,
+            scene,
+            random,
+            mischief,
+            gone: Vec::new(),
+            restarts: Vec::new(),
+            held: None,
+            migrations: Vec::new(),
+        };
+        world.apply()?;
+        world.scene.call_control(TICK);
+        Ok(world)
+    }
+
+    /// The control side's turn.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something, or the system gives no memory.
+    pub fn control_turn(&mut self) -> anyhow::Result<()> {
+        while let Some(announcement) = self.control.announcements().pop() {
+            self.announced(announcement)?;
+        }
+        for (queue, _) in std::mem::take(&mut self.scene.broken) {
+            self.on_broken(queue.port);
+        }
+        for guest in std::mem::take(&mut self.scene.resets) {
+            self.restart(guest, true)?;
+        }
+        self.find_broken_outputs();
+        let now = self.scene.now;
+        let due: Vec<usize> =
+            self.restarts.iter().filter(|(at, _)| *at <= now).map(|(_, guest)| *guest).collect();
+        self.restarts.retain(|(at, _)| *at > now);
+        for guest in due {
+            self.restart(guest, false)?;
+        }
+        if self.held.as_ref().is_some_and(|(until, _)| *until <= now) {
+            self.held = None;
+        }
+        let over = self
+            .migrations
+            .iter()
+            .filter(|migration| migration.until <= now)
+            .map(|migration| migration.guest);
+        for guest in over.collect::<Vec<_>>() {
+            self.end_migration(guest)?;
+        }
+        if self.mischief.is(Plant::InventDrop)
+            && let Some(shard) = self.scene.plugs[0].port.and_then(|port| self.control.shard(port, 0))
+        {
+            shard.count_drop(DropReason::ReceiverFull, 1);
+        }
+        self.control.reclaim();
+        let (control, agent) = (&self.control, &mut self.agent);
+        self.removals.retain(|(index, removal)| {
+            let done = control.is_removed(removal);
+            if done {
+                agent.closed(*index);
+            }
+            !done
+        });
+        self.scene.call_control(TICK);
+        Ok(())
+    }
+
+    /// A queue broke: the guest's driver notices and starts again.
+    fn on_broken(&mut self, port: PortIndex) {
+        if let Some(guest) = self.scene.guest_of.get(&port).copied()
+            && self.scene.plugs[guest].port == Some(port)
+            && !self.restarts.iter().any(|(_, other)| *other == guest)
+        {
+            self.scene.stats.edge("queue broke", 1);
+            let at = self.scene.now + self.random.between(100_000, 1_000_000);
+            self.restarts.push((at, guest));
+        }
+    }
+
+    /// A ring that packets go to says nothing when it breaks: it is asked, as the daemon does.
+    fn find_broken_outputs(&mut self) {
+        for guest in 0..self.scene.guests.len() {
+            let Some(port) = self.scene.plugs[guest].port else { continue };
+            let broken = (0..self.options.guests[guest].nic.pairs).any(|pair| {
+                let look = |queue: &mut dyn TxQueue| {
+                    let queue = (queue as &mut dyn Any).downcast_mut::<SimTx>();
+                    queue.is_some_and(|queue| Ring::broken(queue.real.ring_mut()).is_some())
+                };
+                self.control.with_tx(port, pair, look).unwrap_or(false)
+            });
+            if broken {
+                self.on_broken(port);
+            }
+        }
+    }
+
+    /// A guest starts again with fresh rings, in the memory it has or in new one.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn restart(&mut self, guest: usize, keeps_memory: bool) -> anyhow::Result<()> {
+        if self.scene.plugs[guest].port.is_none() {
+            return Ok(());
+        }
+        self.unplug(guest)?;
+        let now = self.scene.now;
+        let memory = self.scene.guests[guest].nic.take().map(|nic| nic.memory);
+        let memory = memory.filter(|_| keeps_memory && !self.scene.tampered[guest]);
+        self.scene.tampered[guest] = false;
+        self.scene.guests[guest].boot(now, memory)?;
+        self.attach(guest)
+    }
+
+    /// Whether everything the faults did is undone by itself.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.restarts.is_empty() && self.held.is_none() && self.migrations.is_empty()
+    }
+
+    /// The books at the end: guests, pool, maps.
+    ///
+    /// # Errors
+    ///
+    /// Something is missing.
+    pub fn close_books(&mut self) -> anyhow::Result<()> {
+        for guest in 0..self.scene.guests.len() {
+            self.unplug(guest)?;
+        }
+        self.scene.audit()?;
+        self.scene.check_guests()?;
+        leaks::check((self.control.pool().available(), self.pool_chunks), &self.gone)?;
+        Ok(())
+    }
+}
