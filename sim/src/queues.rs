@@ -4,11 +4,27 @@ use crate::plant::{Mischief, RxMischief, TxMischief};
 use buf::{Burst, Frame};
 use engine::{Armed, OffloadCapabilities, RxQueue, RxReport, TxQueue, TxReport};
 use ports::vhost::{VhostRx, VhostTx};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// The queue pair that a worker polls at this moment; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Polled(Arc<AtomicUsize>);
+
+impl Polled {
+    /// The pair.
+    #[must_use]
+    pub fn get(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+}
 
 /// Where packets come from.
 pub struct SimRx {
     /// The real queue.
     pub real: VhostRx,
+    pair: usize,
+    polled: Polled,
     mischief: Option<RxMischief>,
 }
 
@@ -20,10 +36,10 @@ pub struct SimTx {
 }
 
 impl SimRx {
-    /// Wraps a queue of `guest`.
+    /// Wraps the queue of pair `pair`; `polled` is told when it is polled.
     #[must_use]
-    pub fn new(real: VhostRx, guest: usize, mischief: &Mischief) -> Self {
-        Self { real, mischief: mischief.rx(guest) }
+    pub fn new(real: VhostRx, pair: usize, polled: &Polled, mischief: &Mischief) -> Self {
+        Self { real, pair, polled: polled.clone(), mischief: mischief.rx() }
     }
 }
 
@@ -37,6 +53,7 @@ impl SimTx {
 
 impl RxQueue for SimRx {
     fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
+        self.polled.0.store(self.pair, Relaxed);
         match &mut self.mischief {
             None => self.real.poll(burst),
             Some(mischief) => mischief.poll(&mut self.real, burst),

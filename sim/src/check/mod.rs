@@ -8,6 +8,7 @@
 //! | [`accounts`] | every packet taken is delivered or counted under one reason; counters agree with guests and observer |
 //! | [`dirty`] | while a guest is migrated, what is written to it is marked |
 //! | [`leaks`] | pool, mappings and buffers are all there at the end |
+//! | [`steering`] | a guest gets a conversation on the queue pair it last sent it on |
 //! | [`secrets`] | no guest can read what fills another's unshared memory |
 //! | [`work`] | a step stays within its bound |
 //!
@@ -20,6 +21,7 @@ pub mod isolation;
 pub mod leaks;
 pub mod ledger;
 pub mod secrets;
+pub mod steering;
 pub mod verdicts;
 pub mod work;
 

@@ -1,8 +1,10 @@
 //! What the stages decide, compared with what was expected when a frame was sent.
 
 use super::ledger::{Expect, Ledger};
+use super::steering::{self, Steering};
 use super::{Checked, Violation};
 use crate::network::Network;
+use crate::queues::Polled;
 use buf::{Checksum, Frame, Offload, SegmentKind};
 use engine::{DropReason, Observer, Output, PortIndex};
 use std::collections::BTreeMap;
@@ -15,6 +17,8 @@ pub enum Seen {
     Received {
         /// From.
         port: PortIndex,
+        /// And the queue pair.
+        pair: usize,
         /// Hash of its bytes.
         key: u64,
         /// Its bytes, if its port's guest is hostile: nobody else knows what it sent.
@@ -28,6 +32,8 @@ pub enum Seen {
         output: Output,
         /// Hash of its bytes.
         key: u64,
+        /// The slot of its conversation ([`steering`]).
+        slot: usize,
     },
     /// A frame ended.
     Dropped {
@@ -45,6 +51,8 @@ pub struct Watch {
     pub seen: Vec<Seen>,
     /// Ports of hostile guests.
     pub hostile: Vec<PortIndex>,
+    /// The queue pair that is polled.
+    pub polled: Polled,
 }
 
 impl Observer for Watch {
@@ -52,12 +60,13 @@ impl Observer for Watch {
         let bytes = frame.to_vec();
         let key = crate::trace::hash(&bytes);
         let bytes = self.hostile.contains(&port).then(|| (header_of(frame.offload), bytes));
-        self.seen.push(Seen::Received { port, key, bytes });
+        self.seen.push(Seen::Received { port, pair: self.polled.get(), key, bytes });
     }
 
     fn forwarded(&mut self, port: PortIndex, output: Output, frame: &Frame<'_, '_>) {
-        let key = crate::trace::hash(&frame.to_vec());
-        self.seen.push(Seen::Forwarded { port, output, key });
+        let bytes = frame.to_vec();
+        let (key, slot) = (crate::trace::hash(&bytes), steering::slot(&bytes));
+        self.seen.push(Seen::Forwarded { port, output, key, slot });
     }
 
     fn dropped(&mut self, port: PortIndex, reason: DropReason) {
@@ -98,44 +107,56 @@ struct Tally {
     dropped: BTreeMap<DropReason, u64>,
 }
 
-/// Compares one step. `guest_of` names the guest of a port (also of one that is about to be forgotten).
+/// A burst on its way: what was taken together from one queue.
+#[derive(Debug, Default)]
+struct Batch {
+    pair: usize,
+    /// Hash and number in the ledger; taken out when it is forwarded.
+    frames: Vec<(u64, usize)>,
+    decided: bool,
+}
+
+/// What the checks of one step compare with.
+pub struct Checks<'a> {
+    /// What was sent.
+    pub ledger: &'a mut Ledger,
+    /// Who sends on which queue pair.
+    pub steering: &'a mut Steering,
+    /// What the operator wants.
+    pub network: &'a Network,
+    /// The guest of each port, also of one that is about to be forgotten, and its queue pairs.
+    pub guest_of: &'a dyn Fn(PortIndex) -> Option<(usize, usize)>,
+}
+
+/// Compares one step.
 ///
 /// # Errors
 ///
 /// A frame went elsewhere or ended for another reason than expected.
-pub fn check(
-    seen: Vec<Seen>,
-    ledger: &mut Ledger,
-    network: &Network,
-    guest_of: impl Fn(PortIndex) -> Option<usize>,
-) -> Checked {
+pub fn check(seen: Vec<Seen>, checks: &mut Checks<'_>) -> Checked {
     let mut tallies: BTreeMap<PortIndex, Tally> = BTreeMap::new();
+    let mut batch = Batch::default();
     for seen in seen {
         match seen {
-            Seen::Received { port, key, bytes } => {
-                let Some(guest) = guest_of(port) else { return nobody(port) };
-                if let Some((header, bytes)) = bytes {
-                    ledger.sent(guest, &header, &bytes, Expect::Any, network.epoch);
+            Seen::Received { port, pair, key, bytes } => {
+                if std::mem::take(&mut batch.decided) {
+                    batch.frames.clear();
                 }
-                let tally = tallies.entry(port).or_default();
-                tally.received += 1;
-                let Some(entry) = ledger.find(guest, key, |entry| !entry.seen) else {
-                    let what = format!("the switch took a frame of guest {guest} that it did not send");
-                    return Err(Violation::new("verdicts", what));
-                };
-                entry.seen = true;
-                match entry.expect {
-                    _ if entry.epoch != network.epoch => tally.unknown += 1,
-                    Expect::Any => tally.unknown += 1,
-                    Expect::Drop(reason) => *tally.expected.entry(reason).or_default() += 1,
-                    Expect::To(_) | Expect::Answer => {}
-                }
+                batch.pair = pair;
+                let entry = checks.take(port, key, bytes, tallies.entry(port).or_default())?;
+                batch.frames.push((key, entry));
             }
-            Seen::Forwarded { port, output, key } => {
+            Seen::Forwarded { port, output, key, slot } => {
+                batch.decided = true;
                 tallies.entry(port).or_default().forwarded += 1;
-                check_output(ledger, network, &guest_of, port, output, key)?;
+                let at = batch.frames.iter().position(|(other, _)| *other == key);
+                let entry = at.map(|at| batch.frames.remove(at).1);
+                checks.steering.sent(port, slot, batch.pair);
+                checks.forward(port, output, entry, slot)?;
             }
             Seen::Dropped { port, reason } => {
+                // A refused chain is shown before the frames of its burst.
+                batch.decided |= reason != DropReason::BadChain;
                 *tallies.entry(port).or_default().dropped.entry(reason).or_default() += 1;
             }
         }
@@ -143,35 +164,62 @@ pub fn check(
     tallies.iter().try_for_each(|(port, tally)| tally.check(*port))
 }
 
-fn nobody(port: PortIndex) -> Checked {
+fn nobody<T>(port: PortIndex) -> Result<T, Violation> {
     Err(Violation::new("verdicts", format!("a frame was taken from {port:?}, which is nobody's")))
 }
 
-fn check_output(
-    ledger: &mut Ledger,
-    network: &Network,
-    guest_of: &impl Fn(PortIndex) -> Option<usize>,
-    port: PortIndex,
-    output: Output,
-    key: u64,
-) -> Checked {
-    let Some(from) = guest_of(port) else { return nobody(port) };
-    let Output::Port(target) = output else { return Ok(()) };
-    let to = guest_of(target);
-    let wrong = |what: String| Err(Violation::new("verdicts", what));
-    let Some(entry) = ledger.find(from, key, |entry| entry.seen && !entry.forwarded) else {
-        // Written over: an answer, which goes back.
-        return match target == port {
-            true => Ok(()),
-            false => wrong(format!("a frame of guest {from} was changed and goes to {to:?}")),
+impl Checks<'_> {
+    /// A frame was taken: its number.
+    fn take(
+        &mut self,
+        port: PortIndex,
+        key: u64,
+        bytes: Option<(NetHeader, Vec<u8>)>,
+        tally: &mut Tally,
+    ) -> Result<usize, Violation> {
+        let Some((guest, _)) = (self.guest_of)(port) else { return nobody(port) };
+        tally.received += 1;
+        let at = match bytes {
+            Some((header, bytes)) => self.ledger.sent_and_taken(guest, &header, &bytes, self.network.epoch),
+            None => self.ledger.taken(guest, key).ok_or_else(|| {
+                let what =
+                    format!("the switch took a frame of guest {guest} that it did not send, or not in order");
+                Violation::new("verdicts", what)
+            })?,
         };
-    };
-    entry.forwarded = true;
-    match entry.expect {
-        _ if entry.epoch != network.epoch => Ok(()),
-        Expect::Any => Ok(()),
-        Expect::To(guest) if to == Some(guest) => Ok(()),
-        other => wrong(format!("a frame of guest {from} goes to guest {to:?}, expected: {other:?}")),
+        let entry = self.ledger.entry(at);
+        match entry.expect {
+            _ if entry.epoch != self.network.epoch => tally.unknown += 1,
+            Expect::Any => tally.unknown += 1,
+            Expect::Drop(reason) => *tally.expected.entry(reason).or_default() += 1,
+            Expect::To(_) | Expect::Answer => {}
+        }
+        Ok(at)
+    }
+
+    /// A frame of `port` goes to `output`; `entry`: its number, nothing if it is no frame of its burst any more.
+    fn forward(&mut self, port: PortIndex, output: Output, entry: Option<usize>, slot: usize) -> Checked {
+        let Some((from, _)) = (self.guest_of)(port) else { return nobody(port) };
+        let Output::Port(target) = output else { return Ok(()) };
+        let to = (self.guest_of)(target);
+        let wrong = |what: String| Err(Violation::new("verdicts", what));
+        let Some(at) = entry else {
+            // Written over: an answer, which goes back.
+            return match target == port {
+                true => Ok(()),
+                false => wrong(format!("a frame of guest {from} was changed and goes to {to:?}")),
+            };
+        };
+        if let Some((to, pairs)) = to {
+            self.ledger.decided(at, to, self.steering.pair(target, slot, pairs))?;
+        }
+        let entry = self.ledger.entry(at);
+        match entry.expect {
+            _ if entry.epoch != self.network.epoch => Ok(()),
+            Expect::Any => Ok(()),
+            Expect::To(guest) if to.is_some_and(|(to, _)| to == guest) => Ok(()),
+            other => wrong(format!("a frame of guest {from} goes to guest {to:?}, expected: {other:?}")),
+        }
     }
 }
 

@@ -44,12 +44,7 @@ pub fn make_partial(frame: &mut [u8]) -> Option<NetHeader> {
 pub fn segments(header: &NetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
     let at = transport(frame)?;
     let is_tcp = at.protocol == TCP;
-    if header.gso == Gso::None
-        || header.gso_size == 0
-        || at.end != frame.len()
-        || at.protocol == 1
-        || at.protocol == 58
-    {
+    if header.gso == Gso::None || header.gso_size == 0 || at.protocol == 1 || at.protocol == 58 {
         return None;
     }
     let header_len = if is_tcp { usize::from(frame.get(at.start + 12)? >> 4) * 4 } else { 8 };
@@ -57,7 +52,8 @@ pub fn segments(header: &NetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
         return None;
     }
     let payload_at = at.start + header_len;
-    let payload = frame.get(payload_at..)?;
+    // What is behind the datagram is padding of the frame, and gone.
+    let payload = frame.get(payload_at..at.end)?;
     let size = usize::from(header.gso_size);
     let count = payload.len().div_ceil(size);
     let mut segments = Vec::with_capacity(count);

@@ -80,6 +80,8 @@ plants! {
     IgnoreAnnouncement,
     /// The last queue of a guest that is migrated does not log what it writes.
     ForgetLog,
+    /// The receive rings of a guest with several queue pairs are mixed up.
+    SwapPairs,
 }
 
 /// A packet that waits to be delivered to the wrong port.
@@ -117,9 +119,9 @@ impl Mischief {
         self.plant == Some(plant)
     }
 
-    /// What it does to a queue that packets of `guest` come from.
+    /// What it does to a queue that packets come from.
     #[must_use]
-    pub fn rx(&self, _guest: usize) -> Option<RxMischief> {
+    pub fn rx(&self) -> Option<RxMischief> {
         let plants = [Plant::ForgetComplete, Plant::ForgetRefused, Plant::ForgetArm];
         self.plant.filter(|plant| plants.contains(plant)).map(RxMischief::new)
     }

@@ -8,11 +8,13 @@ pub use stats::Stats;
 
 use crate::check::accounts::{self, Account};
 use crate::check::ledger::Ledger;
+use crate::check::steering::Steering;
 use crate::check::{Checked, Violation};
 use crate::cost::VirtualClock;
 use crate::guest::actor::Guest;
 use crate::network::Network;
 use crate::options::Kind;
+use crate::queues::Polled;
 use crate::random::Random;
 use crate::trace::Trace;
 use engine::{PortIndex, QueueFault};
@@ -81,6 +83,10 @@ pub struct Scene {
     pub network: Network,
     /// What was sent and what arrived.
     pub ledger: Ledger,
+    /// On which queue pairs guests send.
+    pub steering: Steering,
+    /// The queue pair that is polled.
+    pub polled: Polled,
     /// The books.
     pub accounts: Vec<Account>,
     handovers_done: u64,
@@ -131,6 +137,8 @@ impl Scene {
             guest_of: BTreeMap::new(),
             network,
             ledger: Ledger::new(count),
+            steering: Steering::default(),
+            polled: Polled::default(),
             accounts,
             handovers_done: 0,
             resets: Vec::new(),

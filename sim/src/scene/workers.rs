@@ -1,7 +1,7 @@
 //! Turns of workers, and what is compared after each step.
 
 use super::{Scene, Turn};
-use crate::check::verdicts::{self, Seen, Watch, is_delivery};
+use crate::check::verdicts::{self, Checks, Seen, Watch, is_delivery};
 use crate::check::{Checked, Violation, work};
 use crate::cost;
 use engine::{Armed, PortIndex};
@@ -72,7 +72,7 @@ impl Scene {
     pub fn step(&mut self, worker: usize) -> Result<(bool, u64), Violation> {
         let liars = self.guest_of.iter().filter(|(_, guest)| self.lies(**guest));
         let hostile = liars.map(|(port, _)| *port).collect();
-        let mut watch = Watch { hostile, seen: Vec::new() };
+        let mut watch = Watch { hostile, seen: Vec::new(), polled: self.polled.clone() };
         let seat = &mut self.seats[worker];
         let now = self.now.saturating_add_signed(seat.skew);
         let progress = seat.worker.step(now, &mut seat.clock, &mut watch);
@@ -114,7 +114,7 @@ impl Scene {
                         self.accounts[*guest].taken += 1;
                     }
                 }
-                Seen::Forwarded { port, output, key } => {
+                Seen::Forwarded { port, output, key, .. } => {
                     self.trace.event(self.now, "forwarded", &[u64::from(port.0), *key]);
                     let back = matches!(output, engine::Output::Port(target) if target == port);
                     self.stats.edge(if back { "answered" } else { "forwarded" }, 1);
@@ -130,8 +130,18 @@ impl Scene {
                 }
             }
         }
-        let guest_of = |port: PortIndex| self.guest_of.get(&port).copied();
-        verdicts::check(seen, &mut self.ledger, &self.network, guest_of)
+        let (guests, guest_of) = (&self.guests, &self.guest_of);
+        let guest_of = |port: PortIndex| {
+            let guest = *guest_of.get(&port)?;
+            Some((guest, usize::from(guests[guest].options.nic.pairs)))
+        };
+        let mut checks = Checks {
+            ledger: &mut self.ledger,
+            steering: &mut self.steering,
+            network: &self.network,
+            guest_of: &guest_of,
+        };
+        verdicts::check(seen, &mut checks)
     }
 
     /// Guests that were interrupted get their turn soon.

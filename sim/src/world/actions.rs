@@ -78,6 +78,7 @@ impl World {
         let guest: usize = name.rsplit('g').next().unwrap_or("").parse().context("a port of no guest")?;
         let profile = self.profile(profile);
         self.control.add_port(index, profile);
+        self.scene.steering.opened(index);
         let shards: Vec<_> = (0..self.options.workers)
             .filter_map(|worker| self.control.shard(index, worker).cloned())
             .collect();

@@ -3,7 +3,7 @@
 use super::{Attached, World};
 use crate::frontend::stop;
 use crate::guest::nic::Nic;
-use crate::plant::{Mischief, Plant};
+use crate::plant::Plant;
 use crate::queues::{SimRx, SimTx};
 use anyhow::Context;
 use engine::PortIndex;
@@ -13,26 +13,6 @@ use std::any::Any;
 use std::sync::Arc;
 use virtio_driver::{RingAddresses, SharedMemory, Virtqueue};
 use virtqueue::{Counter, DeviceRing, Ring, RingConfig, RingFeatures};
-
-/// Both queues of a pair from parts, and the counter of the receiving guest's interrupts. `bases`: of the receive and the transmit ring.
-fn queues(
-    nic: &Nic,
-    pair: usize,
-    memory: &Arc<GuestMemory>,
-    bases: (u32, u32),
-    guest: usize,
-    mischief: &Mischief,
-) -> anyhow::Result<(Box<SimTx>, Box<SimRx>, Counter)> {
-    let (features, header_len) = (nic.config.features, nic.header_len());
-    let net = NetFeatures::from_bits(features);
-    let queues = &nic.pairs[pair];
-    let (call_tx, call_rx) = (Counter::default(), Counter::default());
-    let given = ring_of(features, &queues.rx.queue, header_len, &nic.memory, memory, bases.0)?;
-    let taken = ring_of(features, &queues.tx.queue, header_len, &nic.memory, memory, bases.1)?;
-    let tx = SimTx::new(VhostTx::new(given, net, Arc::new(call_rx.clone())), guest, mischief);
-    let rx = SimRx::new(VhostRx::new(taken, net, Arc::new(call_tx)), guest, mischief);
-    Ok((Box::new(tx), Box::new(rx), call_rx))
-}
 
 /// Regions that describe `memory`: pieces that lie side by side for the guest and far apart for the front end.
 ///
@@ -93,6 +73,28 @@ pub fn ring_of(
 }
 
 impl World {
+    /// Both queues of a pair from parts, and the counter of the receiving guest's interrupts. `bases`: of the receive and the transmit ring.
+    fn queues(
+        &self,
+        guest: usize,
+        nic: &Nic,
+        pair: usize,
+        memory: &Arc<GuestMemory>,
+        bases: (u32, u32),
+    ) -> anyhow::Result<(Box<SimTx>, Box<SimRx>, Counter)> {
+        let (features, header_len) = (nic.config.features, nic.header_len());
+        let net = NetFeatures::from_bits(features);
+        let queues = &nic.pairs[pair];
+        let (call_tx, call_rx) = (Counter::default(), Counter::default());
+        let given = ring_of(features, &queues.rx.queue, header_len, &nic.memory, memory, bases.0)?;
+        let taken = ring_of(features, &queues.tx.queue, header_len, &nic.memory, memory, bases.1)?;
+        let given = VhostTx::new(given, net, Arc::new(call_rx.clone()));
+        let taken = VhostRx::new(taken, net, Arc::new(call_tx));
+        let tx = SimTx::new(given, guest, &self.mischief);
+        let rx = SimRx::new(taken, pair, &self.scene.polled, &self.mischief);
+        Ok((Box::new(tx), Box::new(rx), call_rx))
+    }
+
     /// Starts all queues of a guest whose port is there and whose driver has rings.
     ///
     /// # Errors
@@ -110,9 +112,11 @@ impl World {
             let mut interrupts = Vec::new();
             for pair in 0..nic.pairs.len() {
                 let bases = (nic.pairs[pair].rx.queue.resume_base(), nic.pairs[pair].tx.queue.resume_base());
-                let (tx, rx, call) = queues(nic, pair, &memory, bases, guest, &self.mischief)?;
+                let (tx, rx, call) = self.queues(guest, nic, pair, &memory, bases)?;
                 interrupts.push(call);
-                self.control.attach_tx(index, pair as u16, tx);
+                let swapped = self.mischief.is(Plant::SwapPairs);
+                let receives = if swapped { nic.pairs.len() - 1 - pair } else { pair };
+                self.control.attach_tx(index, receives as u16, tx);
                 self.control.attach_rx(index, pair as u16, rx);
             }
             self.attached[guest] = Some(Attached { memory, front: None });
@@ -176,6 +180,9 @@ impl World {
         let (Some(index), Some(attached)) = (self.scene.plugs[guest].port, &self.attached[guest]) else {
             return Ok(());
         };
+        if self.mischief.is(Plant::SwapPairs) {
+            return Ok(());
+        }
         let memory = Arc::clone(&attached.memory);
         let mut interrupts = Vec::new();
         for pair in 0..self.options.guests[guest].nic.pairs {
@@ -184,7 +191,7 @@ impl World {
             else {
                 continue;
             };
-            let (tx, rx, call) = queues(nic, usize::from(pair), &memory, (rx, tx), guest, &self.mischief)?;
+            let (tx, rx, call) = self.queues(guest, nic, usize::from(pair), &memory, (rx, tx))?;
             interrupts.push(call);
             self.control.attach_tx(index, pair, tx);
             if !self.mischief.is(Plant::ForgetQueue) {

@@ -74,7 +74,8 @@ impl World {
             interrupts.push(counter);
             self.scene.plug_in(guest, interrupts);
         } else {
-            let queue = SimRx::new(VhostRx::new(ready.ring, net, call), guest, &self.mischief);
+            let queue = VhostRx::new(ready.ring, net, call);
+            let queue = SimRx::new(queue, usize::from(pair), &self.scene.polled, &self.mischief);
             self.control.attach_rx(index, pair, Box::new(queue));
         }
     }

@@ -1,16 +1,32 @@
 //! Every frame that was sent, and whether what arrives is one of them.
 //!
 //! A frame is known by its bytes. What the device may do to it on its way is done here by hand ([`crate::net::offload`]): the checksum completed,
-//! the large send cut. Identical frames are told apart by the order in which they were sent.
+//! the large send cut.
+//!
+//! **Order.** The packets of a flow (addresses of both layers, protocol, ports) of one sender are numbered as they are sent; a driver here sends a flow on
+//! one queue pair. Three things are compared, and together they are what a guest may expect of a flow, whatever the number of queue pairs:
+//!
+//! 1. The switch takes the packets of a flow in order ([`Ledger::taken`]) and decides on them in that order ([`Ledger::decided`]).
+//! 2. Each arrives on the queue pair that it was decided for: the one on which the receiver last sent in that direction's opposite
+//!    ([`super::steering`]), so a flow changes its pair only when the receiver moved it.
+//! 3. On each pair packets and segments of a flow arrive in order.
+//!
+//! Nothing more can be asked across pairs: nobody promises an order between two receive rings, and which of two a guest looks into first is its
+//! own choice.
+//!
+//! Equal frames (retransmissions, a hostile guest's copies) are matched oldest first among those decided for this pair and not behind the last
+//! arrival. If any choice keeps the order, this one does.
+
+mod forms;
 
 use super::isolation;
 use super::{Checked, Violation};
 use crate::guest::nic::Received;
-use crate::net::offload::segments;
-use crate::net::read::{Neighbour, flow, macs, neighbour, transport, without_checksum};
+use crate::net::read::{Neighbour, flow, macs, neighbour, transport};
 use crate::network::Network;
 use crate::trace::hash;
 use engine::DropReason;
+use forms::{Forms, Piece};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use virtio_driver::{Gso, NetHeader};
@@ -45,8 +61,8 @@ pub struct Sent {
     pub header: NetHeader,
     /// The switch took it.
     pub seen: bool,
-    /// The switch decided to deliver it.
-    pub forwarded: bool,
+    /// Whom the switch decided to give it to, and on which of their queue pairs.
+    pub decided: Option<(usize, usize)>,
     /// Its sender put the right sum where the device completes the checksum.
     sound: bool,
     /// It arrived whole.
@@ -70,20 +86,18 @@ pub struct Arrivals {
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: Vec<Sent>,
-    /// By hash of the bytes.
-    exact: HashMap<u64, Vec<usize>>,
-    /// By hash of the bytes without checksum: entry and segment (`None`: whole).
-    changed: HashMap<u64, Vec<(usize, Option<usize>)>>,
+    forms: Forms,
+    /// By guest and flow: packets sent.
     orders: HashMap<(usize, u64), u64>,
+    /// By guest and flow: the last order that was taken, and decided.
+    taken: HashMap<(usize, u64), (u64, u64)>,
     /// By flow's sender, flow, receiver and its queue pair: the last order and segment that arrived.
     last: HashMap<(usize, u64, usize, usize), (u64, usize)>,
     /// Questions to neighbours: guest, address, epoch.
     questions: Vec<(usize, IpAddr, u64)>,
-    /// MAC addresses of frames whose form after the device's work nobody knows: an inner checksum, a cut behind extension headers.
-    strange: Vec<Vec<u8>>,
     /// By guest.
     pub arrivals: Vec<Arrivals>,
-    /// By guest: it got something whose origin nobody knows, so its packets cannot be counted.
+    /// By guest: it got segments of equal large sends that were not all delivered, so its packets cannot be counted.
     pub uncertain: Vec<bool>,
 }
 
@@ -115,21 +129,7 @@ impl Ledger {
         let order = self.orders.entry((guest, flow)).or_default();
         *order += 1;
         let entry = self.entries.len();
-        let cut = if header.gso == Gso::None { None } else { segments(header, frame) };
-        self.exact.entry(hash(frame)).or_default().push(entry);
-        let usual = transport(frame).is_some_and(|transport| {
-            (usize::from(header.csum_start), usize::from(header.csum_start) + usize::from(header.csum_offset))
-                == (transport.start, transport.checksum_at())
-        });
-        if (header.needs_csum && !usual) || (header.gso != Gso::None && cut.is_none()) {
-            self.strange.push(frame.get(..12).unwrap_or(frame).to_vec());
-        }
-        if header.needs_csum {
-            self.changed.entry(hash(&without_checksum(frame))).or_default().push((entry, None));
-        }
-        for (index, segment) in cut.iter().flatten().enumerate() {
-            self.changed.entry(hash(segment)).or_default().push((entry, Some(index)));
-        }
+        let segments = self.forms.add(entry, header, frame);
         if let Some(Neighbour::Asks(address)) = neighbour(frame) {
             self.questions.push((guest, address, epoch));
         }
@@ -141,14 +141,14 @@ impl Ledger {
             expect,
             header: *header,
             seen: false,
-            forwarded: false,
+            decided: None,
             sound: transport(frame).is_some_and(|transport| {
                 let at = transport.checksum_at();
                 // With padding behind the datagram the sum (to the end of the frame) is wrong whoever completes it.
                 frame[at..at + 2] == transport.pseudo().to_be_bytes() && transport.end == frame.len()
             }),
             arrived: false,
-            segments: vec![false; cut.map_or(0, |cut| cut.len())],
+            segments: vec![false; segments],
         });
         entry
     }
@@ -173,14 +173,48 @@ impl Ledger {
         entry.arrived || entry.segments.iter().any(|arrived| *arrived)
     }
 
-    /// The oldest frame of `guest` with these bytes for which `fits`.
-    pub fn find(&mut self, guest: usize, key: u64, fits: impl Fn(&Sent) -> bool) -> Option<&mut Sent> {
-        let entries = &mut self.entries;
-        let at = self.exact.get(&key)?.iter().copied().find(|at| {
+    /// The switch took a frame of `guest` with these bytes: its number. Of equal ones the oldest that no later one of its flow has overtaken (a
+    /// ring that was reset lost what was in it).
+    pub fn taken(&mut self, guest: usize, key: u64) -> Option<usize> {
+        let (entries, taken) = (&mut self.entries, &mut self.taken);
+        let at = self.forms.exact(key).iter().copied().find(|at| {
             let entry = &entries[*at];
-            entry.guest == guest && fits(entry)
+            let last = taken.get(&(guest, entry.flow)).map_or(0, |(last, _)| *last);
+            entry.guest == guest && !entry.seen && entry.order > last
         })?;
-        entries.get_mut(at)
+        let entry = &mut entries[at];
+        entry.seen = true;
+        taken.entry((guest, entry.flow)).or_default().0 = entry.order;
+        Some(at)
+    }
+
+    /// The switch took a frame of `guest`, who lies about what it sends: its number.
+    pub fn sent_and_taken(&mut self, guest: usize, header: &NetHeader, frame: &[u8], epoch: u64) -> usize {
+        let at = self.sent(guest, header, frame, Expect::Any, epoch);
+        let entry = &mut self.entries[at];
+        entry.seen = true;
+        self.taken.entry((guest, entry.flow)).or_default().0 = entry.order;
+        at
+    }
+
+    /// The switch decided to give frame number `entry` to guest `to` on its queue pair `pair`.
+    ///
+    /// # Errors
+    ///
+    /// Later ones of its flow were decided before.
+    pub fn decided(&mut self, entry: usize, to: usize, pair: usize) -> Checked {
+        let entry = &mut self.entries[entry];
+        entry.decided = Some((to, pair));
+        let last = &mut self.taken.entry((entry.guest, entry.flow)).or_default().1;
+        if entry.order <= *last {
+            let what = format!(
+                "packet {} of a flow of guest {} is decided after {last}, which was sent later",
+                entry.order, entry.guest
+            );
+            return Err(Violation::new("order", what));
+        }
+        *last = entry.order;
+        Ok(())
     }
 
     /// Compares what guest `to` got; whether it is a segment of something larger.
@@ -196,34 +230,35 @@ impl Ledger {
             arrivals.answers += 1;
             return self.answered(to, received, address, mac, network).map(|()| false);
         }
-        let Some((entry, segment)) = self.match_frame(to, received, network) else {
-            if received.bytes.len() > 12 && self.strange.iter().any(|macs| *macs == received.bytes[..12]) {
-                self.uncertain[to] = true;
-                return Ok(false);
-            }
-            return Err(self.unmatched(to, received));
+        let candidates = self.candidates(to, received);
+        let last = |at: usize| {
+            let entry = &self.entries[at];
+            self.last.get(&(entry.guest, entry.flow, to, received.pair)).copied()
         };
-        let changed = self.changed.get(&hash(&without_checksum(&received.bytes))).map_or(0, Vec::len);
-        let exact = self.exact.get(&hash(&received.bytes)).map_or(0, Vec::len);
-        let alike = changed > 1 || exact > 1;
-        if segment.is_some() && alike {
-            // Which of two equal large sends it is a part of cannot be told.
-            self.uncertain[to] = true;
-        }
-        self.arrive(to, received, (entry, segment), alike)?;
-        isolation::check(network, &self.entries[entry], to, &received.bytes)?;
+        let position = |(at, segment): Piece| (self.entries[at].order, segment.unwrap_or(0));
+        let in_order = candidates.iter().copied().filter(|piece| last(piece.0) < Some(position(*piece)));
+        let Some((at, segment)) = in_order.min_by_key(|piece| (piece.0, position(*piece))) else {
+            return Err(match candidates.first() {
+                None => self.unmatched(to, received),
+                Some(piece) => {
+                    let (guest, pair) = (self.entries[piece.0].guest, received.pair);
+                    let (position, last) = (position(*piece), last(piece.0).unwrap_or_default());
+                    let what = format!(
+                        "guest {to} got packet {position:?} of a flow of guest {guest} after {last:?} on pair {pair}"
+                    );
+                    Violation::new("order", what)
+                }
+            });
+        };
+        // If some segments of one of two equal large sends were lost, which of the two arrived at all cannot be told.
+        self.uncertain[to] |= segment.is_some() && candidates.len() > 1;
+        self.arrive(to, received.pair, (at, segment));
+        isolation::check(network, &self.entries[at], to, &received.bytes)?;
         Ok(segment.is_some())
     }
 
-    /// Notes an arrival. The order is compared only of frames that are like no other: which of several equal ones came on which of two
-    /// queue pairs cannot be told.
-    fn arrive(
-        &mut self,
-        to: usize,
-        received: &Received,
-        (at, segment): (usize, Option<usize>),
-        alike: bool,
-    ) -> Checked {
+    /// Notes an arrival.
+    fn arrive(&mut self, to: usize, pair: usize, (at, segment): Piece) {
         let entry = &mut self.entries[at];
         let first = match segment {
             None => !std::mem::replace(&mut entry.arrived, true),
@@ -234,79 +269,60 @@ impl Ledger {
             }
         };
         self.arrivals[to].packets += u64::from(first);
-        let entry = &self.entries[at];
-        // Nor what a hostile guest's large sends, half alike, were cut from.
-        if alike || (segment.is_some() && entry.expect == Expect::Any) {
-            return Ok(());
-        }
-        let position = (entry.order, segment.unwrap_or(0));
-        let last = self.last.entry((entry.guest, entry.flow, to, received.pair)).or_default();
-        if *last >= position && *last != (0, 0) {
-            let what = format!(
-                "guest {to} got packet {position:?} of a flow of guest {} after {last:?} on pair {}",
-                entry.guest, received.pair
-            );
-            return Err(Violation::new("order", what));
-        }
-        *last = position;
-        Ok(())
+        self.last.insert((entry.guest, entry.flow, to, pair), (entry.order, segment.unwrap_or(0)));
     }
 
-    /// The frame that this is: of those alike, the first sent that would not break the order, of the receiver's subnet if there is one.
-    fn match_frame(
-        &self,
-        to: usize,
-        received: &Received,
-        network: &Network,
-    ) -> Option<(usize, Option<usize>)> {
-        let bytes = &received.bytes;
-        let exact = self.exact.get(&hash(bytes)).map_or(&[][..], Vec::as_slice);
-        let whole = exact.iter().map(|at| (*at, None)).filter(|(at, _)| {
-            let entry = &self.entries[*at];
-            !entry.arrived
-                && entry.segments.iter().all(|arrived| !arrived)
-                && is_whole(&entry.header, &received.header)
-        });
-        let form = !received.header.needs_csum && received.header.gso == Gso::None;
+    /// The frames and segments that this may be: decided for this guest and this pair, in this form, and not arrived yet.
+    fn candidates(&self, to: usize, received: &Received) -> Vec<Piece> {
+        let (bytes, header) = (&received.bytes, &received.header);
+        let here = |at: usize| self.entries[at].decided == Some((to, received.pair));
+        let fresh =
+            |at: usize| !self.entries[at].arrived && !self.entries[at].segments.iter().any(|piece| *piece);
+        let finished = !header.needs_csum && header.gso == Gso::None;
+        let exact = self.forms.exact(hash(bytes)).iter().copied();
+        let exact = exact.filter(|at| fresh(*at) && is_whole(&self.entries[*at].header, header));
+        let completed = self.forms.completed(hash(bytes)).iter().copied();
+        let completed = completed.filter(|at| fresh(*at) && finished);
         let right = transport(bytes).is_some_and(|transport| transport.is_checksum_right(bytes));
-        let changed = self.changed.get(&hash(&without_checksum(bytes))).map_or(&[][..], Vec::as_slice);
-        let changed = changed.iter().copied().filter(|(at, segment)| {
+        let partial = header.needs_csum && is_partial(header, bytes);
+        let changed = self.forms.changed(bytes).iter().copied().filter(|(at, segment)| {
             let entry = &self.entries[*at];
-            let fresh = match segment {
-                None => !entry.arrived && entry.header.gso == Gso::None && form,
-                Some(index) => !entry.arrived && !entry.segments[*index] && received.header.gso == Gso::None,
+            let fits = match segment {
+                None => fresh(*at) && entry.header.gso == Gso::None && finished,
+                Some(index) => !entry.arrived && !entry.segments[*index] && header.gso == Gso::None,
             };
-            let partial = received.header.needs_csum && is_partial(&received.header, bytes);
-            fresh && (right || partial || !entry.sound)
+            fits && (right || partial || !entry.sound)
         });
-        let rank = |(at, segment): &(usize, Option<usize>)| {
-            let entry = &self.entries[*at];
-            let last =
-                self.last.get(&(entry.guest, entry.flow, to, received.pair)).copied().unwrap_or_default();
-            let foreign = network.ports[entry.guest].subnet != network.ports[to].subnet;
-            (
-                foreign,
-                (entry.order, segment.unwrap_or(0)) <= last && last != (0, 0),
-                *at,
-                segment.unwrap_or(0),
-            )
-        };
-        whole.chain(changed).min_by_key(rank)
+        let whole = exact.chain(completed).map(|at| (at, None));
+        whole.chain(changed).filter(|(at, _)| here(*at)).collect()
     }
 
     fn unmatched(&self, to: usize, received: &Received) -> Violation {
         let bytes = &received.bytes;
-        let again = self.exact.get(&hash(bytes)).is_some_and(|entries| !entries.is_empty())
-            || self.changed.contains_key(&hash(&without_checksum(bytes)));
-        let what = if again { "again, or in a form its sender did not ask for" } else { "that nobody sent" };
+        let mut alike: Vec<Piece> = self.forms.changed(bytes).to_vec();
+        alike.extend(self.forms.exact(hash(bytes)).iter().map(|at| (*at, None)));
+        let what = if alike.is_empty() {
+            "that nobody sent"
+        } else {
+            "again, or in a form its sender did not ask for"
+        };
+        let elsewhere = alike.iter().filter(|(at, _)| !self.has_arrived(*at)).find_map(|(at, _)| {
+            self.entries[*at].decided.filter(|(guest, pair)| *guest == to && *pair != received.pair)
+        });
+        if let Some((_, pair)) = elsewhere {
+            let what = format!(
+                "guest {to} got a packet on pair {} whose conversation it sends on pair {pair}",
+                received.pair
+            );
+            return Violation::new("steering", what);
+        }
         let right = transport(bytes).is_some_and(|transport| transport.is_checksum_right(bytes));
-        let changed = self.changed.get(&hash(&without_checksum(bytes))).map_or(&[][..], Vec::as_slice);
-        let alike: Vec<String> = changed
+        let alike: Vec<String> = alike
             .iter()
             .map(|(at, segment)| {
                 let entry = &self.entries[*at];
                 let arrived = segment.map_or(entry.arrived, |index| entry.segments[index]);
-                format!("{at}/{segment:?}: arrived {arrived}, whole {}, sound {}", entry.arrived, entry.sound)
+                format!("{at}/{segment:?}: for {:?}, arrived {arrived}", entry.decided)
             })
             .collect();
         let head: Vec<String> = bytes.iter().take(80).map(|byte| format!("{byte:02x}")).collect();

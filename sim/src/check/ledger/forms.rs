@@ -1,0 +1,64 @@
+//! The forms that a frame may arrive in, by hash.
+
+use crate::net::offload::{complete, segments};
+use crate::net::read::{transport, without_checksum};
+use crate::trace::hash;
+use std::collections::HashMap;
+use virtio_driver::{Gso, NetHeader};
+
+/// A frame by its number, and the segment of it (`None`: whole).
+pub(super) type Piece = (usize, Option<usize>);
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Forms {
+    /// As sent, by all bytes.
+    exact: HashMap<u64, Vec<usize>>,
+    /// With a checksum completed that is not the usual one (an inner one), by all bytes.
+    completed: HashMap<u64, Vec<usize>>,
+    /// With its checksum completed, or cut: by the bytes without the checksum.
+    changed: HashMap<u64, Vec<Piece>>,
+}
+
+/// Whether the checksum that `header` asks for is that of the frame's own transport header.
+fn is_usual(header: &NetHeader, frame: &[u8]) -> bool {
+    transport(frame).is_some_and(|transport| {
+        (usize::from(header.csum_start), usize::from(header.csum_start) + usize::from(header.csum_offset))
+            == (transport.start, transport.checksum_at())
+    })
+}
+
+impl Forms {
+    /// Notes the forms of frame number `entry`; how many segments it may be cut into.
+    pub(super) fn add(&mut self, entry: usize, header: &NetHeader, frame: &[u8]) -> usize {
+        let cut = if header.gso == Gso::None { None } else { segments(header, frame) };
+        self.exact.entry(hash(frame)).or_default().push(entry);
+        if header.needs_csum && is_usual(header, frame) {
+            self.changed.entry(hash(&without_checksum(frame))).or_default().push((entry, None));
+        } else if header.needs_csum {
+            let mut frame = frame.to_vec();
+            if complete(header, &mut frame).is_some() {
+                self.completed.entry(hash(&frame)).or_default().push(entry);
+            }
+        }
+        for (index, segment) in cut.iter().flatten().enumerate() {
+            self.changed.entry(hash(segment)).or_default().push((entry, Some(index)));
+        }
+        cut.map_or(0, |cut| cut.len())
+    }
+
+    /// Frames with exactly these bytes, oldest first.
+    pub(super) fn exact(&self, key: u64) -> &[usize] {
+        self.exact.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Frames that have exactly these bytes after a checksum inside them was completed.
+    pub(super) fn completed(&self, key: u64) -> &[usize] {
+        self.completed.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Frames and segments that differ from this one in their checksum at most.
+    pub(super) fn changed(&self, frame: &[u8]) -> &[Piece] {
+        self.changed.get(&hash(&without_checksum(frame))).map_or(&[], Vec::as_slice)
+    }
+}
