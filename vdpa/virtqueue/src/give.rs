@@ -16,6 +16,9 @@ use crate::layout::{First, Layout, Run, Used, WRITE};
 const MAX_RESERVED: usize = 256;
 /// Pieces of memory that the reserved chains of more than one piece may have together.
 const MAX_PIECES: usize = 1088;
+/// Bytes of the longest frame that any receive buffer must hold where buffers are not merged: an untagged Ethernet frame (virtio 1.2 section 5.1.6.3.1
+/// asks for 1526 bytes, the header's 12 included). A smaller buffer goes back empty: left where it is, it would keep all behind it from use.
+const PLAIN_FRAME: usize = 1514;
 /// Offset of `num_buffers` in the virtio-net header (virtio 1.2 section 5.1.6).
 const NUM_BUFFERS: usize = 10;
 
@@ -26,13 +29,22 @@ struct Target {
     host: NonNull<u8>,
     /// Bytes the chain can hold; 0 for a bad chain.
     capacity: u32,
-    /// Its pieces in the arena.
+    /// Its pieces in the arena. Of a bad chain: its [`ChainError`].
     first_piece: u16,
     pieces: u16,
 }
 
-/// A target for no bytes.
-const NOWHERE: Target = Target { host: NonNull::dangling(), capacity: 0, first_piece: 0, pieces: 0 };
+impl Target {
+    /// A target for no bytes.
+    const fn nowhere(error: ChainError) -> Self {
+        Self { host: NonNull::dangling(), capacity: 0, first_piece: error as u16, pieces: 0 }
+    }
+
+    /// What is wrong with a chain of no capacity.
+    fn error(&self) -> ChainError {
+        ChainError::ALL.get(usize::from(self.first_piece)).copied().unwrap_or(ChainError::TooShort)
+    }
+}
 
 /// What a ring keeps for giving.
 #[derive(Debug)]
@@ -64,7 +76,7 @@ impl Giver {
             filled: 0,
             fetched: 0,
             cache: RegionCache::default(),
-            targets: vec![NOWHERE; MAX_RESERVED].into_boxed_slice(),
+            targets: vec![Target::nowhere(ChainError::TooShort); MAX_RESERVED].into_boxed_slice(),
             used: vec![Used::default(); MAX_RESERVED].into_boxed_slice(),
             pieces: Vec::with_capacity(MAX_PIECES),
             out_of_pieces: false,
@@ -86,7 +98,6 @@ impl Giver {
         want: usize,
         layout: &mut L,
         memory: &GuestMemory,
-        stats: &mut RingStats,
     ) -> Result<usize, RingError> {
         let missing = want.saturating_sub(self.reserved()).min(MAX_RESERVED - self.fetched);
         if missing == 0 {
@@ -101,7 +112,7 @@ impl Giver {
             // Not plain, or none left.
             let mut cursor = layout.cursor();
             let Some(first) = layout.fetch(&cursor)? else { break };
-            let Some((target, used)) = self.chain(layout, &first, memory, stats)? else {
+            let Some((target, used)) = self.chain(layout, &first, memory)? else {
                 self.out_of_pieces = true;
                 break;
             };
@@ -156,7 +167,6 @@ impl Giver {
         layout: &L,
         first: &First,
         memory: &GuestMemory,
-        stats: &mut RingStats,
     ) -> Result<Option<(Target, Used)>, RingError> {
         let start = self.pieces.len();
         let mut walk = Walk {
@@ -193,10 +203,9 @@ impl Giver {
         if error == ChainError::TooManyPieces && start > 0 {
             return Ok(None);
         }
-        stats.count(error);
         let used = layout.measure(first)?;
         self.work += usize::from(used.descs);
-        Ok(Some((NOWHERE, used)))
+        Ok(Some((Target::nowhere(error), used)))
     }
 
     /// Copies `header` and `frame` into the next chain or, mergeable, chains. See `DeviceRing::give`.
@@ -284,28 +293,33 @@ impl Giver {
         loop {
             // As many at once as buffers of the size seen last would need, so that their lines travel together.
             let more = 1 + (total as u64).saturating_sub(room) / usual;
-            if self.reserved() <= count
-                && self.reserve(count + more as usize, layout, memory, stats)? <= count
-            {
-                if self.fetched < MAX_RESERVED && !self.out_of_pieces {
+            if self.reserved() <= count && self.reserve(count + more as usize, layout, memory)? <= count {
+                // A guest that makes bad chains available as fast as they come back must not keep us here: so much per burst.
+                if self.work > WORK_LIMIT || (self.fetched < MAX_RESERVED && !self.out_of_pieces) {
                     return Err(GiveError::NoBuffers);
                 }
                 if self.filled == 0 {
                     return Err(GiveError::TooSmall);
                 }
                 // Our room is taken by filled chains: hand them over early and look again.
-                self.publish(layout, log, stats);
+                self.hand_over(layout, log, stats);
                 (count, room) = (0, 0);
                 continue;
             }
-            let capacity = self.targets.get(self.filled + count).map_or(0, |target| target.capacity);
-            if capacity == 0 {
-                // Bad. Buffers of a frame must follow each other, so those before it go back empty as well.
+            let Some(target) = self.targets.get(self.filled + count) else {
+                return Err(GiveError::NoBuffers);
+            };
+            let is_plain = total <= self.header_len + PLAIN_FRAME;
+            let is_runt = !self.features.mergeable && is_plain && (target.capacity as usize) < total;
+            if target.capacity == 0 || is_runt {
+                stats.count(if target.capacity == 0 { target.error() } else { ChainError::Runt });
+                // Buffers of a frame must follow each other, so those before it go back empty as well.
                 self.filled += count + 1;
+                self.work += 1;
                 (count, room) = (0, 0);
                 continue;
             }
-            usual = u64::from(capacity);
+            usual = u64::from(target.capacity);
             room += usual;
             count += 1;
             if room >= total as u64 {
@@ -341,9 +355,20 @@ impl Giver {
         self.filled = at + 1;
     }
 
-    /// Returns the filled chains to the guest; gives the reserved ones back to the ring.
+    /// Returns the filled chains to the guest; gives the reserved ones back to the ring. A burst ends here, and with it what it may cost.
     #[inline(always)]
     pub(crate) fn publish<L: Layout>(
+        &mut self,
+        layout: &mut L,
+        log: Option<&Arc<DirtyLog>>,
+        stats: &mut RingStats,
+    ) -> usize {
+        self.work = 0;
+        self.hand_over(layout, log, stats)
+    }
+
+    #[inline(always)]
+    fn hand_over<L: Layout>(
         &mut self,
         layout: &mut L,
         log: Option<&Arc<DirtyLog>>,
@@ -356,7 +381,7 @@ impl Giver {
             layout.prefetch_next(count, true);
         }
         stats.chains += count as u64;
-        (self.filled, self.fetched, self.work) = (0, 0, 0);
+        (self.filled, self.fetched) = (0, 0);
         self.forget_pieces();
         count
     }

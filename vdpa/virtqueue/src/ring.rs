@@ -206,7 +206,7 @@ impl<L: Layout> DeviceRing for Queue<L> {
     #[inline]
     fn reserve(&mut self, count: usize) -> Result<usize, RingError> {
         self.check()?;
-        let result = self.giver.reserve(count, &mut self.layout, &self.memory, &mut self.stats);
+        let result = self.giver.reserve(count, &mut self.layout, &self.memory);
         result.map_err(|error| self.fail(error))
     }
 

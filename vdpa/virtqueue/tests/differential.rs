@@ -428,7 +428,13 @@ impl Slow {
         let (mut gathered, mut room, mut returned) = (Vec::<Popped>::new(), 0, Vec::new());
         let result = loop {
             let Some(popped) = self.pop() else { break Err(GiveError::NoBuffers) };
-            let Some(buffers) = &popped.legal else {
+            let capacity = popped
+                .legal
+                .as_ref()
+                .map(|buffers| buffers.iter().map(|(_, len)| *len as usize).sum::<usize>());
+            // Without merging, a buffer for less than a plain Ethernet frame goes back empty when such a frame does not fit it.
+            let runt = |capacity: &usize| !mergeable && *capacity < bytes.len() && frame.len() <= 1514;
+            let Some(capacity) = capacity.filter(|capacity| !runt(capacity)) else {
                 gathered.push(popped);
                 for bad in gathered.drain(..) {
                     self.push(&bad, 0);
@@ -437,7 +443,7 @@ impl Slow {
                 room = 0;
                 continue;
             };
-            room += buffers.iter().map(|(_, len)| *len as usize).sum::<usize>();
+            room += capacity;
             gathered.push(popped);
             if room >= bytes.len() {
                 break Ok(());

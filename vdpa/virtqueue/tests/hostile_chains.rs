@@ -305,6 +305,71 @@ fn g17_receive_buffers_too_small_for_a_header_go_back_empty() {
 }
 
 #[test]
+fn g17_runts_do_not_block_what_is_behind_them_without_mergeable_buffers() {
+    for mode in MODES {
+        let plain = RingFeatures { mergeable: false, ..features(mode) };
+        for len in [0, 1, 11, 12, 13, 40, 1525] {
+            let mut rig = Rig::with(mode, 256, plain);
+            let runts: Vec<_> = (0..3).map(|at| rig.offer(&[w(A + 0x2000 * at, len)])).collect();
+            let good = rig.offer(&[w(A + 0x9000, 1526)]);
+            rig.give(&[9; 1514]).unwrap();
+            let used: Vec<_> = runts.iter().map(|id| (*id, 0)).chain([(good, 1526)]).collect();
+            assert_eq!(rig.used(), used, "{mode:?} {len}");
+            let error = if len <= 12 { ChainError::TooShort } else { ChainError::Runt };
+            assert_eq!(
+                (rig.ring.stats().of(error), rig.ring.stats().refused_total()),
+                (3, 3),
+                "{mode:?} {len}"
+            );
+        }
+        // One that the frame fits is used, however small.
+        let mut rig = Rig::with(mode, 256, plain);
+        let small = rig.offer(&[w(A, 72)]);
+        rig.give(&[9; 60]).unwrap();
+        assert_eq!((rig.used(), rig.ring.stats().refused_total()), (vec![(small, 72)], 0));
+    }
+}
+
+#[test]
+fn g29_bad_receive_buffers_made_available_without_end_cost_a_burst_so_much_and_no_more() {
+    for mode in MODES {
+        // Every buffer of a ring far longer than what is fetched at once, and one frame: it waits for none of them.
+        let mut rig = Rig::new(mode, 8192);
+        for _ in 0..8000 {
+            rig.offer(&[w(HOLE, 2048)]);
+        }
+        let base = rig.used().len();
+        assert_eq!(rig.give(&[1; 60]), Err(GiveError::NoBuffers), "{mode:?}");
+        let returned = rig.used().len() - base;
+        assert!((256..4096).contains(&returned), "{mode:?}: {returned} chains for one burst");
+        // All are gone through in the end, each counted once.
+        while rig.ring.stats().refused_total() < 8000 {
+            assert_eq!(rig.give(&[1; 60]), Err(GiveError::NoBuffers), "{mode:?}");
+        }
+        assert_eq!(rig.used().len() + returned, 8000);
+        rig.still_gives();
+    }
+}
+
+#[test]
+fn a_bad_receive_buffer_that_is_reserved_and_not_reached_is_not_counted_yet() {
+    for mode in MODES {
+        let mut rig = Rig::new(mode, 256);
+        let good = rig.offer(&[w(A + 0x9000, 2048)]);
+        let bad = rig.offer(&[w(HOLE, 2048)]);
+        for _ in 0..5 {
+            assert_eq!(rig.ring.reserve(32), Ok(2));
+            rig.ring.publish();
+            assert_eq!(rig.ring.stats().refused_total(), 0, "{mode:?}");
+        }
+        rig.give(&[1; 60]).unwrap();
+        assert_eq!((rig.used(), rig.ring.stats().refused_total()), (vec![(good, 72)], 0));
+        assert_eq!(rig.give(&[1; 60]), Err(GiveError::NoBuffers));
+        assert_eq!((rig.used(), rig.ring.stats().of(ChainError::NotInMemory)), (vec![(bad, 0)], 1));
+    }
+}
+
+#[test]
 fn g18_a_frame_too_large_for_an_unmergeable_buffer_is_dropped() {
     for mode in MODES {
         let plain = RingFeatures { mergeable: false, ..features(mode) };
