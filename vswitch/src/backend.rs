@@ -270,7 +270,12 @@ fn status_of(host: &Host, port: &Port, own: &Name) -> pb::PortStatus {
         }),
         drops: totals.drops.iter().map(|entry| drop_of(entry, None)).collect(),
         workers: workers_of(host, port),
+        refusals: port.refusals(&totals).into_iter().map(refusal_of).collect(),
     }
+}
+
+fn refusal_of((name, count, explanation): (&str, u64, String)) -> pb::Refusal {
+    pb::Refusal { name: name.to_owned(), count, explanation }
 }
 
 fn counters_of(totals: &CounterTotals) -> pb::Counters {

@@ -88,8 +88,11 @@ fn ports(host: &Host) -> Vec<Family> {
         family("towpath_port_drops", "Packets sent by the port that were dropped, by reason.", true);
     let mut handed_over =
         family("towpath_port_handovers", "Packets given to the port as a second copy.", true);
-    let mut refusals =
-        family("towpath_port_refusals", "What the port's front end asked and was refused, by name.", true);
+    let mut refusals = family(
+        "towpath_port_refusals",
+        "Messages, connections, rings and buffers that were refused, by name.",
+        true,
+    );
     let mut connects = family("towpath_port_connects", "Front ends that have connected.", true);
     let mut phases = family("towpath_port_phase", "1 for the phase the port is in.", false);
     for port in host.ports.values() {
@@ -107,9 +110,9 @@ fn ports(host: &Host) -> Vec<Family> {
             reasons
                 .map(|(reason, count)| (vec![name(), ("reason", reason.name().to_owned())], *count as f64)),
         );
-        let refused = port.refusals().into_iter();
+        let refused = port.refusals(&totals).into_iter();
         refusals.samples.extend(
-            refused.map(|(refusal, count)| (vec![name(), ("refusal", refusal.to_owned())], count as f64)),
+            refused.map(|(refusal, count, _)| (vec![name(), ("refusal", refusal.to_owned())], count as f64)),
         );
         handed_over.samples.push((vec![name()], totals.handed_over as f64));
         connects.samples.push((vec![name()], port.connects() as f64));

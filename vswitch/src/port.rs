@@ -48,6 +48,13 @@ struct Running {
     stopped: Option<Arc<AtomicBool>>,
 }
 
+/// How often a guest's queues had to be stopped.
+#[derive(Clone, Copy, Debug, Default)]
+struct Broken {
+    rings: u64,
+    memories: u64,
+}
+
 /// A guest that polls needs no interrupts.
 struct Silent;
 
@@ -81,6 +88,8 @@ pub struct Port {
     sampled: (Duration, CounterTotals),
     /// Packets and bits per second: sent by the guest, received by it.
     pub rates: [f64; 4],
+    /// Rings found broken, and memory found gone.
+    broken: Broken,
     spoofs_seen: u64,
     /// Whether packets with a foreign MAC address came since rates were last taken but one.
     spoofing: bool,
@@ -101,6 +110,7 @@ impl Port {
             log_budget: TokenBucket::new(LOG_RATE.0, LOG_RATE.1),
             sampled: (around.now, CounterTotals::default()),
             rates: [0.0; 4],
+            broken: Broken::default(),
             spoofs_seen: 0,
             spoofing: false,
         };
@@ -177,22 +187,37 @@ impl Port {
     pub fn on_fault(&mut self, pair: u16, fault: QueueFault, around: &mut Surroundings<'_>) {
         let index = pair * 2 + 1;
         let Some(base) = self.stop_queue(index, around) else { return };
-        self.log_refusal(around.now, &format!("queue {index} stopped: {fault:?}"));
+        if fault == QueueFault::MemoryGone {
+            self.lose_memory(around);
+        } else {
+            self.break_queue(index, base, around);
+        }
+        self.on_ready(around);
+    }
+
+    /// A ring is corrupt: its queue stays stopped until the front end sets it up anew.
+    fn break_queue(&mut self, index: u16, base: u32, around: &Surroundings<'_>) {
+        self.broken.rings += 1;
+        self.log_refusal(around.now, &format!("queue {index} stopped: its ring is corrupt"));
         if let Some(device) = &mut self.device {
             device.queue_broken(index, base);
         }
-        if fault == QueueFault::MemoryGone {
-            self.close_session(around);
-        }
-        self.on_ready(around);
+    }
+
+    /// The front end took memory away: its session ends.
+    fn lose_memory(&mut self, around: &mut Surroundings<'_>) {
+        self.broken.memories += 1;
+        let failure = "MemoryGone: the front end truncated the guest's memory";
+        self.log_refusal(around.now, failure);
+        self.failure = Some(failure.to_owned());
+        self.close_session(around);
     }
 
     /// Once a second: rates, and what no event tells.
     pub fn tick(&mut self, around: &mut Surroundings<'_>) {
         self.sample(around);
         if self.device.as_ref().is_some_and(Device::is_memory_dead) {
-            self.failure = Some("MemoryGone: the front end truncated the guest's memory".to_owned());
-            self.close_session(around);
+            self.lose_memory(around);
         }
         let broken: Vec<u16> = self
             .running
@@ -203,10 +228,7 @@ impl Port {
             .collect();
         for index in broken {
             if let Some(base) = self.stop_queue(index, around) {
-                self.log_refusal(around.now, &format!("queue {index} stopped: its ring is corrupt"));
-                if let Some(device) = &mut self.device {
-                    device.queue_broken(index, base);
-                }
+                self.break_queue(index, base, around);
             }
         }
         self.on_ready(around);
@@ -231,7 +253,13 @@ impl Port {
             (true, false) => Phase::Connected,
             (true, true) => Phase::Forwarding,
         };
-        (phase, self.mac_mismatch())
+        (phase, self.broken_queue().or_else(|| self.mac_mismatch()))
+    }
+
+    fn broken_queue(&self) -> Option<String> {
+        let session = self.device.as_ref()?.endpoint().session()?;
+        let index = session.queues().find(|queue| queue.broken)?.index;
+        Some(format!("QueueBroken: the ring of queue {index} was refused; the guest must reset its device"))
     }
 
     /// Feature bits that the driver negotiated.
@@ -252,14 +280,32 @@ impl Port {
             .count()
     }
 
-    /// What the front end had refused, by name.
-    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+    /// What the front end and its guest had refused: name, count, explanation. `totals` are the port's counters.
+    pub fn refusals(&self, totals: &CounterTotals) -> Vec<(&'static str, u64, String)> {
         let refusals = self.device.as_ref().map(|device| device.endpoint().refusals());
-        refusals
+        let messages = refusals
             .iter()
             .flat_map(vhost_user::Refusals::iter)
-            .map(|(refusal, count)| (refusal.name(), count))
-            .collect()
+            .map(|(refusal, count)| (refusal.name(), count, refusal.to_string()));
+        let rings = [
+            (
+                "bad_buffer",
+                totals.bad_buffers,
+                "receive buffers that lie outside of memory, lie about themselves, or hold no frame",
+            ),
+            (
+                "ring_corrupt",
+                self.broken.rings,
+                "a ring contradicted itself; its queue was stopped until the device is reset",
+            ),
+            (
+                "memory_gone",
+                self.broken.memories,
+                "the front end truncated the guest's memory; it was disconnected",
+            ),
+        ];
+        let rings = rings.into_iter().filter(|(_, count, _)| *count > 0);
+        messages.chain(rings.map(|(name, count, text)| (name, count, text.to_owned()))).collect()
     }
 
     /// Front ends that have connected.

@@ -91,7 +91,8 @@ fn send_segments(
     let lost = u32::from(total.sent == 0);
     let full = lost & u32::from(total.full > 0);
     let too_large = lost & !full & u32::from(total.too_large > 0);
-    TxReport { sent: 1 - lost, bytes: total.bytes, full, too_large, stopped: lost - full - too_large }
+    let stopped = lost - full - too_large;
+    TxReport { sent: 1 - lost, full, too_large, stopped, ..total }
 }
 
 fn send_chunk(

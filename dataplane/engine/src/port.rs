@@ -78,7 +78,7 @@ pub struct OffloadCapabilities {
     pub ecn: bool,
 }
 
-/// What became of the frames given to a transmit queue. The four add up to the number of frames.
+/// What became of the frames given to a transmit queue: `sent`, `full`, `too_large` and `stopped` add up to the number of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TxReport {
     /// Delivered.
@@ -91,6 +91,8 @@ pub struct TxReport {
     pub too_large: u32,
     /// Not delivered: the queue is stopped.
     pub stopped: u32,
+    /// Buffers of the receiver that were refused on the way, for lies of its own; no frame is lost by that alone.
+    pub refused: u32,
 }
 
 impl TxReport {
@@ -102,6 +104,7 @@ impl TxReport {
         self.full += other.full;
         self.too_large += other.too_large;
         self.stopped += other.stopped;
+        self.refused += other.refused;
     }
 }
 

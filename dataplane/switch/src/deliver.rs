@@ -244,6 +244,9 @@ pub(crate) fn transmit(
     queue.flush();
     counters.tx_packets.add(u64::from(report.sent));
     counters.tx_bytes.add(report.bytes);
+    if report.refused > 0 {
+        counters.bad_buffers.add(u64::from(report.refused));
+    }
     report
 }
 

@@ -6,7 +6,7 @@
 //! * O2: the neighbours' ping-pong loses nothing, during and after, and takes at most twice as long and a few bursts (virtual time, so work done).
 //! * O3, O4: what anybody receives is somebody's packet, byte for byte; guards and poison of the neighbours' memory are whole.
 //! * O5: pool and memory maps are all back.
-//! * O6: exactly the expected counter moved: `bad_chain`, or the queue is reported broken, or the packet passed.
+//! * O6: exactly the expected counter moved: `bad_chain`, `bad_buffer`, or the queue is reported broken, or the packet passed.
 //! * O8: after a reset of the same port, traffic passes both ways.
 //!
 //! The ring's own tests (`vdpa/virtqueue/tests`) try more values; here is shown what they mean to the switch.
@@ -195,7 +195,7 @@ impl Case {
         let refused = totals.drops.iter().find(|(reason, _)| *reason == DropReason::BadChain);
         let edges = &self.world.scene.stats.edges;
         Counted {
-            refused: refused.map_or(0, |(_, count)| *count),
+            refused: refused.map_or(0, |(_, count)| *count) + totals.bad_buffers,
             taken: totals.rx_packets,
             given: totals.tx_packets,
             broken: edges.get("queue broke").copied().unwrap_or(0),

@@ -68,6 +68,14 @@ fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) ->
             |drop: &pb::Drop| vec![drop.reason.clone(), drop.packets.to_string(), drop.explanation.clone()];
         table(out, &columns, &status.drops.iter().map(row).collect::<Vec<_>>())?;
     }
+    if !status.refusals.is_empty() {
+        writeln!(out, "\nRefusals:")?;
+        let columns = [Column::text("NAME"), Column::number("COUNT"), Column::text("EXPLANATION")];
+        let row = |refusal: &pb::Refusal| {
+            vec![refusal.name.clone(), refusal.count.to_string(), refusal.explanation.clone()]
+        };
+        table(out, &columns, &status.refusals.iter().map(row).collect::<Vec<_>>())?;
+    }
     Ok(())
 }
 

@@ -71,6 +71,11 @@ impl FakeBackend {
             }),
             rates: Some(pb::Rates { egress_packets_per_second: 1_250_000.0, ..pb::Rates::default() }),
             drops: vec![self.drop(None)],
+            refusals: vec![pb::Refusal {
+                name: "bad_buffer".into(),
+                count: 2,
+                explanation: "a receive buffer of the guest was refused".into(),
+            }],
             workers: vec![pb::PortWorker { worker: 0, packets: 1000, busy_cycles_per_packet: Some(48.25) }],
         };
         pb::Port { resource: Some(port.into()), status: Some(status) }

@@ -17,6 +17,8 @@ pub struct VhostTx {
     features: NetFeatures,
     notifier: Arc<dyn Notifier>,
     stopped: Arc<AtomicBool>,
+    /// Buffers refused, as last reported.
+    refused: u64,
 }
 
 impl VhostTx {
@@ -24,7 +26,8 @@ impl VhostTx {
     pub fn new(mut ring: Ring, features: NetFeatures, notifier: Arc<dyn Notifier>) -> Self {
         // A guest that refills its buffers need not tell: they are looked at when there is something to give.
         ring.suppress_kicks();
-        Self { ring, features, notifier, stopped: Arc::default() }
+        let refused = ring.stats().refused_total();
+        Self { ring, features, notifier, stopped: Arc::default(), refused }
     }
 
     /// Moves to another memory map.
@@ -92,6 +95,9 @@ impl TxQueue for VhostTx {
         if report.stopped > 0 {
             self.stopped.store(true, Ordering::Relaxed);
         }
+        let refused = self.ring.stats().refused_total();
+        report.refused = refused.wrapping_sub(self.refused) as u32;
+        self.refused = refused;
         report
     }
 
