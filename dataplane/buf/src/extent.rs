@@ -143,6 +143,12 @@ impl<'m> ExtentMut<'m> {
         (first, rest)
     }
 
+    /// The address, for writing by those who know the length.
+    #[inline(always)]
+    pub(crate) fn as_mut_ptr(&self) -> *mut u8 {
+        self.pointer
+    }
+
     /// Writes the first bytes of `source`, as many as both have; returns how many.
     #[inline(always)]
     pub fn write(&mut self, source: &[u8]) -> usize {

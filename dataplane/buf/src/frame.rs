@@ -75,19 +75,36 @@ impl<'a, 'm> Frame<'a, 'm> {
     /// bytes) needs no cursor.
     #[inline(always)]
     pub fn copy_to(&self, mut target: ExtentMut<'_>) -> usize {
-        let single = match self.body {
-            [] => Some(Extent::from_slice(&[])),
-            [body] if self.skip == 0 => Some(*body),
-            _ if self.body_len == 0 => Some(Extent::from_slice(&[])),
-            _ => None,
-        };
-        let Some(body) = single else { return self.reader().copy_to(target) };
         let from_head = target.write(self.head);
-        if self.body_len == 0 {
+        if self.body_len == 0 || from_head == target.len() {
             return from_head;
         }
         let (_, rest) = target.split_at(from_head);
-        from_head + body.split_at(self.body_len).0.copy_to(rest)
+        from_head + self.copy_body(rest)
+    }
+
+    /// Copies the whole frame into the first bytes of `target`; false (and nothing done) when it is longer than that. Less to decide than
+    /// in [`copy_to`](Self::copy_to).
+    #[inline(always)]
+    pub fn copy_whole(&self, target: ExtentMut<'_>) -> bool {
+        if self.len() > target.len() {
+            return false;
+        }
+        let start = target.as_mut_ptr();
+        // SAFETY: head.len() <= len() <= target.len(); private memory does not overlap memory of others.
+        unsafe { crate::copy::copy_bytes(self.head.as_ptr(), start, self.head.len()) };
+        if self.body_len > 0 {
+            self.copy_body(target.split_at(self.head.len()).1);
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn copy_body(&self, target: ExtentMut<'_>) -> usize {
+        match self.body {
+            [body] if self.skip == 0 => body.split_at(self.body_len).0.copy_to(target),
+            _ => self.body_reader().copy_to(target),
+        }
     }
 
     /// Starts copying from the first byte after the head.

@@ -2,7 +2,7 @@
 
 use crate::port::Port;
 use crate::{mempool, offload};
-use buf::{BURST_EXTENTS, BURST_PACKETS, Burst, Extent, Packet};
+use buf::{BURST_EXTENTS, BURST_PACKETS, Burst, Extent};
 use dpdk_sys::rte_mbuf;
 use engine::{Armed, RxQueue, RxReport};
 use std::ptr;
@@ -76,14 +76,16 @@ impl DpdkRx {
 
     /// Reads what the device left undone in packets it did not get from a wire. `refused` has a bit for each mbuf that became none.
     #[cold]
-    fn read_requests(mbufs: &[*mut rte_mbuf], refused: u32, packets: &mut [Packet]) {
+    fn read_requests(mbufs: &[*mut rte_mbuf], refused: u32, burst: &mut Burst<'_>, first: usize) {
         let shown = mbufs.iter().enumerate().filter(|(at, _)| refused & (1 << at) == 0);
-        for ((_, mbuf), packet) in shown.zip(packets) {
+        for ((_, mbuf), index) in shown.zip(first..) {
             // SAFETY: received mbufs that are not freed before `complete`.
             let mbuf = unsafe { &**mbuf };
             if offload::is_request(mbuf.ol_flags) {
                 let size = dpdk_sys::mbuf::lro_segment_size(mbuf);
-                packet.offload = offload::requested(mbuf.ol_flags, size, packet.head(), packet.len() as u32);
+                let Some(packet) = burst.packet(index) else { return };
+                let request = offload::requested(mbuf.ol_flags, size, packet.head(), packet.len() as u32);
+                burst.set_offload(index, request);
             }
         }
     }
@@ -113,8 +115,7 @@ impl RxQueue for DpdkRx {
         report.refused = refused.count_ones();
         burst.load_heads();
         if requests {
-            let packets = burst.packets_mut().get_mut(first..).unwrap_or_default();
-            Self::read_requests(self.mbufs.get(..shown).unwrap_or_default(), refused, packets);
+            Self::read_requests(self.mbufs.get(..shown).unwrap_or_default(), refused, burst, first);
         }
         report.more = shown < self.count || filled;
         report

@@ -1,17 +1,24 @@
 //! A burst on its way through the stages.
 
 use crate::{DropReason, PortIndex};
+use arrayvec::ArrayVec;
 use buf::{BURST_PACKETS, Burst};
 use packet::Headers;
 
 /// Where a packet goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Nobody has decided.
-    #[default]
-    Undecided,
     /// To a port of this host.
     Port(PortIndex),
+}
+
+/// Packets of a batch that go to one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Where they go.
+    pub output: Output,
+    /// Which they are, as a bit per packet.
+    pub packets: u32,
 }
 
 /// What is known of a packet besides its bytes. One cache line; written and read as each field says.
@@ -20,8 +27,6 @@ pub enum Output {
 pub struct Metadata {
     /// Where its headers are. Written by `parse`; read by all later stages.
     pub headers: Headers,
-    /// Where it goes. Reset by `parse`; written by `neighbours` (answers) and `forward`; read by delivery.
-    pub output: Output,
 }
 
 /// Up to 32 packets of one receive queue, with what the stages found out about them.
@@ -36,9 +41,40 @@ pub struct Batch<'a, 'm> {
     pub now: u64,
     /// Packets that `neighbours` must look at, as a bit per packet. Written by `port_security`.
     pub attention: u32,
+    /// Who is alive, and what the others were dropped for.
+    pub verdicts: Verdicts,
+    routed: u32,
+    groups: ArrayVec<Group, BURST_PACKETS>,
+}
+
+/// Which packets of a batch are alive, and what the others were dropped for. A part of its own, so that a stage can drop packets while
+/// it walks over them.
+pub struct Verdicts {
     alive: u32,
     dropped: [u16; DropReason::COUNT],
     any_dropped: bool,
+}
+
+impl Verdicts {
+    /// Those alive, as a bit per packet.
+    #[inline(always)]
+    pub fn alive(&self) -> u32 {
+        self.alive
+    }
+
+    /// Ends a packet.
+    #[cold]
+    pub fn drop(&mut self, index: usize, reason: DropReason) {
+        self.alive &= !1u32.wrapping_shl(index as u32);
+        self.count(reason, 1);
+    }
+
+    fn count(&mut self, reason: DropReason, packets: u32) {
+        if let Some(count) = self.dropped.get_mut(reason as usize) {
+            *count += packets as u16;
+            self.any_dropped = true;
+        }
+    }
 }
 
 impl<'a, 'm> Batch<'a, 'm> {
@@ -47,54 +83,67 @@ impl<'a, 'm> Batch<'a, 'm> {
     pub fn new(burst: &'a mut Burst<'m>, metadata: &'a mut [Metadata; BURST_PACKETS], now: u64) -> Self {
         let count = burst.len() as u32;
         let alive = if count >= 32 { u32::MAX } else { (1 << count) - 1 };
-        Self {
-            burst,
-            metadata,
-            now,
-            attention: 0,
-            alive,
-            dropped: [0; DropReason::COUNT],
-            any_dropped: false,
-        }
+        let verdicts = Verdicts { alive, dropped: [0; DropReason::COUNT], any_dropped: false };
+        Self { burst, metadata, now, attention: 0, verdicts, routed: 0, groups: ArrayVec::new() }
     }
 
     /// Those alive, as a bit per packet.
     #[inline(always)]
     pub fn alive(&self) -> u32 {
-        self.alive
+        self.verdicts.alive
     }
 
     /// The indices of those alive. Packets may be dropped meanwhile.
     #[inline(always)]
     pub fn indices(&self) -> Indices {
-        Indices(self.alive)
+        Indices(self.alive())
+    }
+
+    /// Those alive of which nobody has decided where they go, as a bit per packet.
+    #[inline(always)]
+    pub fn undecided(&self) -> u32 {
+        self.alive() & !self.routed
+    }
+
+    /// Decides that `packets` (a bit per packet) go to `output`. Packets of one output leave in their order, whoever decided.
+    #[inline(always)]
+    pub fn route(&mut self, packets: u32, output: Output) {
+        let packets = packets & self.undecided();
+        self.routed |= packets;
+        match self.groups.iter_mut().find(|group| group.output == output) {
+            Some(group) => group.packets |= packets,
+            // There is room: each packet is in one group, and no group is empty when it is made.
+            None if packets != 0 => drop(self.groups.try_push(Group { output, packets })),
+            None => {}
+        }
+    }
+
+    /// The packets to be sent, by output: group number `at`, from 0.
+    #[inline(always)]
+    pub fn group(&self, at: usize) -> Option<Group> {
+        let group = self.groups.get(at)?;
+        Some(Group { packets: group.packets & self.alive(), ..*group })
     }
 
     /// Ends a packet.
-    #[inline(always)]
+    #[inline]
     pub fn drop(&mut self, index: usize, reason: DropReason) {
-        self.alive &= !1u32.wrapping_shl(index as u32);
-        if let Some(count) = self.dropped.get_mut(reason as usize) {
-            *count += 1;
-        }
-        self.any_dropped = true;
+        self.verdicts.drop(index, reason);
     }
 
     /// Counts `packets` more as ended: those that delivery could not place. They are not told apart.
     #[inline]
     pub fn lost(&mut self, reason: DropReason, packets: u32) {
-        if packets > 0
-            && let Some(count) = self.dropped.get_mut(reason as usize)
-        {
-            *count += packets as u16;
-            self.any_dropped = true;
+        if packets > 0 {
+            self.verdicts.count(reason, packets);
         }
     }
 
     /// Packets ended in this batch, by reason.
     #[inline(always)]
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        let dropped: &[u16] = if self.any_dropped { &self.dropped } else { &[] };
+        let Verdicts { any_dropped, dropped, .. } = &self.verdicts;
+        let dropped: &[u16] = if *any_dropped { dropped } else { &[] };
         dropped
             .iter()
             .zip(DropReason::ALL)

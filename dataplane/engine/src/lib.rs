@@ -14,7 +14,7 @@ mod observer;
 mod port;
 
 pub use adapt::deliver_adapted;
-pub use batch::{Batch, Indices, Metadata, Output};
+pub use batch::{Batch, Group, Indices, Metadata, Output, Verdicts};
 pub use counters::{CounterTotals, PortCounters};
 pub use drop_reason::DropReason;
 pub use observer::{Observer, Unobserved};

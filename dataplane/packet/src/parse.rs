@@ -53,13 +53,13 @@ pub fn parse(head: &[u8], frame_len: u32) -> Result<Headers, ParseError> {
 #[inline]
 pub fn parse_into(head: &[u8], frame_len: u32, out: &mut Headers) -> Result<(), ParseError> {
     let frame_len = frame_len as usize;
-    let head = head.get(..frame_len).unwrap_or(head);
     if plain::parse(head, frame_len, out) { Ok(()) } else { parse_any(head, frame_len, out) }
 }
 
-/// The same for any frame, outermost header first. `head` is not longer than the frame.
+/// The same for any frame, outermost header first.
 #[inline(never)]
 pub(crate) fn parse_any(head: &[u8], frame_len: usize, out: &mut Headers) -> Result<(), ParseError> {
+    let head = head.get(..frame_len).unwrap_or(head);
     if frame_len <= ethernet::HEADER_LENGTH {
         return Err(ParseError::Runt);
     }

@@ -14,26 +14,48 @@ const L4_OFFSET: usize = L3_OFFSET + MIN_HEADER_LENGTH;
 /// Bytes up to the end of the shorter of the two transport headers.
 const FIXED: usize = L4_OFFSET + udp::HEADER_LENGTH;
 
-/// Describes the packet in `out`, if it is plain and nothing is wrong with it. `head` is not longer than the frame.
+/// Describes the packet in `out`, if it is plain and nothing is wrong with it. What `head` has beyond the frame
+/// is not looked at: all that is must lie inside the IPv4 packet, and that inside the frame.
 #[inline(always)]
 pub(crate) fn parse(head: &[u8], frame_len: usize, out: &mut Headers) -> bool {
     let Some(fixed) = head.first_chunk::<FIXED>() else { return false };
     let be16 = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
+    let be32 = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
     let total_length = usize::from(be16(L3_OFFSET + 2));
-    let is_plain = [fixed[12], fixed[13], fixed[L3_OFFSET]] == [8, 0, 0x45]
+    // EtherType, version and header length; then flags and fragment offset without "don't fragment".
+    let is_plain = be32(12) & 0xffff_ff00 == 0x0800_4500
         && be16(L3_OFFSET + 6) & 0x3fff == 0
         && L3_OFFSET + total_length <= frame_len;
     if !is_plain {
         return false;
     }
-    let protocol = fixed[L3_OFFSET + 9];
-    let (l4, l4_header) = match protocol {
+    let ports = be32(L4_OFFSET);
+    // All that is the same for each of the two protocols, so that it is written as whole words.
+    let headers = Headers {
+        l3_length: total_length as u32,
+        ether_type: ethernet::IPV4,
+        vlan_id: 0,
+        source_port: (ports >> 16) as u16,
+        destination_port: ports as u16,
+        l3_offset: L3_OFFSET as u8,
+        l4_offset: L4_OFFSET as u8,
+        payload_offset: 0,
+        l3: L3::Ipv4,
+        l4: L4::None,
+        protocol: 0,
+        fragment: Fragment::Whole,
+        vlan_count: 0,
+        has_options: false,
+    };
+    match fixed[L3_OFFSET + 9] {
         udp::PROTOCOL => {
             let length = usize::from(be16(L4_OFFSET + udp::LENGTH_OFFSET));
             if length < udp::HEADER_LENGTH || MIN_HEADER_LENGTH + length > total_length {
                 return false;
             }
-            (L4::Udp, udp::HEADER_LENGTH)
+            let payload_offset = (L4_OFFSET + udp::HEADER_LENGTH) as u8;
+            *out = Headers { payload_offset, l4: L4::Udp, protocol: udp::PROTOCOL, ..headers };
+            true
         }
         tcp::PROTOCOL => {
             let Some(data_offset) = head.get(L4_OFFSET + tcp::DATA_OFFSET) else { return false };
@@ -42,27 +64,12 @@ pub(crate) fn parse(head: &[u8], frame_len: usize, out: &mut Headers) -> bool {
             if length < tcp::MIN_HEADER_LENGTH || !fits {
                 return false;
             }
-            (L4::Tcp, length)
+            let payload_offset = (L4_OFFSET + length) as u8;
+            *out = Headers { payload_offset, l4: L4::Tcp, protocol: tcp::PROTOCOL, ..headers };
+            true
         }
-        _ => return false,
-    };
-    *out = Headers {
-        l3_length: total_length as u32,
-        ether_type: ethernet::IPV4,
-        vlan_id: 0,
-        source_port: be16(L4_OFFSET),
-        destination_port: be16(L4_OFFSET + 2),
-        l3_offset: L3_OFFSET as u8,
-        l4_offset: L4_OFFSET as u8,
-        payload_offset: (L4_OFFSET + l4_header) as u8,
-        l3: L3::Ipv4,
-        l4,
-        protocol,
-        fragment: Fragment::Whole,
-        vlan_count: 0,
-        has_options: false,
-    };
-    true
+        _ => false,
+    }
 }
 
 #[cfg(test)]

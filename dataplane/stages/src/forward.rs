@@ -10,44 +10,85 @@ use engine::{Batch, DropReason, Indices, Output, PortIndex};
 use packet::MacAddr;
 use tables::{MacReader, MacTable};
 
+/// Packets that follow each other (among those looked at) to one destination.
+#[derive(Default)]
+struct Runs {
+    keys: [u64; BURST_PACKETS],
+    /// As a bit per packet.
+    packets: [u32; BURST_PACKETS],
+    count: usize,
+}
+
 /// Runs the stage for packets sent by `ingress` in `subnet`.
 #[inline]
 pub fn run(batch: &mut Batch<'_, '_>, macs: &MacReader, subnet: u16, ingress: PortIndex) {
-    // Packets of a burst often go to one place: a key equal to the one before is looked up once.
-    let mut keys = [0u64; BURST_PACKETS];
+    let mut runs = Runs::default();
+    collect(batch, subnet, &mut runs);
+    let count = runs.count.min(BURST_PACKETS);
     let mut found = [MacTable::ABSENT; BURST_PACKETS];
-    let mut places = [0u8; BURST_PACKETS];
-    let (mut count, mut last) = (0usize, 0u64);
-    let mut looked_up = 0u32;
-    for index in batch.indices() {
-        if batch.metadata[index].output != Output::Undecided {
-            continue;
-        }
-        let Some(packet) = batch.burst.packet(index) else { continue };
-        let Some(destination) = packet.head().first_chunk::<8>() else { continue };
-        let destination = MacAddr::from_u64(u64::from_be_bytes(*destination) >> 16);
-        if destination.is_multicast() {
-            batch.drop(index, DropReason::Multicast);
-            continue;
-        }
-        let key = MacTable::key(subnet, destination);
-        if count == 0 || key != last {
-            keys[count & 31] = key;
-            last = key;
-            count += 1;
-        }
-        places[index] = count as u8 - 1;
-        looked_up |= 1u32.wrapping_shl(index as u32);
+    match &runs.keys[..count] {
+        [key] => found[0] = macs.lookup(*key).unwrap_or(MacTable::ABSENT),
+        keys => drop(macs.lookup_batch(keys, &mut found[..count])),
     }
-    macs.lookup_batch(&keys[..count.min(BURST_PACKETS)], &mut found[..count.min(BURST_PACKETS)]);
-    for index in Indices(looked_up) {
-        let port = found[usize::from(places[index]) & 31];
-        if port == MacTable::ABSENT {
-            batch.drop(index, DropReason::UnknownUnicast);
+    for (port, packets) in found.into_iter().zip(runs.packets).take(count) {
+        let reason = if port == MacTable::ABSENT {
+            DropReason::UnknownUnicast
         } else if port == u32::from(ingress.0) {
-            batch.drop(index, DropReason::Hairpin);
+            DropReason::Hairpin
         } else {
-            batch.metadata[index].output = Output::Port(PortIndex(port as u16));
+            batch.route(packets, Output::Port(PortIndex(port as u16)));
+            continue;
+        };
+        Indices(packets).for_each(|index| batch.drop(index, reason));
+    }
+}
+
+/// Sorts the packets by destination. Packets of a burst often go to one place: a destination equal to the one before is looked up once.
+#[inline(always)]
+fn collect(batch: &mut Batch<'_, '_>, subnet: u16, runs: &mut Runs) {
+    let undecided = batch.undecided();
+    let Batch { burst, verdicts, .. } = batch;
+    // No destination that is looked up: its group bit is set.
+    let (mut last, mut run) = (u64::MAX, 0u32);
+    for (index, packet) in burst.packets().iter().enumerate() {
+        let bit = 1u32 << (index & 31);
+        let Some(first) = packet.head().first_chunk::<8>() else { continue };
+        // The six bytes of the address, as they lie in memory.
+        let destination = u64::from_le_bytes(*first) << 16;
+        if undecided & bit == 0 {
+            continue;
+        }
+        if destination == last {
+            run |= bit;
+            continue;
+        }
+        if destination & GROUP != 0 {
+            verdicts.drop(index, DropReason::Multicast);
+            continue;
+        }
+        runs.end(run);
+        (last, run) = (destination, bit);
+        let destination = MacAddr::from_u64(u64::from_be_bytes(*first) >> 16);
+        runs.begin(MacTable::key(subnet, destination));
+    }
+    runs.end(run);
+}
+
+/// The bit of a group address (IEEE 802), in an address shifted as above.
+const GROUP: u64 = 1 << 16;
+
+impl Runs {
+    #[inline(always)]
+    fn begin(&mut self, key: u64) {
+        self.keys[self.count & (BURST_PACKETS - 1)] = key;
+        self.count += 1;
+    }
+
+    /// Gives the run that began last its packets.
+    #[inline(always)]
+    fn end(&mut self, packets: u32) {
+        if let Some(last) = self.count.checked_sub(1) {
+            self.packets[last & (BURST_PACKETS - 1)] = packets;
         }
     }
 }

@@ -39,7 +39,7 @@ pub fn run(
     let stage = Stage { profile, ingress, addresses };
     for index in Indices(marked) {
         let headers = batch.metadata[index].headers;
-        let Some(packet) = batch.burst.packet_mut(index) else { continue };
+        let Some(packet) = batch.burst.packet(index) else { continue };
         let mut scratch = [0; HEAD_BYTES];
         let head = packet.head();
         scratch[..head.len().min(HEAD_BYTES)].copy_from_slice(&head[..head.len().min(HEAD_BYTES)]);
@@ -48,8 +48,8 @@ pub fn run(
             Verdict::Pass => {}
             Verdict::Drop(reason) => batch.drop(index, reason),
             Verdict::Answer(len) => {
-                packet.replace(&scratch[..(len as usize).min(HEAD_BYTES)]);
-                batch.metadata[index].output = Output::Port(ingress);
+                batch.burst.replace(index, &scratch[..(len as usize).min(HEAD_BYTES)]);
+                batch.route(1 << index, Output::Port(ingress));
             }
         }
     }

@@ -5,28 +5,21 @@
 //!
 //! Drops: every [`ParseError`](packet::ParseError) under its own name; [`DropReason::BadOffload`].
 
-use engine::{Batch, DropReason, Output};
+use engine::{Batch, DropReason, Indices};
 
 /// Runs the stage.
 #[inline]
 pub fn run(batch: &mut Batch<'_, '_>) {
-    for index in batch.indices() {
-        let Some(packet) = batch.burst.packet_mut(index) else { continue };
-        let metadata = &mut batch.metadata[index];
-        // What stands there is of an earlier burst.
-        metadata.output = Output::Undecided;
+    let Batch { burst, metadata, verdicts, .. } = batch;
+    for (index, (packet, metadata)) in burst.packets().iter().zip(metadata.iter_mut()).enumerate() {
         if let Err(error) = packet::parse_into(packet.head(), packet.len() as u32, &mut metadata.headers) {
-            batch.drop(index, error.into());
-            continue;
+            verdicts.drop(index, error.into());
         }
-        if packet.offload != buf::Offload::NONE {
-            match packet::validate_offload(&metadata.headers, packet.offload, packet.len() as u32) {
-                Ok(()) => {}
-                Err(_) => {
-                    batch.drop(index, DropReason::BadOffload);
-                    continue;
-                }
-            }
+    }
+    for index in Indices(verdicts.alive() & burst.with_offload()) {
+        let (Some(packet), headers) = (burst.packet(index), &metadata[index].headers) else { continue };
+        if packet::validate_offload(headers, burst.offload(index), packet.len() as u32).is_err() {
+            verdicts.drop(index, DropReason::BadOffload);
         }
     }
 }

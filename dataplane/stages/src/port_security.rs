@@ -19,25 +19,25 @@ pub fn run(batch: &mut Batch<'_, '_>, profile: &PortProfile, counters: &PortCoun
         batch.indices().for_each(|index| batch.drop(index, DropReason::PortDown));
         return;
     }
-    for index in batch.indices() {
-        let Some(packet) = batch.burst.packet(index) else { continue };
-        let headers = &batch.metadata[index].headers;
+    let Batch { burst, metadata, verdicts, attention, .. } = batch;
+    let alive = verdicts.alive();
+    for (index, (packet, metadata)) in burst.packets().iter().zip(metadata.iter()).enumerate() {
+        let (head, headers) = (packet.head(), &metadata.headers);
         // The source port keeps those that might be a DHCP server's for the long way.
         let plain = headers.l3 == L3::Ipv4 && headers.source_port != 67 && headers.protocol != vrrp::PROTOCOL;
-        if plain && profile.is_plain_ipv4(packet.head()) {
+        if plain && profile.is_plain_ipv4(head) || alive >> index & 1 == 0 {
             continue;
         }
-        let head = packet.head();
         let Some(source) = ethernet::View::new(head).map(|view| view.source()) else { continue };
         let verdict = check(head, headers, source, profile);
         if headers.l3 == L3::Arp || headers.l4 == L4::Icmpv6 || headers.protocol == vrrp::PROTOCOL {
-            batch.attention |= 1u32.wrapping_shl(index as u32);
+            *attention |= 1 << index;
         }
         if let Err(reason) = verdict {
             if reason == DropReason::SpoofedMac {
                 counters.last_spoofed_mac.store(source.to_u64(), Relaxed);
             }
-            batch.drop(index, reason);
+            verdicts.drop(index, reason);
         }
     }
 }

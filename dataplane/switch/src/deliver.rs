@@ -8,10 +8,10 @@
 use crate::handover::{Handover, Links};
 use crate::poll_set::QueueId;
 use crate::unsettled::Unsettled;
-use arrayvec::ArrayVec;
-use buf::{BURST_PACKETS, Frame, Offload, Pool};
+use buf::{Frame, Pool};
 use engine::{
-    Batch, DropReason, Indices, Observer, Output, PortCounters, PortIndex, TxQueue, TxReport, deliver_adapted,
+    Batch, DropReason, Group, Indices, Observer, Output, PortCounters, PortIndex, TxQueue, TxReport,
+    deliver_adapted,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -55,16 +55,26 @@ impl OutputPort {
         (0..STEERING).map(|_| AtomicU8::new(0)).collect()
     }
 
-    /// The queue pair that a packet is to be received on.
+    /// The queue pair on which the first of `packets` is to be received, and which of them are received there.
     #[inline(always)]
-    fn pair(&self, batch: &Batch<'_, '_>, index: usize) -> usize {
+    fn first_pair(&self, batch: &Batch<'_, '_>, packets: u32) -> (usize, u32) {
         match &self.steering {
-            None => 0,
-            Some(steering) => {
-                let slot = steering.get(flow_hash(batch, index) % STEERING);
-                slot.map_or(0, |slot| usize::from(slot.load(Relaxed))) % self.queues.len().max(1)
-            }
+            None => (0, packets),
+            Some(steering) => self.steered(steering, batch, packets),
         }
+    }
+
+    #[inline(never)]
+    fn steered(&self, steering: &[AtomicU8], batch: &Batch<'_, '_>, packets: u32) -> (usize, u32) {
+        let pair = |index| {
+            let slot = steering.get(flow_hash(batch, index) % STEERING);
+            slot.map_or(0, |slot| usize::from(slot.load(Relaxed))) % self.queues.len().max(1)
+        };
+        let mut indices = Indices(packets);
+        let Some(first) = indices.next() else { return (0, packets) };
+        let chosen = pair(first);
+        let there = indices.filter(|index| pair(*index) == chosen);
+        (chosen, there.fold(1 << first, |bits, index| bits | 1 << index))
     }
 
     /// Remembers that this port's guest sent the packets of `batch` on `pair`.
@@ -121,47 +131,31 @@ impl Delivery<'_> {
         ingress: PortIndex,
         observer: &mut O,
     ) -> u32 {
-        let mut remaining = batch.alive();
-        let mut sent = 0;
-        while remaining != 0 {
-            let first = (remaining.trailing_zeros() & 31) as usize;
-            let output = batch.metadata[first].output;
-            let Output::Port(port) = output else {
-                remaining &= remaining - 1;
-                continue;
-            };
+        let (mut sent, mut at) = (0, 0);
+        while let Some(Group { output, packets }) = batch.group(at) {
+            at += 1;
+            let Output::Port(port) = output;
             let target = self.outputs.get(usize::from(port.0)).and_then(Option::as_ref);
-            let pair = target.map_or(0, |target| target.pair(batch, first));
-            let mut frames: ArrayVec<Frame<'_, '_>, BURST_PACKETS> = ArrayVec::new();
-            let mut plain = true;
-            for index in Indices(remaining) {
-                if batch.metadata[index].output != output
-                    || target.is_some_and(|target| target.pair(batch, index) != pair)
-                {
-                    continue;
+            let mut remaining = packets;
+            while remaining != 0 {
+                let (pair, packets) = match target {
+                    Some(target) => target.first_pair(batch, remaining),
+                    None => (0, remaining),
+                };
+                remaining &= !packets;
+                let frames = batch.burst.frames(packets);
+                if O::ACTIVE {
+                    frames.iter().for_each(|frame| observer.forwarded(ingress, output, frame));
                 }
-                remaining &= !1u32.wrapping_shl(index as u32);
-                if let (Some(frame), Some(packet)) =
-                    (batch.burst.plain_frame(index), batch.burst.packet(index))
-                {
-                    // There is room: a batch has no more packets than this.
-                    let _ = frames.try_push(frame);
-                    if packet.offload != Offload::NONE {
-                        plain = false;
-                        set_offload(&mut frames, packet.offload);
-                    }
-                }
+                let plain = packets & batch.burst.with_offload() == 0;
+                let report = match target {
+                    Some(target) => self.send(target, port, pair, ingress, &frames, plain),
+                    None => GroupReport::stopped(frames.len()),
+                };
+                drop(frames);
+                sent += report.sent;
+                report.count(batch);
             }
-            if O::ACTIVE {
-                frames.iter().for_each(|frame| observer.forwarded(ingress, output, frame));
-            }
-            let report = match target {
-                Some(target) => self.send(target, port, pair, ingress, &frames, plain),
-                None => GroupReport::stopped(frames.len()),
-            };
-            drop(frames);
-            sent += report.sent;
-            report.count(batch);
         }
         sent
     }
@@ -220,15 +214,6 @@ impl Delivery<'_> {
             *self.wake |= 1u64.wrapping_shl(target.home as u32);
         }
         report
-    }
-}
-
-/// Gives the last of `frames` its offload.
-#[cold]
-#[inline(never)]
-fn set_offload(frames: &mut [Frame<'_, '_>], offload: Offload) {
-    if let Some(frame) = frames.last_mut() {
-        frame.offload = offload;
     }
 }
 

@@ -200,7 +200,7 @@ impl Checks<'_> {
     /// A frame of `port` goes to `output`; `entry`: its number, nothing if it is no frame of its burst any more.
     fn forward(&mut self, port: PortIndex, output: Output, entry: Option<usize>, slot: usize) -> Checked {
         let Some((from, _)) = (self.guest_of)(port) else { return nobody(port) };
-        let Output::Port(target) = output else { return Ok(()) };
+        let Output::Port(target) = output;
         let to = (self.guest_of)(target);
         let wrong = |what: String| Err(Violation::new("verdicts", what));
         let Some(at) = entry else {

@@ -56,9 +56,12 @@ impl<'m, 'c> Translator<'m, 'c> {
     #[inline(always)]
     fn host(&mut self, guest_addr: u64, len: u32) -> Option<NonNull<u8>> {
         let offset = guest_addr.wrapping_sub(self.cache.guest_addr);
-        // `size - len` in signed-free form: offset + len <= size without overflow, because len is 32 bits and size below 2^63.
-        if offset < self.cache.size && u64::from(len) <= self.cache.size - offset {
-            // SAFETY: offset < size of the cached region, which belongs to `self.memory` (`new`) and is mapped for its whole size.
+        // Nothing cached has size 0, into which no bytes fit.
+        if let Some(last) = self.cache.size.checked_sub(u64::from(len))
+            && offset <= last
+            && len > 0
+        {
+            // SAFETY: offset + len <= size of the cached region, which belongs to `self.memory` (`new`) and is mapped for its whole size.
             return Some(unsafe { self.cache.host.add(offset as usize) });
         }
         let span = miss(self.memory, guest_addr)?;

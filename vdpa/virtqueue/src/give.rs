@@ -3,14 +3,14 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use buf::{ExtentMut, Frame, FrameReader};
+use buf::{ExtentMut, Frame, FrameReader, Offload};
 use guest_mem::{DirtyLog, GuestMemory, RegionCache, Translator};
 
 use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk};
 use crate::config::RingFeatures;
 use crate::error::{ChainError, GiveError, RingError, RingStats};
 use crate::layout::FULL_ENOUGH;
-use crate::layout::{First, Layout, Run, Used, WRITE};
+use crate::layout::{FETCH, First, Layout, Plain, Used, WRITE};
 
 /// Chains that may be reserved or filled before they are published.
 const MAX_RESERVED: usize = 256;
@@ -25,11 +25,11 @@ const NUM_BUFFERS: usize = 10;
 /// Where the bytes of a reserved chain go. 16 bytes, four to a line.
 #[derive(Debug, Clone, Copy)]
 struct Target {
-    /// The first piece; the only one when `pieces` is 0.
+    /// The first piece.
     host: NonNull<u8>,
-    /// Bytes the chain can hold; 0 for a bad chain.
-    capacity: u32,
-    /// Its pieces in the arena. Of a bad chain: its [`ChainError`].
+    /// Bytes a chain of one piece can hold; 0 for any other.
+    plain: u32,
+    /// The pieces of any other in the arena. Of a bad chain, which has none: its [`ChainError`].
     first_piece: u16,
     pieces: u16,
 }
@@ -37,10 +37,10 @@ struct Target {
 impl Target {
     /// A target for no bytes.
     const fn nowhere(error: ChainError) -> Self {
-        Self { host: NonNull::dangling(), capacity: 0, first_piece: error as u16, pieces: 0 }
+        Self { host: NonNull::dangling(), plain: 0, first_piece: error as u16, pieces: 0 }
     }
 
-    /// What is wrong with a chain of no capacity.
+    /// What is wrong with a bad chain.
     fn error(&self) -> ChainError {
         ChainError::ALL.get(usize::from(self.first_piece)).copied().unwrap_or(ChainError::TooShort)
     }
@@ -116,7 +116,7 @@ impl Giver {
                 self.out_of_pieces = true;
                 break;
             };
-            layout.advance(&mut cursor, &first, used.descs)?;
+            layout.advance(&mut cursor, &first, used.descs())?;
             layout.set_cursor(cursor);
             if let (Some(to), Some(entry)) =
                 (self.targets.get_mut(self.fetched), self.used.get_mut(self.fetched))
@@ -132,32 +132,34 @@ impl Giver {
     /// frame, and a driver that hands out such crumbs is broken.)
     #[inline(always)]
     fn plain_run<L: Layout>(&mut self, end: usize, layout: &mut L, memory: &GuestMemory) {
+        let mut chains = [Plain::default(); FETCH];
+        let room = end.saturating_sub(self.fetched).min(FETCH);
+        let fetched = layout.fetch_plain(WRITE, chains.get_mut(..room).unwrap_or(&mut []));
+        let chains = chains.get(..fetched).unwrap_or(&[]);
         let header_len = self.header_len;
         let mut cache = self.cache;
         let mut translator = Translator::new(memory, &mut cache);
-        let mut run = layout.run();
         let targets = self.targets.get_mut(self.fetched..end).unwrap_or(&mut []);
         let entries = self.used.get_mut(self.fetched..end).unwrap_or(&mut []);
         let mut passed = 0;
-        for (target, used) in targets.iter_mut().zip(entries) {
-            let Some(first) = run.fetch() else { break };
-            let len = first.len();
-            if L::flags(&first) != WRITE || len as usize <= header_len {
+        for ((chain, target), used) in chains.iter().zip(targets).zip(entries) {
+            let len = chain.len();
+            if len as usize <= header_len {
                 break;
             }
-            let Some(host) = translator.address(first.addr, len) else { break };
+            let Some(host) = translator.address(chain.addr, len) else { break };
             // The header ends in another line than the frame starts in more often than not.
             cpu::prefetch_write_at(host.as_ptr());
             cpu::prefetch_write_at(host.as_ptr().wrapping_add(header_len));
-            *target = Target { host, capacity: len, first_piece: 0, pieces: 0 };
-            *used = Used { id: L::id(&first), descs: 1, len: 0 };
-            run.pass(&first);
+            *target = Target { host, plain: len, first_piece: 0, pieces: 0 };
+            *used = chain.used();
             passed += 1;
         }
         self.cache = cache;
         self.fetched += passed;
-        drop(run);
-        layout.pass(passed as u16);
+        if let Some(others) = chains.get(passed..).filter(|others| !others.is_empty()) {
+            layout.put_back(others);
+        }
     }
 
     /// Any other chain; a bad one has no capacity. `None` when there is no room for its pieces before the next publish.
@@ -193,7 +195,7 @@ impl Giver {
         let error = match (walked, self.pieces.get(start)) {
             (Ok(walked), Some(piece)) if capacity as usize > self.header_len => {
                 let pieces = (self.pieces.len() - start) as u16;
-                let target = Target { host: piece.host, capacity, first_piece: start as u16, pieces };
+                let target = Target { host: piece.host, plain: 0, first_piece: start as u16, pieces };
                 return Ok(Some((target, layout.finish(first, &walked))));
             }
             (Ok(_), _) => ChainError::TooShort,
@@ -204,8 +206,37 @@ impl Giver {
             return Ok(None);
         }
         let used = layout.measure(first)?;
-        self.work += usize::from(used.descs);
+        self.work += usize::from(used.descs());
         Ok(Some((Target::nowhere(error), used)))
+    }
+
+    /// Copies frames that ask for nothing, each behind `header`, into plain chains already reserved, as long as each fits the next; how
+    /// many frames and bytes. See `DeviceRing::give_plain`.
+    #[inline(always)]
+    pub(crate) fn give_plain(&mut self, header: &[u8; 12], frames: &[Frame<'_, '_>]) -> (usize, usize) {
+        let targets = self.targets.get(self.filled..self.fetched).unwrap_or(&[]);
+        let entries = self.used.get_mut(self.filled..self.fetched).unwrap_or(&mut []);
+        let (mut given, mut bytes) = (0, 0);
+        for ((frame, target), used) in frames.iter().zip(targets).zip(entries) {
+            let len = frame.len();
+            let total = header.len() + len;
+            if total > target.plain as usize || frame.offload != Offload::NONE {
+                break;
+            }
+            // SAFETY: the target lies in a mapping of the ring's memory, which its owner keeps while this chain is reserved, and has at
+            // least `total` bytes.
+            let (mut head, rest) = unsafe {
+                let start = target.host.as_ptr();
+                (ExtentMut::new(start, header.len()), ExtentMut::new(start.add(header.len()), len))
+            };
+            head.write(header);
+            frame.copy_whole(rest);
+            *used = used.written(total as u32);
+            given += 1;
+            bytes += total;
+        }
+        self.filled += given;
+        (given, bytes - given * header.len())
     }
 
     /// Copies `header` and `frame` into the next chain or, mergeable, chains. See `DeviceRing::give`.
@@ -222,13 +253,12 @@ impl Giver {
         let at = self.filled;
         if at < self.fetched
             && let (Some(target), Some(used)) = (self.targets.get(at), self.used.get_mut(at))
-            && target.pieces == 0
-            && let Some(room) = (target.capacity as usize).checked_sub(header.len())
+            && let Some(room) = (target.plain as usize).checked_sub(header.len())
             && room >= frame.len()
         {
             let total = header.len() + frame.len();
             // SAFETY: the target lies in a mapping of the ring's memory, which its owner keeps while this chain is reserved.
-            let extent = unsafe { ExtentMut::new(target.host.as_ptr(), target.capacity as usize) };
+            let extent = unsafe { ExtentMut::new(target.host.as_ptr(), target.plain as usize) };
             let (mut head, rest) = extent.split_at(header.len());
             match <&[u8; 12]>::try_from(header) {
                 // The length nearly every driver negotiates, known at compile time.
@@ -236,7 +266,7 @@ impl Giver {
                 Err(_) => head.write(header),
             };
             frame.copy_to(rest);
-            used.len = total as u32;
+            *used = used.written(total as u32);
             self.filled = at + 1;
             if let Some(log) = log {
                 mark(log, memory, target.host, total);
@@ -309,17 +339,18 @@ impl Giver {
             let Some(target) = self.targets.get(self.filled + count) else {
                 return Err(GiveError::NoBuffers);
             };
+            let capacity = self.capacity(target);
             let is_plain = total <= self.header_len + PLAIN_FRAME;
-            let is_runt = !self.features.mergeable && is_plain && (target.capacity as usize) < total;
-            if target.capacity == 0 || is_runt {
-                stats.count(if target.capacity == 0 { target.error() } else { ChainError::Runt });
+            let is_runt = !self.features.mergeable && is_plain && (capacity as usize) < total;
+            if capacity == 0 || is_runt {
+                stats.count(if capacity == 0 { target.error() } else { ChainError::Runt });
                 // Buffers of a frame must follow each other, so those before it go back empty as well.
                 self.filled += count + 1;
                 self.work += 1;
                 (count, room) = (0, 0);
                 continue;
             }
-            usual = u64::from(target.capacity);
+            usual = u64::from(capacity);
             room += usual;
             count += 1;
             if room >= total as u64 {
@@ -331,12 +362,19 @@ impl Giver {
         }
     }
 
+    /// Bytes that a reserved chain can hold; 0 for a bad one.
+    fn capacity(&self, target: &Target) -> u32 {
+        let first = usize::from(target.first_piece);
+        let pieces = self.pieces.get(first..first + usize::from(target.pieces)).unwrap_or(&[]);
+        pieces.iter().fold(target.plain, |sum, piece| sum.saturating_add(piece.len))
+    }
+
     /// Fills the next reserved chain.
     fn fill(&mut self, source: &mut Source<'_, '_, '_>, memory: &GuestMemory, log: Option<&Arc<DirtyLog>>) {
         let at = self.filled;
         let (Some(target), Some(used)) = (self.targets.get(at), self.used.get_mut(at)) else { return };
         let first = usize::from(target.first_piece);
-        let single = [Piece { host: target.host, len: target.capacity }];
+        let single = [Piece { host: target.host, len: target.plain }];
         let pieces = match target.pieces {
             0 => &single[..],
             count => self.pieces.get(first..first + usize::from(count)).unwrap_or(&[]),
@@ -351,7 +389,7 @@ impl Giver {
             }
             written += count;
         }
-        used.len = written as u32;
+        *used = used.written(written as u32);
         self.filled = at + 1;
     }
 

@@ -48,15 +48,15 @@ impl<'m> Headers<'m> {
         }
     }
 
-    /// No headers, and whether they will be read. If not, their lines are left where they are (they can be read all the same, only slower): for
-    /// drivers that negotiated no offload, whose headers are all zero.
+    /// No headers, and whether they will be read. If not, none are collected and their lines are left where they are: for drivers that
+    /// negotiated no offload, whose headers are all zero.
     #[inline(always)]
     #[must_use]
     pub fn if_read(wanted: bool) -> Self {
         Self { wanted, ..Self::new() }
     }
 
-    /// Whether their lines are to be asked for.
+    /// Whether they are collected.
     #[inline(always)]
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanted

@@ -37,23 +37,73 @@ pub(crate) struct First {
     pub(crate) at: u16,
 }
 
-impl First {
+/// A chain of one descriptor with usual flags, as it was fetched, once. Two words: the address; bits 0 to 31 the length, above them what
+/// [`Used`] has in its lower half.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Plain {
+    pub(crate) addr: u64,
+    rest: u64,
+}
+
+/// Chains fetched in one go.
+pub(crate) const FETCH: usize = 32;
+
+impl Plain {
+    /// A chain whose second word has its length and anything above.
+    #[inline(always)]
+    pub(crate) fn new(addr: u64, len: u64, id: u16) -> Self {
+        Self { addr, rest: len & u64::from(u32::MAX) | Used::new(id, 1).0 << 32 }
+    }
+
     /// Length in bytes.
     #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
         self.rest as u32
     }
+
+    /// How it is returned, with nothing written.
+    #[inline(always)]
+    pub(crate) fn used(&self) -> Used {
+        Used(self.rest >> 32)
+    }
 }
 
-/// A chain as it is returned to the driver.
+/// A chain as it is returned to the driver. One word, so that noting one is one store: bits 0 to 15 the id, 16 to 31 the ring positions,
+/// 32 to 63 the bytes written.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Used {
+pub(crate) struct Used(u64);
+
+impl Used {
+    /// A chain of `descs` ring positions (split: 1), in which nothing was written.
+    #[inline(always)]
+    pub(crate) fn new(id: u16, descs: u16) -> Self {
+        Self(u64::from(id) | u64::from(descs) << 16)
+    }
+
     /// Split: the head. Packed: the buffer id.
-    pub(crate) id: u16,
+    #[inline(always)]
+    pub(crate) fn id(self) -> u16 {
+        self.0 as u16
+    }
+
     /// Packed: ring positions the chain occupies. Split: 1.
-    pub(crate) descs: u16,
+    #[inline(always)]
+    pub(crate) fn descs(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
     /// Bytes written to the chain.
-    pub(crate) len: u32,
+    #[inline(always)]
+    pub(crate) fn len(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The same with so many bytes written.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn written(self, bytes: u32) -> Self {
+        Self(self.0 & u64::from(u32::MAX) | u64::from(bytes) << 32)
+    }
 }
 
 /// One of the two ring layouts. Holds raw addresses into guest memory: its owner keeps the memory they came from alive and calls
@@ -83,25 +133,16 @@ pub(crate) trait Layout: Sized {
     /// Fetches the first descriptor of the chain at the cursor, which is below the bound that `available` gave; `None` when there is none.
     fn fetch(&self, cursor: &Self::Cursor) -> Result<Option<First>, RingError>;
 
-    /// Its flags.
-    fn flags(first: &First) -> u16;
+    /// Fetches chains of one descriptor each that has exactly these flags, moves past them, and ends before anything else. `out` is not
+    /// longer than [`Layout::available`] said. A loop of its own, apart from what is done with them, because then all it needs is in
+    /// registers.
+    fn fetch_plain(&mut self, flags: u16, out: &mut [Plain]) -> usize;
 
-    /// A reader for a run of chains of one descriptor each.
-    type Run<'a>: Run
-    where
-        Self: 'a;
-
-    /// Starts one at the ring's cursor, for as many chains as `available` said.
-    fn run(&mut self) -> Self::Run<'_>;
-
-    /// Moves the ring past a run of `chains`.
-    fn pass(&mut self, chains: u16);
+    /// Moves back over chains that `fetch_plain` fetched last.
+    fn put_back(&mut self, chains: &[Plain]);
 
     /// All of it.
     fn descriptor(first: &First) -> Descriptor;
-
-    /// The buffer of a chain of one descriptor.
-    fn id(first: &First) -> u16;
 
     /// Fetches the descriptor after `previous`, which is the `step`th (from 1) of the chain.
     fn follow(&self, first: &First, previous: &Descriptor, step: u16) -> Result<Descriptor, ChainError>;
@@ -125,8 +166,8 @@ pub(crate) trait Layout: Sized {
     /// Moves back over the chains that were passed last.
     fn unread(&mut self, chains: &[Used]);
 
-    /// Returns chains to the driver, oldest first, and makes them visible at once. With `as_batch` one entry speaks for all
-    /// (`VIRTIO_F_IN_ORDER`).
+    /// Returns all chains that were fetched and not moved back to the driver, oldest first, and makes them visible at once. With
+    /// `as_batch` one entry speaks for all (`VIRTIO_F_IN_ORDER`).
     fn publish(&mut self, chains: &[Used], as_batch: bool, log: Option<&Arc<DirtyLog>>);
 
     /// Hints that the places of the next `count` chains will be read soon, as far as they are known to be there, and `written` soon
@@ -179,16 +220,6 @@ pub(crate) trait Layout: Sized {
 
     /// Size of the ring.
     fn size(&self) -> u16;
-}
-
-/// Reads chains of one descriptor each, as long as there are any. It consists of what its loop needs, so that all of it stays in
-/// registers; the ring is told afterwards ([`Layout::pass`]).
-pub(crate) trait Run {
-    /// Fetches the next descriptor; `None` when there is none or something is wrong with the ring (which [`Layout::fetch`] will say).
-    fn fetch(&mut self) -> Option<First>;
-
-    /// Moves past it.
-    fn pass(&mut self, first: &First);
 }
 
 /// `vring_need_event` (virtio 1.2 section 2.7.10): whether moving from `old` to `new` passed `event`.

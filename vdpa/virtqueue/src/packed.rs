@@ -9,7 +9,7 @@ use crate::area::Area;
 use crate::chain::Walked;
 use crate::config::{MAX_RING_SIZE, RingConfig};
 use crate::error::{ChainError, RingError, SetupError};
-use crate::layout::{Descriptor, First, INDIRECT, Layout, NEXT, Run, Used, WRITE, passed_event};
+use crate::layout::{Descriptor, First, INDIRECT, Layout, NEXT, Plain, Used, WRITE, passed_event};
 
 const DESCRIPTOR: usize = 16;
 /// `VIRTQ_DESC_F_AVAIL` and `VIRTQ_DESC_F_USED`: compared with the wrap counter.
@@ -30,6 +30,12 @@ impl Position {
     /// From half of a base.
     fn decode(half: u16) -> Self {
         Self { index: half & 0x7fff, wrap: half & 0x8000 != 0 }
+    }
+
+    /// The bits that say "available" here: AVAIL equals the wrap counter, USED does not.
+    #[inline(always)]
+    fn available(self) -> u16 {
+        if self.wrap { AVAIL } else { USED }
     }
 
     fn encode(self) -> u16 {
@@ -71,8 +77,7 @@ pub(crate) struct Cursor {
 #[inline(always)]
 fn is_available(rest: u64, at: Position) -> bool {
     // Both bits in one comparison: AVAIL equals the wrap counter, USED does not.
-    let wanted = if at.wrap { AVAIL } else { USED };
-    (rest >> 48) as u16 & (AVAIL | USED) == wanted
+    (rest >> 48) as u16 & (AVAIL | USED) == at.available()
 }
 
 /// Second half of the descriptor at `index`: length, id, flags.
@@ -93,25 +98,6 @@ fn load_addr(ring: &Area, index: u16) -> u64 {
 fn fetch(ring: &Area, at: Position) -> Option<First> {
     let rest = load_rest(ring, at.index);
     is_available(rest, at).then(|| First { addr: load_addr(ring, at.index), rest, at: at.index })
-}
-
-/// See [`Run`].
-pub(crate) struct PackedRun {
-    ring: Area,
-    size: u16,
-    at: Position,
-}
-
-impl Run for PackedRun {
-    #[inline(always)]
-    fn fetch(&mut self) -> Option<First> {
-        fetch(&self.ring, self.at)
-    }
-
-    #[inline(always)]
-    fn pass(&mut self, _first: &First) {
-        self.at.advance(1, self.size);
-    }
 }
 
 /// The two halves of a descriptor, taken apart.
@@ -154,10 +140,10 @@ impl Packed {
     #[inline(always)]
     fn write_used(&self, at: Position, chain: &Used) {
         let mut flags = if at.wrap { AVAIL | USED } else { 0 };
-        if chain.len > 0 {
+        if chain.len() > 0 {
             flags |= WRITE;
         }
-        let rest = u64::from(chain.len) | u64::from(chain.id) << 32 | u64::from(flags) << 48;
+        let rest = u64::from(chain.len()) | u64::from(chain.id()) << 32 | u64::from(flags) << 48;
         self.ring.u64(usize::from(at.index) * DESCRIPTOR + 8).store(rest.to_le(), Ordering::Release);
     }
 
@@ -166,7 +152,7 @@ impl Packed {
         let mut at = start;
         for chain in chains {
             self.ring.mark(log, usize::from(at.index) * DESCRIPTOR, DESCRIPTOR);
-            at.advance(chain.descs, self.size);
+            at.advance(chain.descs(), self.size);
         }
     }
 
@@ -247,30 +233,36 @@ impl Layout for Packed {
     }
 
     #[inline(always)]
-    fn flags(first: &First) -> u16 {
-        (first.rest >> 48) as u16 & !(AVAIL | USED)
+    fn fetch_plain(&mut self, flags: u16, out: &mut [Plain]) -> usize {
+        let (ring, size) = (self.ring, self.size);
+        let Cursor { mut at, outstanding } = self.avail;
+        // Flags, and both bits that say "available", in one comparison.
+        let mut wanted = flags | at.available();
+        let mut count = 0;
+        for slot in out {
+            let rest = load_rest(&ring, at.index);
+            if (rest >> 48) as u16 != wanted {
+                break;
+            }
+            *slot = Plain::new(load_addr(&ring, at.index), rest, (rest >> 32) as u16);
+            at.index += 1;
+            if at.index == size {
+                at = Position { index: 0, wrap: !at.wrap };
+                wanted = flags | at.available();
+            }
+            count += 1;
+        }
+        self.avail = Cursor { at, outstanding: outstanding + count as u16 };
+        count
     }
 
-    type Run<'a> = PackedRun;
-
-    #[inline(always)]
-    fn run(&mut self) -> PackedRun {
-        PackedRun { ring: self.ring, size: self.size, at: self.avail.at }
-    }
-
-    #[inline(always)]
-    fn pass(&mut self, chains: u16) {
-        self.avail.outstanding += chains;
-        self.avail.at.advance(chains, self.size);
+    fn put_back(&mut self, chains: &[Plain]) {
+        self.avail.outstanding -= chains.len() as u16;
+        self.avail.at.retreat(chains.len() as u16, self.size);
     }
 
     fn descriptor(first: &First) -> Descriptor {
         unpack(first.addr, first.rest)
-    }
-
-    #[inline(always)]
-    fn id(first: &First) -> u16 {
-        (first.rest >> 32) as u16
     }
 
     fn follow(&self, first: &First, _previous: &Descriptor, step: u16) -> Result<Descriptor, ChainError> {
@@ -281,14 +273,14 @@ impl Layout for Packed {
     }
 
     fn finish(&self, _first: &First, walked: &Walked) -> Used {
-        Used { id: walked.last_link, descs: walked.descs, len: 0 }
+        Used::new(walked.last_link, walked.descs)
     }
 
     fn measure(&self, first: &First) -> Result<Used, RingError> {
         let mut last = Self::descriptor(first);
         for step in 1..=self.size {
             if last.flags & NEXT == 0 {
-                return Ok(Used { id: last.link, descs: step, len: 0 });
+                return Ok(Used::new(last.link, step));
             }
             last = self.load(self.place(first, step));
         }
@@ -317,8 +309,8 @@ impl Layout for Packed {
 
     fn unread(&mut self, chains: &[Used]) {
         for chain in chains {
-            self.avail.outstanding -= chain.descs;
-            self.avail.at.retreat(chain.descs, self.size);
+            self.avail.outstanding -= chain.descs();
+            self.avail.at.retreat(chain.descs(), self.size);
         }
     }
 
@@ -327,14 +319,16 @@ impl Layout for Packed {
         let (Some((first, others)), Some(last)) = (chains.split_first(), chains.last()) else { return };
         let start = self.used;
         let mut at = start;
-        at.advance(first.descs, self.size);
-        let mut descs = u32::from(first.descs);
-        for chain in others {
-            if !as_batch {
+        // Together at most the size of the ring, by `advance`.
+        let descs = chains.iter().fold(0, |sum, chain| sum + u32::from(chain.descs()));
+        if as_batch {
+            at.advance(descs as u16, self.size);
+        } else {
+            at.advance(first.descs(), self.size);
+            for chain in others {
                 self.write_used(at, chain);
+                at.advance(chain.descs(), self.size);
             }
-            at.advance(chain.descs, self.size);
-            descs += u32::from(chain.descs);
         }
         // The first goes last: until then the driver sees none of them.
         self.write_used(start, if as_batch { last } else { first });
@@ -343,7 +337,6 @@ impl Layout for Packed {
             self.log_used(log, start, chains);
         }
         self.used = at;
-        // At most the size of the ring, by `advance`.
         self.avail.outstanding -= descs as u16;
         self.unsignalled = self.unsignalled.saturating_add(descs);
     }

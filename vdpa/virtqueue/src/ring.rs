@@ -51,6 +51,11 @@ pub trait DeviceRing {
     /// [`RingError`] when the ring is broken: no further call succeeds.
     fn reserve(&mut self, count: usize) -> Result<usize, RingError>;
 
+    /// Copies frames that ask for nothing into reserved buffers, one each, with the virtio-net header `header` before each; ends before the
+    /// first that needs more than that (which [`give`](Self::give) does). Returns how many frames and how many bytes of frames. For rings whose header has 12 bytes; gives nothing
+    /// otherwise. The guest sees them after [`publish`](Self::publish).
+    fn give_plain(&mut self, header: &[u8; 12], frames: &[Frame<'_, '_>]) -> (usize, usize);
+
     /// Copies `header` (of the ring's header length) and `frame` into the next buffer, or with mergeable buffers into as many as it
     /// takes; then `num_buffers` in the header is set, otherwise it stays as passed (1 in a virtio 1 header). The guest sees it after [`publish`](Self::publish).
     ///
@@ -211,6 +216,15 @@ impl<L: Layout> DeviceRing for Queue<L> {
     }
 
     #[inline(always)]
+    fn give_plain(&mut self, header: &[u8; 12], frames: &[Frame<'_, '_>]) -> (usize, usize) {
+        // What is written is marked one by one in the other way.
+        if self.log.is_some() || self.taker.header_len != header.len() {
+            return (0, 0);
+        }
+        self.giver.give_plain(header, frames)
+    }
+
+    #[inline]
     fn give(&mut self, header: &[u8], frame: &Frame<'_, '_>) -> Result<(), GiveError> {
         // Reserved chains were checked when they were fetched, in this burst.
         if self.giver.reserved() == 0 {
@@ -353,6 +367,11 @@ impl DeviceRing for Ring {
     }
 
     #[inline(always)]
+    fn give_plain(&mut self, header: &[u8; 12], frames: &[Frame<'_, '_>]) -> (usize, usize) {
+        either!(self, queue => queue.give_plain(header, frames))
+    }
+
+    #[inline]
     fn give(&mut self, header: &[u8], frame: &Frame<'_, '_>) -> Result<(), GiveError> {
         either!(self, queue => queue.give(header, frame))
     }

@@ -9,7 +9,7 @@ use crate::area::Area;
 use crate::chain::Walked;
 use crate::config::{MAX_RING_SIZE, RingConfig};
 use crate::error::{ChainError, RingError, SetupError};
-use crate::layout::{Descriptor, First, Layout, Run, Used, passed_event};
+use crate::layout::{Descriptor, First, Layout, Plain, Used, passed_event};
 
 const DESCRIPTOR: usize = 16;
 /// Offsets in the available and the used ring: flags, index, entries.
@@ -19,6 +19,9 @@ const ENTRIES: usize = 4;
 const USED_ENTRY: usize = 8;
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT`, and `VIRTQ_USED_F_NO_NOTIFY` in the other direction.
 const NO_NOTIFICATION: u16 = 1;
+
+/// A head that was not fetched since the rounds began anew.
+const NO_ROUND: u8 = 0;
 
 /// The device's half of a split ring.
 #[derive(Debug)]
@@ -41,8 +44,11 @@ pub(crate) struct Split {
     unsignalled: u32,
     /// The driver's flags when its index was last read.
     flags_seen: u16,
-    /// Chains fetched and not returned, by head: a byte each, so that marking one does not wait for marking another.
-    outstanding: Box<[u8]>,
+    /// By head: the `round` in which it was fetched last. A byte each, so that marking one does not wait for marking another.
+    fetched_in: Box<[u8]>,
+    /// Begins anew (1 to 255) whenever all chains are returned, so that none has to be unmarked: a head is out if it was fetched in this
+    /// round.
+    round: u8,
 }
 
 impl Split {
@@ -86,8 +92,8 @@ impl Split {
     #[inline(always)]
     fn write_used(&self, index: u16, chain: &Used) {
         let at = self.used_entry(index);
-        self.used.u32(at).store(u32::from(chain.id).to_le(), Ordering::Relaxed);
-        self.used.u32(at + 4).store(chain.len.to_le(), Ordering::Relaxed);
+        self.used.u32(at).store(u32::from(chain.id()).to_le(), Ordering::Relaxed);
+        self.used.u32(at + 4).store(chain.len().to_le(), Ordering::Relaxed);
     }
 
     #[cold]
@@ -97,41 +103,25 @@ impl Split {
         }
     }
 
-    #[inline(always)]
-    fn set_outstanding(&mut self, head: u16, mark: u8) {
-        if let Some(slot) = self.outstanding.get_mut(usize::from(head)) {
-            *slot = mark;
+    fn mark(&mut self, head: u16, round: u8) {
+        if let Some(slot) = self.fetched_in.get_mut(usize::from(head)) {
+            *slot = round;
         }
     }
-}
 
-/// See [`Run`].
-pub(crate) struct SplitRun<'a> {
-    table: Area,
-    available: Area,
-    mask: u16,
-    next: u16,
-    outstanding: &'a mut [u8],
-}
-
-impl Run for SplitRun<'_> {
+    /// Nothing is out any more.
     #[inline(always)]
-    fn fetch(&mut self) -> Option<First> {
-        let head = load_head(&self.available, self.next & self.mask);
-        // Below the size of the ring, and not out already.
-        if *self.outstanding.get(usize::from(head))? != 0 {
-            return None;
+    fn next_round(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        if self.round == NO_ROUND {
+            self.forget_rounds();
         }
-        let (addr, rest) = load(&self.table, head);
-        Some(First { addr, rest, at: head })
     }
 
-    #[inline(always)]
-    fn pass(&mut self, first: &First) {
-        if let Some(mark) = self.outstanding.get_mut(usize::from(first.at)) {
-            *mark = 1;
-        }
-        self.next = self.next.wrapping_add(1);
+    #[cold]
+    fn forget_rounds(&mut self) {
+        self.fetched_in.fill(NO_ROUND);
+        self.round = 1;
     }
 }
 
@@ -189,7 +179,8 @@ impl Layout for Split {
             last_head: 0,
             unsignalled: 0,
             flags_seen: 0,
-            outstanding: vec![0; entries].into_boxed_slice(),
+            fetched_in: vec![NO_ROUND; entries].into_boxed_slice(),
+            round: 1,
         })
     }
 
@@ -237,46 +228,47 @@ impl Layout for Split {
 
     fn fetch(&self, cursor: &u16) -> Result<Option<First>, RingError> {
         let head = load_head(&self.available, cursor & self.mask);
-        match self.outstanding.get(usize::from(head)) {
-            Some(0) => {
+        match self.fetched_in.get(usize::from(head)) {
+            Some(round) if *round == self.round => Err(RingError::DuplicateHead { head }),
+            Some(_) => {
                 let (addr, rest) = load(&self.table, head);
                 Ok(Some(First { addr, rest, at: head }))
             }
-            Some(_) => Err(RingError::DuplicateHead { head }),
             None => Err(RingError::Head { head, size: self.size }),
         }
     }
 
     #[inline(always)]
-    fn flags(first: &First) -> u16 {
-        (first.rest >> 32) as u16
-    }
-
-    type Run<'a> = SplitRun<'a>;
-
-    #[inline(always)]
-    fn run(&mut self) -> SplitRun<'_> {
-        SplitRun {
-            table: self.table,
-            available: self.available,
-            mask: self.mask,
-            next: self.next_avail,
-            outstanding: &mut self.outstanding,
+    fn fetch_plain(&mut self, flags: u16, out: &mut [Plain]) -> usize {
+        let (table, available, mask, round) = (self.table, self.available, self.mask, self.round);
+        let (mut next, mut count) = (self.next_avail, 0);
+        for slot in out {
+            let head = load_head(&available, next & mask);
+            // Below the size of the ring, and not out already.
+            let Some(mark) = self.fetched_in.get_mut(usize::from(head)) else { break };
+            if *mark == round {
+                break;
+            }
+            let (addr, rest) = load(&table, head);
+            if (rest >> 32) as u16 != flags {
+                break;
+            }
+            *mark = round;
+            *slot = Plain::new(addr, rest, head);
+            next = next.wrapping_add(1);
+            count += 1;
         }
+        self.next_avail = next;
+        count
     }
 
-    #[inline(always)]
-    fn pass(&mut self, chains: u16) {
-        self.next_avail = self.next_avail.wrapping_add(chains);
+    fn put_back(&mut self, chains: &[Plain]) {
+        chains.iter().for_each(|chain| self.mark(chain.used().id(), NO_ROUND));
+        self.next_avail = self.next_avail.wrapping_sub(chains.len() as u16);
     }
 
     fn descriptor(first: &First) -> Descriptor {
         unpack(first.addr, first.rest)
-    }
-
-    #[inline(always)]
-    fn id(first: &First) -> u16 {
-        first.at
     }
 
     fn follow(&self, _first: &First, previous: &Descriptor, _step: u16) -> Result<Descriptor, ChainError> {
@@ -288,11 +280,11 @@ impl Layout for Split {
     }
 
     fn finish(&self, first: &First, _walked: &Walked) -> Used {
-        Used { id: first.at, descs: 1, len: 0 }
+        Used::new(first.at, 1)
     }
 
     fn measure(&self, first: &First) -> Result<Used, RingError> {
-        Ok(Used { id: first.at, descs: 1, len: 0 })
+        Ok(Used::new(first.at, 1))
     }
 
     fn indirect(table: &[[u8; 16]], index: usize) -> Result<Descriptor, ChainError> {
@@ -302,14 +294,14 @@ impl Layout for Split {
     }
 
     fn advance(&mut self, cursor: &mut u16, first: &First, _descs: u16) -> Result<(), RingError> {
-        self.set_outstanding(first.at, 1);
+        self.mark(first.at, self.round);
         *cursor = cursor.wrapping_add(1);
         Ok(())
     }
 
     fn unread(&mut self, chains: &[Used]) {
         for chain in chains {
-            self.set_outstanding(chain.id, 0);
+            self.mark(chain.id(), NO_ROUND);
         }
         self.next_avail = self.next_avail.wrapping_sub(chains.len() as u16);
     }
@@ -320,14 +312,14 @@ impl Layout for Split {
         let mut index = self.next_used;
         if as_batch {
             self.write_used(index, last);
-        }
-        for chain in chains {
-            if !as_batch {
+            index = index.wrapping_add(chains.len() as u16);
+        } else {
+            for chain in chains {
                 self.write_used(index, chain);
+                index = index.wrapping_add(1);
             }
-            self.set_outstanding(chain.id, 0);
-            index = index.wrapping_add(1);
         }
+        self.next_round();
         self.used.u16(INDEX).store(index.to_le(), Ordering::Release);
         if let Some(log) = log {
             // After the writes: whoever sees (and clears) a mark sees what was written.
@@ -335,7 +327,7 @@ impl Layout for Split {
             self.used.mark(log, INDEX, 2);
         }
         self.next_used = index;
-        self.last_head = last.id;
+        self.last_head = last.id();
         self.unsignalled = self.unsignalled.saturating_add(chains.len() as u32);
     }
 

@@ -1,13 +1,13 @@
 //! Taking: the guest's transmit ring.
 
-use buf::{BURST_PACKETS, Burst, Extent, Offload};
+use buf::{BURST_BYTES, BURST_PACKETS, Burst, Extent, Offload};
 use guest_mem::{GuestMemory, RegionCache, Translator};
 
 use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk, Walked};
 use crate::config::{MAX_FRAME, MAX_HEADER, RingFeatures};
 use crate::error::{ChainError, RingError, RingStats};
 use crate::headers::Headers;
-use crate::layout::{FULL_ENOUGH, First, Layout, Run, Used};
+use crate::layout::{FETCH, FULL_ENOUGH, First, Layout, Plain, Used};
 
 /// Chains that may be taken before they are returned.
 const MAX_TAKEN: usize = 2 * BURST_PACKETS;
@@ -83,7 +83,11 @@ impl Taker {
         let start = self.count;
         self.work = 0;
         while self.count < end && !burst.is_full() && self.work <= WORK_LIMIT {
-            self.plain_run(end, layout, memory, burst, headers);
+            if headers.is_wanted() {
+                self.plain_run::<L, true>(end, layout, memory, burst, headers);
+            } else {
+                self.plain_run::<L, false>(end, layout, memory, burst, headers);
+            }
             if self.count == end || burst.is_full() {
                 break;
             }
@@ -93,7 +97,7 @@ impl Taker {
             let Outcome::Done(used) = self.chain(layout, &first, memory, burst, headers, stats)? else {
                 break;
             };
-            layout.advance(&mut cursor, &first, used.descs)?;
+            layout.advance(&mut cursor, &first, used.descs())?;
             layout.set_cursor(cursor);
             if let Some(slot) = self.taken.get_mut(self.count) {
                 *slot = used;
@@ -104,10 +108,10 @@ impl Taker {
         Ok(())
     }
 
-    /// The common case, as many in a row as there are: one readable buffer in one region, header and frame together. Everything this loop
-    /// needs stays in registers; what is in memory is written once.
+    /// The common case, as many in a row as there are: one readable buffer in one region, header and frame together. The loop writes an
+    /// extent and what to return, and no more.
     #[inline(always)]
-    fn plain_run<'m, L: Layout>(
+    fn plain_run<'m, L: Layout, const HEADERS: bool>(
         &mut self,
         end: usize,
         layout: &mut L,
@@ -115,41 +119,54 @@ impl Taker {
         burst: &mut Burst<'m>,
         headers: &mut Headers<'m>,
     ) {
+        let mut chains = [Plain::default(); FETCH];
+        let room_for_bytes = BURST_BYTES.saturating_sub(burst.bytes());
+        let places = self.taken.get_mut(self.count..end).unwrap_or(&mut []);
+        let extents = burst.single_slots();
+        let room = places.len().min(extents.len()).min(FETCH);
+        let fetched = layout.fetch_plain(0, chains.get_mut(..room).unwrap_or(&mut []));
+        let chains = chains.get(..fetched).unwrap_or(&[]);
         let header_len = self.header_len;
-        let wanted = headers.is_wanted();
         let mut cache = self.cache;
         let mut translator = Translator::new(memory, &mut cache);
-        let mut run = layout.run();
-        let mut passed = 0;
-        let places = self.taken.get_mut(self.count..end).unwrap_or(&mut []);
-        let mut slots = places.iter_mut().zip(headers.slots());
-        burst.extend_packets(|| {
-            // First whether there is one: what lies behind the last, the driver may be writing.
-            let (used, header_slot) = slots.next()?;
-            let first = run.fetch()?;
+        let mut headers_at = headers.slots();
+        let (mut passed, mut bytes) = (0, 0);
+        for ((chain, used), extent) in chains.iter().zip(places).zip(extents) {
             // One comparison for "longer than the header" and "not too long".
-            let frame_len = (first.len() as usize).wrapping_sub(header_len);
-            if L::flags(&first) != 0 || frame_len.wrapping_sub(1) >= MAX_FRAME {
-                return None;
+            let frame_len = (chain.len() as usize).wrapping_sub(header_len);
+            if frame_len.wrapping_sub(1) >= MAX_FRAME || bytes >= room_for_bytes {
+                break;
             }
-            let extent = translator.translate(first.addr, first.len())?;
-            *used = Used { id: L::id(&first), descs: 1, len: 0 };
-            let (header, frame) = extent.split_at(header_len);
-            if wanted {
-                header.prefetch();
-            }
+            let Some(host) = translator.address(chain.addr, chain.len()) else { break };
+            // SAFETY: `address` found all header_len + frame_len bytes of the chain in one mapping that `memory` keeps for 'm; it is
+            // shared with the guest, so no reference to it exists.
+            let (header, frame) = unsafe {
+                let host = host.as_ptr();
+                (Extent::new(host, header_len), Extent::new(host.add(header_len), frame_len))
+            };
             frame.prefetch();
-            header_slot.write(header);
-            run.pass(&first);
+            if HEADERS {
+                header.prefetch();
+                let Some(slot) = headers_at.next() else { break };
+                slot.write(header);
+            }
+            *used = chain.used();
+            extent.write(frame);
             passed += 1;
-            Some(frame)
-        });
-        // SAFETY: the closure wrote one slot for each chain it passed, in order.
-        unsafe { headers.added(passed) };
+            bytes += frame_len;
+        }
+        // SAFETY: the loop wrote the first `passed` extents, of 1 to MAX_FRAME bytes, and as many headers.
+        unsafe {
+            burst.added(passed, bytes);
+            if HEADERS {
+                headers.added(passed);
+            }
+        }
         self.cache = cache;
         self.count += passed;
-        drop(run);
-        layout.pass(passed as u16);
+        if let Some(others) = chains.get(passed..).filter(|others| !others.is_empty()) {
+            layout.put_back(others);
+        }
     }
 
     /// Any other chain.
@@ -177,7 +194,7 @@ impl Taker {
         }
         let used = layout.measure(first)?;
         stats.count(error);
-        self.work += usize::from(used.descs);
+        self.work += usize::from(used.descs());
         Ok(Outcome::Done(used))
     }
 
@@ -216,6 +233,7 @@ impl Taker {
             return Err(ChainError::TooLarge);
         }
         match gather.whole {
+            _ if !headers.is_wanted() => {}
             Some(header) => headers.push(header),
             None => headers.push_private(gather.bytes),
         }

@@ -67,13 +67,19 @@ const IMPOSSIBLE: Offload = Offload {
     segment: Some(Segment { kind: SegmentKind::TcpV4, ecn: false, size: 0 }),
 };
 
+/// Whether a driver asks anything in `header`.
+#[inline(always)]
+pub(crate) fn asks(header: &[u8; HEADER_LENGTH]) -> bool {
+    let [flags, gso_type, ..] = *header;
+    flags & NEEDS_CHECKSUM != 0 || gso_type != 0
+}
+
 /// What a driver asks in `header`. Only what it negotiated: anything else becomes an offload that no packet can have. `hdr_len` is
 /// not looked at (virtio 1.2 section 5.1.6.2.2 forbids to rely on it); lengths come from the packet.
-#[inline]
 pub(crate) fn read(header: &[u8; HEADER_LENGTH], sends: &OffloadCapabilities) -> Offload {
     let [flags, gso_type, _, _, size_low, size_high, start_low, start_high, offset_low, offset_high, ..] =
         *header;
-    if flags & NEEDS_CHECKSUM == 0 && gso_type == 0 {
+    if !asks(header) {
         return Offload::NONE;
     }
     let mut offload = Offload::NONE;

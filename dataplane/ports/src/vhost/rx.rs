@@ -71,10 +71,12 @@ impl RxQueue for VhostRx {
         }
         burst.load_heads();
         if self.features.sends_offloads() {
-            for (index, packet) in burst.packets_mut().iter_mut().enumerate() {
+            for index in 0..headers.len() {
                 let mut bytes = [0; HEADER_LENGTH];
                 headers.read(index, &mut bytes);
-                packet.offload = header::read(&bytes, &self.features.sends);
+                if header::asks(&bytes) {
+                    burst.set_offload(index, header::read(&bytes, &self.features.sends));
+                }
             }
         }
         let refused = self.ring.stats().refused_total();
