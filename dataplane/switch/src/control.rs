@@ -41,6 +41,8 @@ struct Port {
     home: usize,
     rx: Vec<SharedRx>,
     tx: Vec<SharedTx>,
+    /// Which of them hold a queue. Workers are not disturbed to find that out.
+    tx_attached: Vec<bool>,
     steering: Arc<[AtomicU8]>,
 }
 
@@ -118,6 +120,7 @@ impl Control {
             home,
             rx: Vec::new(),
             tx: Vec::new(),
+            tx_attached: Vec::new(),
             steering: OutputPort::steering_table(),
         };
         self.ports.insert(index, port);
@@ -182,13 +185,17 @@ impl Control {
         let port = self.ports.get_mut(&index)?;
         grow(&mut port.tx, pair, self.mailboxes.len() == 1);
         *port.tx.get(usize::from(pair))?.take() = Some(queue);
+        port.tx_attached.resize(port.tx.len(), false);
+        *port.tx_attached.get_mut(usize::from(pair))? = true;
         self.publish_output(index);
         Some(())
     }
 
     /// Takes a transmit queue away, between two bursts.
     pub fn detach_tx(&mut self, index: PortIndex, pair: u16) -> Option<Box<dyn TxQueue>> {
-        let queue = self.ports.get(&index)?.tx.get(usize::from(pair))?.take().take()?;
+        let port = self.ports.get_mut(&index)?;
+        let queue = port.tx.get(usize::from(pair))?.take().take()?;
+        *port.tx_attached.get_mut(usize::from(pair))? = false;
         self.publish_output(index);
         Some(queue)
     }
@@ -274,8 +281,8 @@ impl Control {
     /// Tells all workers how a port is reached: by its first queue pairs, up to the first that is not attached.
     fn publish_output(&self, index: PortIndex) {
         let Some(port) = self.ports.get(&index) else { return };
-        let queues: Vec<SharedTx> =
-            port.tx.iter().take_while(|queue| queue.take().is_some()).cloned().collect();
+        let attached = port.tx.iter().zip(&port.tx_attached).take_while(|(_, attached)| **attached);
+        let queues: Vec<SharedTx> = attached.map(|(queue, _)| queue.clone()).collect();
         for (mailbox, counters) in self.mailboxes.iter().zip(&port.counters) {
             let output = OutputPort::new(queues.clone(), port.home, counters.clone(), &port.steering);
             mailbox.send(Command::SetOutput(index, output));

@@ -6,6 +6,7 @@
 //! [`DropReason::PoolExhausted`]; all counted at the port the packet came from.
 
 use crate::handover::{Handover, Links};
+use crate::kept::Kept;
 use crate::poll_set::QueueId;
 use crate::unsettled::Unsettled;
 use buf::{Frame, Pool};
@@ -115,6 +116,7 @@ fn flow_hash(batch: &Batch<'_, '_>, index: usize) -> usize {
 pub(crate) struct Delivery<'w> {
     pub(crate) outputs: &'w [Option<OutputPort>],
     pub(crate) links: &'w mut Links,
+    pub(crate) kept: &'w mut Kept,
     pub(crate) pool: &'w Pool,
     pub(crate) worker: usize,
     /// Workers that were asleep when something was handed to them, as bits.
@@ -171,29 +173,36 @@ impl Delivery<'_> {
         plain: bool,
     ) -> GroupReport {
         let Some(queue) = target.queues.get(pair) else { return GroupReport::stopped(frames.len()) };
+        let id = QueueId { port, pair: pair as u16 };
         let elsewhere = target.home != self.worker;
-        if elsewhere && !self.links.is_clear(target.home) {
-            return self.hand_over(target, port, pair, ingress, frames);
+        // What was handed over or kept goes first.
+        let behind = if elsewhere {
+            !self.links.is_clear(target.home)
+        } else {
+            !self.kept.is_empty() && self.kept.holds(id)
+        };
+        if behind {
+            return self.hand_over(target, id, ingress, frames);
         }
         match queue.try_take() {
             Some(mut guard) => match guard.as_deref_mut() {
                 Some(queue) => {
-                    self.unsettled.note_tx(QueueId { port, pair: pair as u16 });
+                    self.unsettled.note_tx(id);
                     GroupReport::from(transmit(queue, &target.counters, frames, plain))
                 }
                 None => GroupReport::stopped(frames.len()),
             },
-            None if elsewhere => self.hand_over(target, port, pair, ingress, frames),
-            None => GroupReport::stopped(frames.len()),
+            // Another worker's for this burst, or a control thread's for a moment.
+            None => self.hand_over(target, id, ingress, frames),
         }
     }
 
+    /// Copies `frames` for the queue's home worker, which may be this one.
     #[cold]
     fn hand_over(
         &mut self,
         target: &OutputPort,
-        port: PortIndex,
-        pair: usize,
+        queue: QueueId,
         ingress: PortIndex,
         frames: &[Frame<'_, '_>],
     ) -> GroupReport {
@@ -203,8 +212,13 @@ impl Delivery<'_> {
                 report.pool_exhausted += 1;
                 continue;
             };
-            let handover = Handover { output: port, pair: pair as u16, ingress, packet };
-            match self.links.push(target.home, handover) {
+            let handover = Handover { output: queue.port, pair: queue.pair, ingress, packet };
+            let pushed = if target.home == self.worker {
+                self.kept.push(handover)
+            } else {
+                self.links.push(target.home, handover)
+            };
+            match pushed {
                 Ok(()) => report.sent += 1,
                 Err(_) => report.handover_full += 1,
             }

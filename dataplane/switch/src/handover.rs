@@ -3,6 +3,7 @@
 //! One single-producer ring per ordered pair of workers. A packet leaves its ring only after it was delivered, so the sender
 //! sees an empty ring exactly when nothing of its own is on the way, and keeps handing over until then: order within a flow holds.
 
+use crate::poll_set::QueueId;
 use buf::OwnedPacket;
 use engine::PortIndex;
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -20,6 +21,13 @@ pub struct Handover {
     pub ingress: PortIndex,
     /// The copy.
     pub packet: OwnedPacket,
+}
+
+impl Handover {
+    /// The queue it is for.
+    pub(crate) fn queue(&self) -> QueueId {
+        QueueId { port: self.output, pair: self.pair }
+    }
 }
 
 /// One worker's ends of the rings.

@@ -17,6 +17,7 @@ mod clock;
 mod control;
 mod deliver;
 mod handover;
+mod kept;
 mod pipeline;
 mod poll_set;
 mod unsettled;

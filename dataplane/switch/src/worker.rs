@@ -2,7 +2,8 @@
 
 use crate::clock::Clock;
 use crate::deliver::{Delivery, OutputPort, transmit};
-use crate::handover::Links;
+use crate::handover::{Handover, Links};
+use crate::kept::Kept;
 use crate::pipeline::{self, Ingress, Tables};
 use crate::poll_set::{PollQueue, PollSet, QueueId};
 use crate::unsettled::Unsettled;
@@ -123,6 +124,7 @@ pub struct Worker {
     outputs: Vec<Option<OutputPort>>,
     tables: Tables,
     links: Links,
+    kept: Kept,
     pool: Pool,
     announcements: Arc<ArrayQueue<Announcement>>,
     mailbox: Mailbox,
@@ -141,6 +143,7 @@ impl Worker {
             outputs: Vec::new(),
             tables: Tables { macs: parts.macs, addresses: parts.addresses },
             links: parts.links,
+            kept: Kept::new(),
             pool: parts.pool,
             announcements: parts.announcements,
             mailbox: Mailbox::default(),
@@ -201,6 +204,7 @@ impl Worker {
             asleep.store(true, Ordering::SeqCst);
         }
         let waiting = !self.mailbox.0.commands.is_empty()
+            || !self.kept.is_empty()
             || self.links.from.iter().any(|consumer| !consumer.is_empty());
         self.settle();
         let waiting = waiting || !self.unsettled.is_empty();
@@ -296,6 +300,7 @@ impl Worker {
             let mut delivery = Delivery {
                 outputs: &self.outputs,
                 links: &mut self.links,
+                kept: &mut self.kept,
                 pool: &self.pool,
                 worker: self.index,
                 wake: &mut progress.wake,
@@ -360,31 +365,18 @@ impl Worker {
         done
     }
 
-    /// Delivers what other workers handed over. A packet leaves its ring only once it was delivered or lost.
+    /// Delivers what other workers handed over and what was kept. A packet leaves its ring only once it was delivered or lost.
     fn take_handovers(&mut self) -> u32 {
+        let Self { links, kept, outputs, unsettled, counters, .. } = self;
         let mut taken = 0;
-        for consumer in &mut self.links.from {
+        if !kept.is_empty() {
+            taken += kept.drain(|kept| deliver_one(kept, outputs, unsettled, counters));
+        }
+        for consumer in &mut links.from {
             for _ in 0..HANDOVERS_PER_STEP {
                 let Ok(handover) = consumer.peek() else { break };
-                let output = self.outputs.get(usize::from(handover.output.0)).and_then(Option::as_ref);
-                let queue =
-                    output.and_then(|output| Some((output, output.queues.get(usize::from(handover.pair))?)));
-                let mut reason = Some(DropReason::ReceiverStopped);
-                if let Some((output, queue)) = queue {
-                    let Some(mut guard) = queue.try_take() else { break };
-                    if let Some(queue) = guard.as_deref_mut() {
-                        let report = handover
-                            .packet
-                            .with_frame(|frame| transmit(queue, &output.counters, &[frame], false));
-                        self.unsettled.note_tx(QueueId { port: handover.output, pair: handover.pair });
-                        reason = lost_for(&report);
-                        self.counters.delivered.add(u64::from(report.sent));
-                    }
-                }
-                if let (Some(reason), Some(counters)) =
-                    (reason, own_counters(&self.outputs, handover.ingress))
-                {
-                    counters.count_drop(reason, 1);
+                if !deliver_one(handover, outputs, unsettled, counters) {
+                    break;
                 }
                 let _ = consumer.pop();
                 taken += 1;
@@ -438,6 +430,32 @@ fn is_quiet(entry: &mut PollQueue, now: u64) -> bool {
         None => false,
         Some(mut guard) => guard.as_mut().is_none_or(|queue| queue.arm() == Armed::Quiet),
     }
+}
+
+/// Delivers a packet that waited, or counts it as lost; `false` when its queue is somebody else's just now.
+fn deliver_one(
+    handover: &Handover,
+    outputs: &[Option<OutputPort>],
+    unsettled: &mut Unsettled,
+    counters: &WorkerCounters,
+) -> bool {
+    let output = outputs.get(usize::from(handover.output.0)).and_then(Option::as_ref);
+    let queue = output.and_then(|output| Some((output, output.queues.get(usize::from(handover.pair))?)));
+    let mut reason = Some(DropReason::ReceiverStopped);
+    if let Some((output, queue)) = queue {
+        let Some(mut guard) = queue.try_take() else { return false };
+        if let Some(queue) = guard.as_deref_mut() {
+            let report =
+                handover.packet.with_frame(|frame| transmit(queue, &output.counters, &[frame], false));
+            unsettled.note_tx(handover.queue());
+            reason = lost_for(&report);
+            counters.delivered.add(u64::from(report.sent));
+        }
+    }
+    if let (Some(reason), Some(counters)) = (reason, own_counters(outputs, handover.ingress)) {
+        counters.count_drop(reason, 1);
+    }
+    true
 }
 
 fn own_counters(outputs: &[Option<OutputPort>], port: PortIndex) -> Option<&PortCounters> {

@@ -7,6 +7,7 @@ use packet::MacAddr;
 use ports::loopback::{LoopbackRx, LoopbackTx, loopback};
 use ports::null::{NullRx, NullTx};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use switch::{Clock, Control, Progress, SwitchConfig, Worker};
 use tables::PortProfile;
 use towpath_switch as switch;
@@ -78,6 +79,12 @@ struct World {
 
 impl World {
     fn new(workers: usize, ports: u16) -> Self {
+        let mut world = Self::without_stepping(workers, ports);
+        world.step();
+        world
+    }
+
+    fn without_stepping(workers: usize, ports: u16) -> Self {
         let (control, workers) = Control::new(&SwitchConfig { workers, pool_chunks: 4096, secret: [1, 2] });
         let mut world = Self { control, workers, guests: Vec::new() };
         for port in 0..ports {
@@ -90,7 +97,6 @@ impl World {
             world.control.attach_tx(index, 0, Box::new(tx)).unwrap();
             world.guests.push(Guest { sends, receives, pool });
         }
-        world.step();
         world
     }
 
@@ -224,6 +230,82 @@ fn a_queue_in_use_elsewhere_gets_its_packets_handed_over_in_order() {
     assert_eq!(numbers(&guests[1].receive()), [0, 1, 2]);
     assert_eq!(control.counters(receiver).unwrap().handed_over, 2);
     assert_eq!(control.pool().available(), 4096);
+}
+
+#[test]
+fn packets_for_a_queue_that_a_control_thread_holds_wait_and_nobody_else_does() {
+    let mut world = World::new(1, 3);
+    let World { control, workers, guests } = &mut world;
+    let mut step = || workers[0].step(0, &mut Ticks::default(), &mut Unobserved);
+    for number in 0..20 {
+        guests[0].send(&udp(0, 1 + number % 2, number));
+    }
+    control.with_tx(PortIndex(1), 0, |_| step()).unwrap();
+    assert_eq!(numbers(&guests[2].receive()), (1..20).step_by(2).collect::<Vec<_>>());
+    // While the queue is taken again, what comes waits behind what waits.
+    guests[0].send(&udp(0, 1, 20));
+    control.with_tx(PortIndex(1), 0, |_| step()).unwrap();
+    assert!(guests[1].receive().is_empty());
+    guests[0].send(&udp(0, 1, 22));
+    assert_eq!(step().handovers, 11);
+    assert_eq!(numbers(&guests[1].receive()), (0..23).step_by(2).collect::<Vec<_>>());
+    assert_eq!(control.counters(PortIndex(0)).unwrap().dropped(), 0);
+    assert_eq!(control.pool().available(), 4096);
+}
+
+#[test]
+fn a_worker_with_packets_that_wait_does_not_sleep() {
+    let mut world = World::new(1, 2);
+    let World { control, workers, guests } = &mut world;
+    guests[0].send(&udp(0, 1, 7));
+    control.with_tx(PortIndex(1), 0, |_| workers[0].step(0, &mut Ticks::default(), &mut Unobserved)).unwrap();
+    assert_eq!(workers[0].arm(0), Armed::Ready);
+    workers[0].step(0, &mut Ticks::default(), &mut Unobserved);
+    assert_eq!(numbers(&guests[1].receive()), [7]);
+    assert_eq!(workers[0].arm(0), Armed::Quiet);
+}
+
+#[test]
+fn two_workers_and_a_control_thread_at_one_queue_lose_nothing() {
+    const ROUNDS: u16 = 300;
+    const WINDOW: u16 = 50;
+    // Not stepped here: a receive queue belongs to the thread that first polls it.
+    let mut world = World::without_stepping(2, 3);
+    let World { control, workers, guests } = &mut world;
+    let stop = AtomicBool::new(false);
+    let receiver = PortIndex(2);
+    let mut received = [Vec::new(), Vec::new()];
+    std::thread::scope(|scope| {
+        for worker in workers {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    worker.step(0, &mut Ticks::default(), &mut Unobserved);
+                    std::thread::yield_now();
+                }
+            });
+        }
+        for round in 0..ROUNDS {
+            for number in round * WINDOW..(round + 1) * WINDOW {
+                guests[0].send(&udp(0, 2, number));
+                guests[1].send(&udp(1, 2, number));
+            }
+            let wanted = usize::from((round + 1) * WINDOW);
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            while received.iter().any(|numbers| numbers.len() < wanted)
+                && std::time::Instant::now() < deadline
+            {
+                control.with_tx(receiver, 0, |_| std::hint::black_box(())).unwrap();
+                for frame in guests[2].receive() {
+                    received[usize::from(frame[11])].extend(numbers(&[frame]));
+                }
+            }
+        }
+        stop.store(true, Relaxed);
+    });
+    for (port, received) in received.iter().enumerate() {
+        assert_eq!(control.counters(PortIndex(port as u16)).unwrap().drops, []);
+        assert_eq!(*received, (0..ROUNDS * WINDOW).collect::<Vec<_>>(), "from port {port}, in order");
+    }
 }
 
 #[test]
