@@ -437,23 +437,25 @@ impl<'m> Burst<'m> {
         Some(frame)
     }
 
-    /// The same for all in `packets` (a bit per packet), in order. What does not exist is left out.
+    /// The same for all in `packets` (a bit per packet), in order, and the length of the longest. What does not exist is left out.
     #[inline(always)]
-    pub fn frames(&self, packets: u32) -> ArrayVec<Frame<'_, 'm>, BURST_PACKETS> {
+    pub fn frames(&self, packets: u32) -> (ArrayVec<Frame<'_, 'm>, BURST_PACKETS>, usize) {
         let mut frames = ArrayVec::new();
+        let mut longest = 0;
         let mut rest = packets & ((1u64 << self.loaded) - 1) as u32;
         while rest != 0 {
             let index = rest.trailing_zeros() as usize;
             rest &= rest - 1;
             // SAFETY: index < loaded <= BURST_PACKETS: the packet is whole, and no more frames are pushed than there are bits.
             let packet = unsafe { self.packets.get_unchecked(index).assume_init_ref() };
+            longest = packet.len.max(longest);
             // SAFETY: as above.
             unsafe { frames.push_unchecked(self.plain_frame(packet)) };
         }
         if packets & self.with_offload != 0 {
             self.set_offloads(packets, &mut frames);
         }
-        frames
+        (frames, longest as usize)
     }
 
     /// Apart from `frames`: an offload that is copied with every frame costs those that have none.

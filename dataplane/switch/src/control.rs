@@ -37,6 +37,7 @@ pub struct SwitchConfig {
 /// What a queue that was asked for is.
 struct Port {
     profile: Published<PortProfile>,
+    mtu: u16,
     counters: Vec<Arc<PortCounters>>,
     home: usize,
     rx: Vec<SharedRx>,
@@ -115,6 +116,7 @@ impl Control {
             .map_or(0, |(worker, _)| worker);
         let counters = self.mailboxes.iter().map(|_| Arc::default()).collect();
         let port = Port {
+            mtu: profile.mtu,
             profile: Published::new(profile),
             counters,
             home,
@@ -127,10 +129,14 @@ impl Control {
         self.publish_output(index);
     }
 
-    /// Replaces what a port may send.
+    /// Replaces what a port may send, and the MTU of what it is given.
     pub fn set_profile(&mut self, index: PortIndex, profile: PortProfile) {
-        if let Some(port) = self.ports.get_mut(&index) {
-            port.profile.publish(profile);
+        let Some(port) = self.ports.get_mut(&index) else { return };
+        let before = std::mem::replace(&mut port.mtu, profile.mtu);
+        let mtu = profile.mtu;
+        port.profile.publish(profile);
+        if mtu != before {
+            self.publish_output(index);
         }
     }
 
@@ -284,7 +290,8 @@ impl Control {
         let attached = port.tx.iter().zip(&port.tx_attached).take_while(|(_, attached)| **attached);
         let queues: Vec<SharedTx> = attached.map(|(queue, _)| queue.clone()).collect();
         for (mailbox, counters) in self.mailboxes.iter().zip(&port.counters) {
-            let output = OutputPort::new(queues.clone(), port.home, counters.clone(), &port.steering);
+            let output =
+                OutputPort::new(queues.clone(), port.home, port.mtu, counters.clone(), &port.steering);
             mailbox.send(Command::SetOutput(index, output));
         }
     }

@@ -9,7 +9,8 @@ use crate::handover::{Handover, Links};
 use crate::kept::Kept;
 use crate::poll_set::QueueId;
 use crate::unsettled::Unsettled;
-use buf::{Frame, Pool};
+use arrayvec::ArrayVec;
+use buf::{BURST_PACKETS, Frame, Pool};
 use engine::{
     Batch, DropReason, Group, Indices, Observer, Output, PortCounters, PortIndex, TxQueue, TxReport,
     deliver_adapted,
@@ -25,6 +26,9 @@ pub type SharedTx = Arc<Shared<Option<Box<dyn TxQueue>>>>;
 /// Entries of the table that remembers on which queue pair a guest sends which flows.
 const STEERING: usize = 256;
 
+/// Bytes before the network layer in a frame without a VLAN tag.
+const ETHERNET_HEADER: usize = 14;
+
 /// A port as a destination, as one worker sees it.
 #[derive(Clone)]
 pub struct OutputPort {
@@ -32,6 +36,8 @@ pub struct OutputPort {
     pub queues: Vec<SharedTx>,
     /// The worker that drains handovers for it.
     pub home: usize,
+    /// Largest network-layer packet it is given uncut, in bytes.
+    pub mtu: u16,
     /// This worker's counters of it.
     pub counters: Arc<PortCounters>,
     /// By flow hash: the queue pair its guest last sent that flow on (virtio 1.2 section 5.1.6.5.6.1, automatic receive steering).
@@ -44,11 +50,12 @@ impl OutputPort {
     pub fn new(
         queues: Vec<SharedTx>,
         home: usize,
+        mtu: u16,
         counters: Arc<PortCounters>,
         steering: &Arc<[AtomicU8]>,
     ) -> Self {
         let steering = (queues.len() > 1).then(|| steering.clone());
-        Self { queues, home, counters, steering }
+        Self { queues, home, mtu, counters, steering }
     }
 
     /// A steering table in which every flow goes to the first queue pair.
@@ -145,15 +152,22 @@ impl Delivery<'_> {
                     None => (0, remaining),
                 };
                 remaining &= !packets;
-                let frames = batch.burst.frames(packets);
+                let (mut frames, longest) = batch.burst.frames(packets);
                 if O::ACTIVE {
                     frames.iter().for_each(|frame| observer.forwarded(ingress, output, frame));
                 }
                 let plain = packets & batch.burst.with_offload() == 0;
-                let report = match target {
+                let too_long = match target {
+                    Some(target) if longest > usize::from(target.mtu) + ETHERNET_HEADER => {
+                        remove_too_long(&mut frames, target.mtu)
+                    }
+                    _ => 0,
+                };
+                let mut report = match target {
                     Some(target) => self.send(target, port, pair, ingress, &frames, plain),
                     None => GroupReport::stopped(frames.len()),
                 };
+                report.too_large += too_long;
                 drop(frames);
                 sent += report.sent;
                 report.count(batch);
@@ -229,6 +243,23 @@ impl Delivery<'_> {
         }
         report
     }
+}
+
+/// Takes away what is longer than the receiver's MTU, or would be once it is cut; how many. (virtio 1.2 section 5.1.4.1: a device must not pass
+/// such packets. There is no ICMP between stations of one subnet, as there is none on a wire.)
+#[cold]
+#[inline(never)]
+fn remove_too_long(frames: &mut ArrayVec<Frame<'_, '_>, BURST_PACKETS>, mtu: u16) -> u32 {
+    let before = frames.len();
+    frames.retain(|frame| {
+        let Ok(headers) = packet::parse(frame.head(), frame.len() as u32) else { return true };
+        let end = match frame.offload.segment {
+            None => frame.len(),
+            Some(segment) => usize::from(headers.payload_offset) + usize::from(segment.size),
+        };
+        end.saturating_sub(usize::from(headers.l3_offset)) <= usize::from(mtu)
+    });
+    (before - frames.len()) as u32
 }
 
 /// Sends, flushes and counts at the receiving port. `plain`: no frame asks for an offload.

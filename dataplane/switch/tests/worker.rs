@@ -1,7 +1,7 @@
 //! Workers over loopback ports: forwarding, drops, answers, handovers, fairness, and what a packet may not cost.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what fails here fails the test")]
 
-use buf::{Frame, Offload, Pool};
+use buf::{Checksum, Extent, Frame, Offload, Pool, Segment, SegmentKind};
 use engine::{Armed, DropReason, PortIndex, RxQueue, TxQueue, Unobserved};
 use packet::MacAddr;
 use ports::loopback::{LoopbackRx, LoopbackTx, loopback};
@@ -159,6 +159,51 @@ fn what_is_not_delivered_has_a_name() {
     use DropReason::{Hairpin, Multicast, SpoofedMac, UnknownUnicast};
     assert_eq!(world.drops(0), [(SpoofedMac, 1), (UnknownUnicast, 1), (Multicast, 1), (Hairpin, 1)]);
     assert!(world.guests.iter_mut().all(|guest| guest.receive().is_empty()));
+}
+
+#[test]
+fn what_is_longer_than_the_receivers_mtu_is_dropped_and_nothing_else() {
+    let mut world = World::new(1, 3);
+    let with_length = |to: u16, length: usize, offload: Offload| {
+        let mut frame = udp(0, to, 0);
+        frame.resize(length, 0);
+        frame[16..18].copy_from_slice(&(length as u16 - 14).to_be_bytes());
+        frame[38..40].copy_from_slice(&(length as u16 - 34).to_be_bytes());
+        (frame, offload)
+    };
+    let segments = |size: u16| Offload {
+        checksum: Checksum::Partial { start: 34, offset: 6 },
+        segment: Some(Segment { kind: SegmentKind::Udp, ecn: false, size }),
+    };
+    let set_mtu = |world: &mut World, port: u16, mtu: u16| {
+        let ip = IpAddr::V4(address(port));
+        world.control.set_profile(PortIndex(port), PortProfile::new(1, mac(port), mtu, &[ip], &[]));
+        world.step();
+    };
+    set_mtu(&mut world, 1, 1400);
+    let send = |world: &mut World, (frame, offload): (Vec<u8>, Offload)| {
+        let (head, body) = frame.split_at(frame.len().min(128));
+        let body = [Extent::from_slice(body)];
+        let length = body[0].len();
+        world.guests[0].sends.send(&[Frame::new(head, &body, length, offload)]);
+        world.guests[0].sends.flush();
+        while world.step().packets > 0 {}
+    };
+    for mtu in [1400, 1500] {
+        set_mtu(&mut world, 1, mtu);
+        let limit = usize::from(mtu) + 14;
+        let before: u64 = world.drops(0).iter().map(|(_, count)| count).sum();
+        send(&mut world, with_length(1, limit, Offload::NONE));
+        send(&mut world, with_length(1, limit + 1, Offload::NONE));
+        // Longer than the MTU on the way, but not when it is cut.
+        send(&mut world, with_length(1, 4000, segments(mtu - 28)));
+        send(&mut world, with_length(1, 4000, segments(mtu - 27)));
+        let lengths: Vec<_> = world.guests[1].receive().iter().map(Vec::len).collect();
+        assert_eq!(lengths, [limit, 4000], "MTU {mtu}");
+        assert_eq!(world.drops(0), [(DropReason::TooLarge, before + 2)]);
+    }
+    send(&mut world, with_length(2, 1514, Offload::NONE));
+    assert_eq!(world.guests[2].receive().len(), 1, "one receiver's MTU is not another's");
 }
 
 #[test]

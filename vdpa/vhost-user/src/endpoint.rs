@@ -197,12 +197,18 @@ impl Endpoint {
         self.connects
     }
 
-    /// Sets the MTU that this and every later front end finds in the configuration space.
+    /// Sets the port's MTU, which this and every later front end finds in the configuration space unless it set a smaller one.
     pub fn set_mtu(&mut self, mtu: u16) {
-        self.config.mtu = mtu;
+        self.config.set_mtu(mtu);
         if let Some(session) = self.session_mut() {
             session.set_mtu(mtu);
         }
+    }
+
+    /// Sets what later front ends are offered. The present one keeps what it was offered.
+    pub fn set_feature_mask(&mut self, mask: u64) {
+        let SessionConfig { max_queue_pairs, mac, max_mtu, .. } = self.config;
+        self.config = SessionConfig::new(mask, max_queue_pairs, mac, max_mtu);
     }
 
     /// Sets the link that this and every later front end finds in the configuration space.

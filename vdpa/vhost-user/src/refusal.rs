@@ -163,8 +163,8 @@ refusals! {
     ConfigRange = "config_range", NackOrClose, "configuration space access is empty or beyond 256 bytes";
     /// SET_CONFIG of something else than what is there.
     ConfigReadOnly = "config_read_only", NackOrClose, "configuration space of this device is read-only; the port's manifest sets MAC and MTU";
-    /// NET_SET_MTU outside of 68 and the port's greatest MTU.
-    Mtu = "mtu", NackOrIgnore, "MTU is below 68 or above what the port's network carries";
+    /// NET_SET_MTU outside of 68 and the port's MTU.
+    Mtu = "mtu", NackOrIgnore, "MTU is below 68 or above the port's; lower the VMM's (QEMU: host_mtu), or raise spec.mtu of the port's Vpc";
     /// SEND_RARP with a group or zero address.
     RarpAddress = "rarp_address", NackOrIgnore, "SEND_RARP needs a unicast MAC address";
     /// SET_STATUS above 8 bits.

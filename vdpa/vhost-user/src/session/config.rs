@@ -70,7 +70,7 @@ impl Session {
         Ok(Outcome::Done)
     }
 
-    /// NET_SET_MTU: 68 to the port's greatest.
+    /// NET_SET_MTU: 68 to the port's own. More would promise the guest what its network does not carry.
     pub(super) fn net_set_mtu(&mut self, message: &Message) -> Result<Outcome, Refusal> {
         self.require(VhostUserProtocolFeatures::MTU)?;
         let mtu = u16::try_from(Reader(&message.payload).u64()?).map_err(|_| Refusal::Mtu)?;

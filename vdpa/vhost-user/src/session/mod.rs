@@ -37,7 +37,7 @@ use crate::message::{Message, Outgoing, backend_request};
 use crate::refusal::{Refusal, Refusals};
 
 pub use config::MAX_MTU;
-pub use event::{CloseReason, Event, QueueStart};
+pub use event::{CloseReason, Event, InflightStart, QueueStart};
 pub use inflight::InflightRegion;
 pub use log::LogRegion;
 pub use memory::{MAX_MEMORY_SLOTS, Region};
@@ -361,9 +361,9 @@ impl Session {
 
     /// The MTU of the port changed: the guest is told through the configuration space (feature MTU).
     pub fn set_mtu(&mut self, mtu: u16) {
-        let mtu = mtu.clamp(config::MIN_MTU, self.config.max_mtu);
-        if self.config.mtu != mtu {
-            self.config.mtu = mtu;
+        let before = self.config.mtu;
+        self.config.set_mtu(mtu);
+        if self.config.mtu != before {
             self.config_changed();
         }
     }

@@ -21,7 +21,7 @@ pub struct SessionConfig {
     pub mac: Option<[u8; 6]>,
     /// MTU shown in the configuration space, 68 to `max_mtu`.
     pub mtu: u16,
-    /// Greatest MTU a front end may set.
+    /// The port's MTU: the greatest that a front end may set (NET_SET_MTU).
     pub max_mtu: u16,
 }
 
@@ -43,8 +43,15 @@ impl SessionConfig {
             max_queue_pairs: max_queue_pairs.clamp(1, 128),
             mac,
             mtu: mtu.clamp(MIN_MTU, MAX_MTU),
-            max_mtu: MAX_MTU,
+            max_mtu: mtu.clamp(MIN_MTU, MAX_MTU),
         }
+    }
+
+    /// Changes the port's MTU. What a front end set below it stays.
+    pub(crate) fn set_mtu(&mut self, mtu: u16) {
+        let (mtu, before) = (mtu.clamp(MIN_MTU, MAX_MTU), self.max_mtu);
+        self.max_mtu = mtu;
+        self.mtu = if self.mtu == before { mtu } else { self.mtu.min(mtu) };
     }
 
     /// Number of queues: two for each pair.

@@ -583,15 +583,21 @@ fn v35_rarp_addresses() {
 #[test]
 fn v36_mtu_and_configuration_space() {
     let mut b = bench();
-    for mtu in [0, 67, 65522, 65535, 65536 + 1500, u64::MAX] {
+    for mtu in [0, 67, 1501, 65535, 65536 + 1500, u64::MAX] {
         assert_eq!(ask(&mut b, R::NET_SET_MTU, &u64s(&[mtu]), none()), NO, "{mtu}");
     }
     assert_eq!((b.count(Refusal::Mtu), b.closed), (6, None));
-    assert_eq!(ask(&mut b, R::NET_SET_MTU, &u64s(&[9000]), none()), YES);
+    assert_eq!(ask(&mut b, R::NET_SET_MTU, &u64s(&[1400]), none()), YES);
     let get = |b: &mut Bench, offset: u32, size: u32| {
         b.send(R::GET_CONFIG, false, &u32s(&[offset, size, 0]), none())
     };
-    assert_eq!(get(&mut b, 10, 2).unwrap()[12..], 9000u16.to_le_bytes());
+    assert_eq!(get(&mut b, 10, 2).unwrap()[12..], 1400u16.to_le_bytes());
+    // The port's own changes: what the front end set holds as long as it is the smaller one.
+    for (port, told) in [(9000, 1400), (1300, 1300), (9000, 9000)] {
+        b.session.set_mtu(port);
+        assert_eq!(get(&mut b, 10, 2).unwrap()[12..], u16::to_le_bytes(told), "a port of {port}");
+    }
+    assert_eq!(ask(&mut b, R::NET_SET_MTU, &u64s(&[9000]), none()), YES);
     assert_eq!(get(&mut b, 0, 256).unwrap().len(), 12 + 256);
     for (offset, size) in [(0, 0), (0, 257), (256, 1), (255, 2), (u32::MAX, 2), (2, u32::MAX)] {
         assert_eq!(get(&mut b, offset, size), Some(vec![0; 12]), "an answer of size 0 says no");
