@@ -9,7 +9,7 @@ use crate::area::Area;
 use crate::chain::Walked;
 use crate::config::{MAX_RING_SIZE, RingConfig};
 use crate::error::{ChainError, RingError, SetupError};
-use crate::layout::{Descriptor, First, Layout, Plain, Used, passed_event};
+use crate::layout::{Descriptor, FULL_ENOUGH, First, Layout, Plain, Used, passed_event};
 
 const DESCRIPTOR: usize = 16;
 /// Offsets in the available and the used ring: flags, index, entries.
@@ -211,6 +211,10 @@ impl Layout for Split {
             // An index that went backwards is behind what we fetched already.
             if count > self.size {
                 return Err(RingError::AvailableJump { index, used: self.next_used, size: self.size });
+            }
+            // A few, which nobody asked for ahead: the entry and the descriptor are fetched at the same time, not one after the other.
+            if (1..FULL_ENOUGH as u16).contains(&count) {
+                self.prefetch_now(usize::from(count));
             }
         }
         Ok(usize::from(count).min(want))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use virtqueue::{DeviceRing, GiveError, Notifier, Ring, SetupError};
 
-/// Buffers asked for a burst ahead.
+/// Buffers asked for a burst ahead, at most.
 const AHEAD: usize = 32;
 
 /// Gives packets to a guest.
@@ -118,9 +118,9 @@ impl TxQueue for VhostTx {
         if published > 0 && self.ring.interrupt_hint() {
             self.notifier.notify();
         }
-        if published >= AHEAD / 2 {
-            // Another burst will come: the lines of its buffers are on their way here meanwhile.
-            let _ = self.ring.reserve(AHEAD);
+        if published > 0 {
+            // Another burst of that size will come: the lines of its buffers are on their way here meanwhile.
+            let _ = self.ring.reserve(published.min(AHEAD));
         }
     }
 
