@@ -56,6 +56,16 @@ impl<'a, 'm> Frame<'a, 'm> {
         self.body_len
     }
 
+    /// Hints that the bytes after the head will be read soon (those of their first run).
+    #[inline(always)]
+    pub fn prefetch_body(&self) {
+        if let Some(body) = self.body.first() {
+            for offset in (0..self.body_len.min(body.len())).step_by(cpu::CACHE_LINE) {
+                cpu::prefetch_read_at(body.as_ptr().wrapping_add(offset));
+            }
+        }
+    }
+
     /// Starts copying from the first byte.
     #[inline(always)]
     pub fn reader(&self) -> FrameReader<'a, 'm> {

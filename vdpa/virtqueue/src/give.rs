@@ -19,6 +19,9 @@ const MAX_PIECES: usize = 1088;
 /// Bytes of the longest frame that any receive buffer must hold where buffers are not merged: an untagged Ethernet frame (virtio 1.2 section 5.1.6.3.1
 /// asks for 1526 bytes, the header's 12 included). A smaller buffer goes back empty: left where it is, it would keep all behind it from use.
 const PLAIN_FRAME: usize = 1514;
+/// How many frames ahead of the one being copied all lines of the next are asked for, on both sides. With only the first lines asked
+/// for, 1,514 bytes took 165 cycles (near) and 690 (far) from a guest that writes its payload, with this 147 and 480.
+const COPY_AHEAD: usize = 4;
 /// Offset of `num_buffers` in the virtio-net header (virtio 1.2 section 5.1.6).
 const NUM_BUFFERS: usize = 10;
 
@@ -217,7 +220,14 @@ impl Giver {
         let targets = self.targets.get(self.filled..self.fetched).unwrap_or(&[]);
         let entries = self.used.get_mut(self.filled..self.fetched).unwrap_or(&mut []);
         let (mut given, mut bytes) = (0, 0);
-        for ((frame, target), used) in frames.iter().zip(targets).zip(entries) {
+        for (at, ((frame, target), used)) in frames.iter().zip(targets).zip(entries).enumerate() {
+            let ahead = at + COPY_AHEAD;
+            if let (Some(frame), Some(target)) = (frames.get(ahead), targets.get(ahead))
+                && frame.body_len() > 0
+            {
+                frame.prefetch_body();
+                prefetch_write(target.host, header.len() + frame.len());
+            }
             let len = frame.len();
             let total = header.len() + len;
             if total > target.plain as usize || frame.offload != Offload::NONE {
@@ -441,6 +451,14 @@ impl Giver {
             self.pieces.clear();
             self.out_of_pieces = false;
         }
+    }
+}
+
+/// Asks for the lines of `len` bytes that will be written.
+#[inline(always)]
+fn prefetch_write(host: NonNull<u8>, len: usize) {
+    for offset in (0..len).step_by(cpu::CACHE_LINE) {
+        cpu::prefetch_write_at(host.as_ptr().wrapping_add(offset));
     }
 }
 
