@@ -103,18 +103,10 @@ fn all(world: &mut World) -> anyhow::Result<()> {
     world.close_books()
 }
 
-/// Steps until it is time to look at the options again.
-fn turn(world: &mut World) -> anyhow::Result<()> {
-    if world.scene.turn()? {
-        world.control_turn()?;
-    }
-    Ok(())
-}
-
 fn with_faults(world: &mut World) -> anyhow::Result<()> {
     let (mut next_fault, mut next_change) = (world.options.fault_every, world.options.change_every);
     loop {
-        turn(world)?;
+        world.turn()?;
         let (steps, packets) = (world.scene.stats.steps, world.scene.stats.packets);
         if steps >= next_fault {
             next_fault = steps + world.random.between(1, 2 * world.options.fault_every);
@@ -168,7 +160,7 @@ fn settle(world: &mut World) -> anyhow::Result<()> {
     world.scene.plugs.iter_mut().for_each(|plug| plug.lost_kicks = 0);
     let until = now + 20_000_000;
     while world.scene.now < until || !world.is_settled() {
-        turn(world)?;
+        world.turn()?;
     }
     Ok(())
 }
@@ -215,7 +207,7 @@ fn probe(world: &mut World) -> anyhow::Result<()> {
                 probe.send(world)?;
             }
         }
-        turn(world)?;
+        world.turn()?;
     }
 }
 

@@ -16,6 +16,7 @@ mod offer;
 pub use offer::{Desc, Offer};
 
 use crate::check::Violation;
+use crate::check::verdicts::is_delivery;
 use crate::guest::actor::Acted;
 use crate::guest::config::NicConfig;
 use crate::options::{GuestOptions, Kind, Options};
@@ -41,11 +42,17 @@ pub enum Must {
     Stop,
     /// So many packets are taken, whatever becomes of them.
     Take(u64),
-    /// So many of the four packets for the guest are given to it, the others are lost and counted.
+    /// So many of the four packets for the guest are given to it, the others are lost and counted; the queue goes on.
     Give(u64),
+    /// So many are given, the others are lost and counted, and the queue stops and says so.
+    GiveAndStop(u64),
+    /// So many chains are each taken or refused, as the guest changed them meanwhile; the queue goes on.
+    TakeOrRefuse(u64),
+    /// At least so many packets are taken, and nothing stops.
+    TakeAtLeast(u64),
     /// Nothing is taken and nothing stops.
     Nothing,
-    /// Any of the above: the oracle alone judges.
+    /// Whatever its ring then says: the oracle alone judges.
     Survive,
 }
 
@@ -131,6 +138,8 @@ struct Counted {
     taken: u64,
     given: u64,
     broken: u64,
+    /// Packets of the neighbour for the guest that were lost in delivery.
+    lost: u64,
 }
 
 impl Case {
@@ -149,12 +158,7 @@ impl Case {
     }
 
     fn turns(&mut self, count: usize) -> anyhow::Result<()> {
-        for _ in 0..count {
-            if self.world.scene.turn()? {
-                self.world.control_turn()?;
-            }
-        }
-        Ok(())
+        (0..count).try_for_each(|_| self.world.turn())
     }
 
     /// One packet; how long it took, in virtual nanoseconds.
@@ -192,6 +196,8 @@ impl Case {
 
     fn counted(&self) -> Counted {
         let totals = self.world.scene.accounts[ATTACKER].totals();
+        let neighbour = self.world.scene.accounts[1].totals();
+        let lost = neighbour.drops.iter().filter(|(reason, _)| is_delivery(*reason));
         let refused = totals.drops.iter().find(|(reason, _)| *reason == DropReason::BadChain);
         let edges = &self.world.scene.stats.edges;
         Counted {
@@ -199,6 +205,7 @@ impl Case {
             taken: totals.rx_packets,
             given: totals.tx_packets,
             broken: edges.get("queue broke").copied().unwrap_or(0),
+            lost: lost.map(|(_, count)| *count).sum(),
         }
     }
 
@@ -244,11 +251,15 @@ impl Case {
     fn check(&self, must: Must, before: Counted, after: Counted) -> anyhow::Result<()> {
         let refused = after.refused - before.refused;
         let (taken, broken) = (after.taken - before.taken, after.broken - before.broken);
+        let (given, lost) = (after.given - before.given, after.lost - before.lost);
         let right = match must {
-            Must::Refuse(count) => refused == count && broken == 0,
+            Must::Refuse(count) => (refused, taken, broken) == (count, 0, 0),
             Must::Stop => broken == 1,
-            Must::Take(count) => taken == count && refused == 0 && broken == 0,
-            Must::Give(count) => after.given - before.given == count && broken == 0,
+            Must::Take(count) => (taken, refused, broken) == (count, 0, 0),
+            Must::Give(count) => (given, lost, broken) == (count, 4 - count, 0),
+            Must::GiveAndStop(count) => (given, lost, broken) == (count, 4 - count, 1),
+            Must::TakeOrRefuse(count) => taken + refused == count && broken == 0,
+            Must::TakeAtLeast(count) => taken >= count && broken == 0,
             Must::Nothing => taken + refused + broken == 0,
             Must::Survive => true,
         };
@@ -256,7 +267,7 @@ impl Case {
             return Ok(());
         }
         let what = format!(
-            "must {must:?}, but {refused} chains refused, {taken} packets taken, {broken} queues stopped"
+            "must {must:?}, but {refused} chains refused, {taken} packets taken, {given} given, {lost} lost, {broken} queues stopped"
         );
         Err(found(&self.name, what))
     }
@@ -323,6 +334,21 @@ pub fn on_receive(
         .try_for_each(|(layout, indirect)| tried(name, (*layout, *indirect, Ring::Receive), must, &harm))
 }
 
+/// Tries a case on one layout of the receive ring.
+///
+/// # Errors
+///
+/// What went wrong.
+pub fn on_receive_one(
+    name: &str,
+    layout: RingLayout,
+    indirect: bool,
+    must: Must,
+    harm: impl Fn(&mut Offer<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    tried(name, (layout, indirect, Ring::Receive), must, harm)
+}
+
 fn tried(
     name: &str,
     (layout, indirect, ring): (RingLayout, bool, Ring),
@@ -332,7 +358,7 @@ fn tried(
     Case::new(name, layout, indirect, ring)?.judge(must, |world| {
         let mut offer = Offer::new(world, indirect, ring)?;
         harm(&mut offer)?;
-        offer.done();
+        offer.wake();
         Ok(())
     })
 }

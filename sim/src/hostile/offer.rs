@@ -3,10 +3,11 @@
 use super::{ATTACKER, Ring};
 use crate::guest::nic::{GUEST_BASE, Nic};
 use crate::net::frame::{Fill, Flow, UDP, packet};
-use crate::scene::Scene;
 use crate::world::World;
 use anyhow::Context;
-use virtio_driver::raw::{AVAIL, INDIRECT, NEXT, PackedDescriptor, RawPacked, RawSplit, SplitDescriptor};
+use virtio_driver::raw::{
+    AVAIL, INDIRECT, NEXT, PackedDescriptor, RawPacked, RawSplit, SplitDescriptor, USED,
+};
 use virtio_driver::{RingAddresses, RingLayout, Virtqueue};
 
 /// A descriptor. `next` is only for split rings; nothing: the one behind it.
@@ -38,8 +39,7 @@ impl Desc {
 
 /// The attacker's rings, fresh.
 pub struct Offer<'w> {
-    /// The guests.
-    pub scene: &'w mut Scene,
+    world: &'w mut World,
     /// The layout.
     pub layout: RingLayout,
     indirect: bool,
@@ -58,7 +58,7 @@ impl<'w> Offer<'w> {
     ///
     /// The attacker is off.
     pub fn new(world: &'w mut World, indirect: bool, which: Ring) -> anyhow::Result<Self> {
-        let scene = &mut world.scene;
+        let scene = &world.scene;
         let (from, to) = (scene.network.ports[ATTACKER].station, scene.network.ports[1].station);
         let flow = Flow { from, to, v6: false, protocol: UDP, ports: (30_001, 30_001) };
         let bytes = [&[0; 12][..], &packet(&flow, 9, &[7; 100], Fill::Whole)].concat();
@@ -72,7 +72,7 @@ impl<'w> Offer<'w> {
         };
         let (layout, ring) = (nic.config.layout(), queue.addresses());
         let packet = (at, bytes.len() as u32);
-        Ok(Self { scene, layout, indirect, ring, position: 0, packet, scratch: at + 0x1000 })
+        Ok(Self { world, layout, indirect, ring, position: 0, packet, scratch: at + 0x1000 })
     }
 
     /// The attacker's driver.
@@ -81,7 +81,7 @@ impl<'w> Offer<'w> {
     ///
     /// It is off.
     pub fn nic(&self) -> anyhow::Result<&Nic> {
-        self.scene.guests[ATTACKER].nic.as_ref().context("the attacker is off")
+        self.world.scene.guests[ATTACKER].nic.as_ref().context("the attacker is off")
     }
 
     /// Descriptors of a ring.
@@ -204,7 +204,50 @@ impl<'w> Offer<'w> {
     }
 
     /// Kicks.
-    pub(crate) fn done(self) {
-        self.scene.wake_all();
+    pub fn wake(&mut self) {
+        self.world.scene.wake_all();
+    }
+
+    /// Somebody's turn.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn turn(&mut self) -> anyhow::Result<()> {
+        self.world.turn()
+    }
+
+    /// The descriptor that the next chain starts with, or whose table its next does.
+    #[must_use]
+    pub fn position(&self) -> u16 {
+        self.position
+    }
+
+    /// Writes a descriptor that is available already again, or the first entry of its table.
+    ///
+    /// # Errors
+    ///
+    /// The attacker is off.
+    pub fn overwrite(&self, at: u16, desc: &Desc) -> anyhow::Result<()> {
+        if self.indirect {
+            return self.entry(self.scratch - 16, 0, desc, false);
+        }
+        let nic = self.nic()?;
+        match self.layout {
+            RingLayout::Split => {
+                let d = SplitDescriptor { address: desc.address, len: desc.len, flags: desc.flags, next: 0 };
+                RawSplit::new(&nic.memory, self.ring, Self::SIZE).set_descriptor(at, d)?;
+            }
+            RingLayout::Packed => {
+                let raw = RawPacked::new(&nic.memory, self.ring);
+                // Once it is used, that is the device's word.
+                if raw.descriptor(at)?.flags & (AVAIL | USED) == AVAIL {
+                    let flags = desc.flags | AVAIL;
+                    let d = PackedDescriptor { address: desc.address, len: desc.len, id: at, flags };
+                    raw.set_descriptor(at, d)?;
+                }
+            }
+        }
+        Ok(())
     }
 }

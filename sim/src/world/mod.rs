@@ -114,6 +114,18 @@ impl World {
         Ok(world)
     }
 
+    /// Somebody's turn: a guest's, a worker's or the control side's.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn turn(&mut self) -> anyhow::Result<()> {
+        if self.scene.turn()? {
+            self.control_turn()?;
+        }
+        Ok(())
+    }
+
     /// The control side's turn.
     ///
     /// # Errors
