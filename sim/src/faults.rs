@@ -1,6 +1,7 @@
 //! What goes wrong, drawn from the seed.
 
 use crate::check::Violation;
+use crate::guest::hostile::Case;
 use crate::world::World;
 use buf::{Frame, Offload};
 
@@ -31,17 +32,17 @@ faults! {
     /// A guest does nothing for a while.
     Stall => "guest stalls",
     /// A guest resets its device and starts again in the same memory.
-    Reset => "guest resets its device",
+    Reset => "guest resets its device (L-18)",
     /// A guest's VMM goes away and comes again with new memory.
     Reconnect => "front end reconnects",
     /// A front end goes away in the middle of a message, then another comes.
-    MidMessage => "disconnects mid-message",
+    MidMessage => "disconnects mid-message (L-01)",
     /// A guest's memory is truncated while its rings run.
-    Truncate => "memory truncated",
+    Truncate => "memory truncated (G-48, G-49)",
     /// A ring is overwritten with garbage.
     Corrupt => "ring corrupted",
     /// The next kicks of a guest are lost.
-    KickLost => "kick lost",
+    KickLost => "kick lost (L-11)",
     /// A worker is not scheduled for a while.
     WorkerDelayed => "worker delayed",
     /// A control thread holds a queue while workers and guests go on.
@@ -51,15 +52,17 @@ faults! {
     /// The pool for packets that wait is empty for a while.
     PoolExhausted => "pool exhausted",
     /// A guest's memory is mapped anew while its rings run.
-    MemoryMoved => "memory mapped anew",
+    MemoryMoved => "memory mapped anew (L-04)",
     /// A guest is migrated: what is written to it is logged.
-    Migrated => "guest migrated",
+    Migrated => "guest migrated (L-08, L-09)",
     /// A guest gives its receive buffers back one at a time.
     SlowRefill => "guest refills slowly",
     /// A guest sends without pause.
-    Flood => "guest floods",
+    Flood => "guest floods (G-29)",
+    /// Front ends break a rule in their handshake, one after the other, then another comes.
+    BadHandshake => "front ends break a rule (G-01, 28, 50)",
     /// The clock of a worker jumps.
-    ClockJump => "clock jumps",
+    ClockJump => "clock jumps (L-19)",
 }
 
 /// Turns that others have while a control thread holds a queue.
@@ -95,6 +98,13 @@ pub fn act(world: &mut World, fault: Fault) -> anyhow::Result<bool> {
         Fault::MidMessage => {
             world.unplug(guest)?;
             world.break_off_handshake(guest)?;
+            world.restart(guest, false)?;
+        }
+        Fault::BadHandshake => {
+            world.unplug(guest)?;
+            for case in [Case::ZeroRing, Case::KickEarly, Case::SealedMemory] {
+                world.break_handshake(guest, case)?;
+            }
             world.restart(guest, false)?;
         }
         Fault::Truncate => truncate(world, guest, until)?,
@@ -143,7 +153,8 @@ fn corrupt(world: &mut World, guest: usize, until: u64) {
     let mut random = world.random.fork();
     if let Some(nic) = &world.scene.guests[guest].nic {
         for _ in 0..1 + random.below(8) {
-            crate::guest::hostile::attack(nic, &mut random);
+            let case = crate::guest::hostile::attack(nic, &mut random);
+            case.into_iter().for_each(|case| world.scene.stats.case(case));
         }
     }
     tamper(world, guest, until);

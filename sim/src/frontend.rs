@@ -1,16 +1,18 @@
 //! A guest's VMM: the front end's half of a vhost-user session, as bytes and descriptors on a socket pair.
 
+use crate::guest::hostile::Case;
 use crate::guest::nic::Nic;
 use anyhow::Context;
 use guest_mem::RegionSpec;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
     socketpair,
 };
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use vhost_user::{Connector, Device, DeviceEvent, Endpoint, FrontendReq, Parts, Role, SessionConfig};
@@ -47,6 +49,8 @@ pub struct Message {
 pub struct FrontEnd {
     /// The switch's end.
     pub device: Device,
+    /// Refusals are what is to be expected of it.
+    pub breaks_rules: bool,
     stream: Option<OwnedFd>,
 }
 
@@ -114,6 +118,46 @@ pub fn handshake(
     Ok(messages)
 }
 
+/// Changes a handshake so that no queue may run after it.
+///
+/// # Errors
+///
+/// No descriptors left.
+pub fn break_rule(messages: &mut Vec<Message>, case: Case) -> anyhow::Result<()> {
+    use FrontendReq as R;
+    let enables = |message: &Message| message.is(R::SET_VRING_ENABLE);
+    match case {
+        Case::ZeroRing => {
+            for message in messages.iter_mut().filter(|message| message.is(R::SET_VRING_ADDR)) {
+                // Behind header, index and flags: the three addresses.
+                message.bytes[12 + 8..12 + 32].fill(0);
+            }
+        }
+        Case::SealedMemory => {
+            for file in messages
+                .iter_mut()
+                .filter(|message| message.is(R::SET_MEM_TABLE))
+                .flat_map(|message| &mut message.fds)
+            {
+                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+                *file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            }
+        }
+        // Kicked, never enabled.
+        _ => {
+            messages.retain(|message| !enables(message));
+            for kick in messages
+                .iter()
+                .filter(|message| message.is(R::SET_VRING_KICK))
+                .flat_map(|message| &message.fds)
+            {
+                rustix::io::write(kick, &1u64.to_ne_bytes())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What a VMM says to stop queue `index`.
 #[must_use]
 pub fn stop(index: u16) -> Message {
@@ -121,6 +165,10 @@ pub fn stop(index: u16) -> Message {
 }
 
 impl Message {
+    fn is(&self, request: FrontendReq) -> bool {
+        self.bytes.starts_with(&u32::from(request).to_ne_bytes())
+    }
+
     /// Its length in bytes.
     #[expect(clippy::len_without_is_empty, reason = "a message has a header")]
     #[must_use]
@@ -142,7 +190,7 @@ impl FrontEnd {
         parts.stream = Some(back);
         // A client whose socket is never there: when this session ends, no other follows.
         let endpoint = Endpoint::from_parts(Role::Client(Connector::new("")), parts);
-        Ok(Self { device: Device::new(endpoint), stream: Some(front) })
+        Ok(Self { device: Device::new(endpoint), breaks_rules: false, stream: Some(front) })
     }
 
     /// Sends the first `limit` bytes of a message, with its descriptors if there is a byte to carry them.

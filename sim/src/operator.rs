@@ -15,11 +15,11 @@ pub fn change(world: &mut World) -> anyhow::Result<()> {
     let name = match choice {
         0 if present => {
             world.scene.network.change(guest, |port| port.present = false);
-            "port removed"
+            "port removed (L-15)"
         }
         _ if !present => {
             world.scene.network.change(guest, |port| port.present = true);
-            "port added"
+            "port added (L-16)"
         }
         1 | 2 => {
             world.scene.network.change(guest, |port| port.up = !port.up);
@@ -27,7 +27,7 @@ pub fn change(world: &mut World) -> anyhow::Result<()> {
         }
         3 => {
             world.scene.network.change(guest, |port| port.vip = !port.vip);
-            "allowed addresses changed"
+            "allowed addresses changed (L-12)"
         }
         _ => {
             let subnet = world.scene.network.ports[guest].subnet;

@@ -5,17 +5,29 @@ use buf::{Burst, Frame};
 use engine::{Armed, OffloadCapabilities, RxQueue, RxReport, TxQueue, TxReport};
 use ports::vhost::{VhostRx, VhostTx};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// The queue pair that a worker polls at this moment; clones share it.
+/// What a worker polls: the queue pair at this moment, and how many bursts it found. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Polled(Arc<AtomicUsize>);
+pub struct Polled(Arc<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    pair: AtomicUsize,
+    bursts: AtomicU64,
+}
 
 impl Polled {
     /// The pair.
     #[must_use]
     pub fn get(&self) -> usize {
-        self.0.load(Relaxed)
+        self.0.pair.load(Relaxed)
+    }
+
+    /// Polls that found packets since this was last asked.
+    #[must_use]
+    pub fn take_bursts(&self) -> u64 {
+        self.0.bursts.swap(0, Relaxed)
     }
 }
 
@@ -53,11 +65,14 @@ impl SimTx {
 
 impl RxQueue for SimRx {
     fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
-        self.polled.0.store(self.pair, Relaxed);
-        match &mut self.mischief {
+        self.polled.0.pair.store(self.pair, Relaxed);
+        let polled = &self.polled.0;
+        let report = match &mut self.mischief {
             None => self.real.poll(burst),
             Some(mischief) => mischief.poll(&mut self.real, burst),
-        }
+        };
+        polled.bursts.fetch_add(u64::from(!burst.is_empty()), Relaxed);
+        report
     }
 
     fn complete(&mut self) {

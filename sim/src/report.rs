@@ -1,6 +1,7 @@
 //! Tables of what a set of seeds reached.
 
 use crate::faults::Fault;
+use crate::guest::hostile::Case;
 use crate::guest::stack::Achieved;
 use crate::scene::Stats;
 use engine::DropReason;
@@ -28,11 +29,14 @@ pub const EDGES: &[&str] = &[
     "kicks lost",
     "interrupts",
     "handshakes",
-    "port added",
-    "port removed",
+    "refused by a session",
+    "port added (L-16)",
+    "port removed (L-15)",
     "port shut down or opened",
     "addresses changed",
-    "allowed addresses changed",
+    "allowed addresses changed (L-12)",
+    "interrupt pending when stopped (L-02)",
+    "queues restarted with buffers out (L-11)",
 ];
 
 /// Everything that is to be reached, with how often it was: kind, name, count.
@@ -44,8 +48,11 @@ pub fn rows(stats: &Stats) -> Vec<(&'static str, &'static str, u64)> {
     let faults = Fault::ALL
         .iter()
         .map(|fault| ("fault", fault.name(), stats.faults.get(fault.name()).copied().unwrap_or(0)));
+    let cases = Case::ALL
+        .iter()
+        .map(|case| ("case", case.name(), stats.cases.get(case.name()).copied().unwrap_or(0)));
     let edges = EDGES.iter().map(|edge| ("edge", *edge, stats.edges.get(edge).copied().unwrap_or(0)));
-    drops.chain(faults).chain(edges).collect()
+    drops.chain(faults).chain(cases).chain(edges).collect()
 }
 
 /// What was reached too seldom.
@@ -66,7 +73,7 @@ pub fn table(stats: &Stats, achieved: &Achieved, seeds: u64) -> String {
     );
     for (kind, name, count) in rows(stats) {
         let mark = if count < REACHED { "  below 100" } else { "" };
-        let _ = writeln!(text, "  {kind:<6} {name:<28} {count:>10}{mark}");
+        let _ = writeln!(text, "  {kind:<6} {name:<44} {count:>10}{mark}");
     }
     text
 }

@@ -5,6 +5,7 @@ use super::steering::{self, Steering};
 use super::{Checked, Violation};
 use crate::network::Network;
 use crate::queues::Polled;
+use crate::trace::hash;
 use buf::{Checksum, Frame, Offload, SegmentKind};
 use engine::{DropReason, Observer, Output, PortIndex};
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ pub enum Seen {
         pair: usize,
         /// Hash of its bytes.
         key: u64,
+        /// Hash of them and of what its sender asked for.
+        ident: u64,
         /// Its bytes, if its port's guest is hostile: nobody else knows what it sent.
         bytes: Option<(NetHeader, Vec<u8>)>,
     },
@@ -32,6 +35,8 @@ pub enum Seen {
         output: Output,
         /// Hash of its bytes.
         key: u64,
+        /// As when it was taken, unless it was changed since.
+        ident: u64,
         /// The slot of its conversation ([`steering`]).
         slot: usize,
     },
@@ -58,20 +63,24 @@ pub struct Watch {
 impl Observer for Watch {
     fn received(&mut self, port: PortIndex, frame: &Frame<'_, '_>) {
         let bytes = frame.to_vec();
-        let key = crate::trace::hash(&bytes);
+        let (key, ident) = (hash(&bytes), ident(&bytes, frame.offload));
         let bytes = self.hostile.contains(&port).then(|| (header_of(frame.offload), bytes));
-        self.seen.push(Seen::Received { port, pair: self.polled.get(), key, bytes });
+        self.seen.push(Seen::Received { port, pair: self.polled.get(), key, ident, bytes });
     }
 
     fn forwarded(&mut self, port: PortIndex, output: Output, frame: &Frame<'_, '_>) {
         let bytes = frame.to_vec();
-        let (key, slot) = (crate::trace::hash(&bytes), steering::slot(&bytes));
-        self.seen.push(Seen::Forwarded { port, output, key, slot });
+        let (key, slot, ident) = (hash(&bytes), steering::slot(&bytes), ident(&bytes, frame.offload));
+        self.seen.push(Seen::Forwarded { port, output, key, ident, slot });
     }
 
     fn dropped(&mut self, port: PortIndex, reason: DropReason) {
         self.seen.push(Seen::Dropped { port, reason });
     }
+}
+
+fn ident(bytes: &[u8], offload: Offload) -> u64 {
+    hash(&[&header_of(offload).encode(), bytes].concat())
 }
 
 /// The header that asks for `offload`.
@@ -111,7 +120,7 @@ struct Tally {
 #[derive(Debug, Default)]
 struct Batch {
     pair: usize,
-    /// Hash and number in the ledger; taken out when it is forwarded.
+    /// Identity and number in the ledger; taken out when it is forwarded.
     frames: Vec<(u64, usize)>,
     decided: bool,
 }
@@ -138,18 +147,18 @@ pub fn check(seen: Vec<Seen>, checks: &mut Checks<'_>) -> Checked {
     let mut batch = Batch::default();
     for seen in seen {
         match seen {
-            Seen::Received { port, pair, key, bytes } => {
+            Seen::Received { port, pair, key, ident, bytes } => {
                 if std::mem::take(&mut batch.decided) {
                     batch.frames.clear();
                 }
                 batch.pair = pair;
                 let entry = checks.take(port, key, bytes, tallies.entry(port).or_default())?;
-                batch.frames.push((key, entry));
+                batch.frames.push((ident, entry));
             }
-            Seen::Forwarded { port, output, key, slot } => {
+            Seen::Forwarded { port, output, ident, slot, .. } => {
                 batch.decided = true;
                 tallies.entry(port).or_default().forwarded += 1;
-                let at = batch.frames.iter().position(|(other, _)| *other == key);
+                let at = batch.frames.iter().position(|(other, _)| *other == ident);
                 let entry = at.map(|at| batch.frames.remove(at).1);
                 checks.steering.sent(port, slot, batch.pair);
                 checks.forward(port, output, entry, slot)?;

@@ -1,5 +1,6 @@
 //! A guest: what it does each time it gets the processor.
 
+use super::hostile::Case;
 use super::judge::judge;
 use super::nic::{Nic, NicError, Received};
 use super::stack::Stack;
@@ -45,6 +46,8 @@ pub struct Acted {
     pub busy: bool,
     /// It resets its device.
     pub resets: bool,
+    /// What it did to its rings.
+    pub attacks: Vec<Case>,
 }
 
 /// See the module's documentation.
@@ -229,7 +232,7 @@ impl Guest {
         sent
     }
 
-    /// Whether a ring still holds something the switch has to take.
+    /// Whether a transmit ring holds buffers that have not come back.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.nic.as_ref().is_some_and(|nic| nic.pairs.iter().any(|pair| pair.tx.queue.in_flight() > 0))

@@ -22,7 +22,7 @@ impl Guest {
         let Some(nic) = self.nic.as_mut().filter(|_| !self.quiet) else { return };
         if self.random.chance(300) {
             for _ in 0..1 + self.random.below(4) {
-                attack(nic, &mut self.random);
+                acted.attacks.extend(attack(nic, &mut self.random));
             }
         }
         acted.kicks =

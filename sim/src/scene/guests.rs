@@ -19,6 +19,7 @@ impl Scene {
     /// A checker found something.
     pub fn guest_turn(&mut self, guest: usize) -> Checked {
         self.stats.steps += 1;
+        self.plugs[guest].interrupted = false;
         if self.tampered[guest] {
             self.again_guest(guest, 100_000);
             return Ok(());
@@ -64,6 +65,7 @@ impl Scene {
                 self.stats.edge("received, cut", 1);
             }
         }
+        acted.attacks.iter().for_each(|case| self.stats.case(*case));
         if acted.resets {
             self.resets.push(guest);
         }

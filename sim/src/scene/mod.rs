@@ -60,6 +60,8 @@ pub struct Plug {
     pub interrupts: Vec<Counter>,
     /// Interrupts the guest has noticed.
     heard: u64,
+    /// It has not had a turn since the last.
+    pub interrupted: bool,
     /// Kicks that will be lost.
     pub lost_kicks: u32,
 }

@@ -1,5 +1,6 @@
 //! Numbers of a run.
 
+use crate::guest::hostile::Case;
 use engine::DropReason;
 use std::collections::BTreeMap;
 
@@ -14,6 +15,8 @@ pub struct Stats {
     pub drops: BTreeMap<DropReason, u64>,
     /// Faults by name.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Hostile cases by name.
+    pub cases: BTreeMap<&'static str, u64>,
     /// Edges of the pipeline by name.
     pub edges: BTreeMap<&'static str, u64>,
 }
@@ -22,6 +25,11 @@ impl Stats {
     /// Counts a fault.
     pub fn fault(&mut self, name: &'static str) {
         *self.faults.entry(name).or_default() += 1;
+    }
+
+    /// Counts a hostile case.
+    pub fn case(&mut self, case: Case) {
+        *self.cases.entry(case.name()).or_default() += 1;
     }
 
     /// Counts packets that took an edge.
@@ -35,6 +43,7 @@ impl Stats {
         self.packets += other.packets;
         other.drops.iter().for_each(|(reason, count)| *self.drops.entry(*reason).or_default() += count);
         other.faults.iter().for_each(|(name, count)| *self.faults.entry(name).or_default() += count);
+        other.cases.iter().for_each(|(name, count)| *self.cases.entry(name).or_default() += count);
         other.edges.iter().for_each(|(name, count)| *self.edges.entry(name).or_default() += count);
     }
 }

@@ -77,7 +77,7 @@ impl Scene {
         let now = self.now.saturating_add_signed(seat.skew);
         let progress = seat.worker.step(now, &mut seat.clock, &mut watch);
         self.broken.extend(seat.worker.take_faults());
-        let took = cost::of_step(&progress);
+        let took = cost::of_step(&progress, self.polled.take_bursts());
         seat.clock.0 += took;
         self.stats.steps += 1;
         self.stats.packets += u64::from(progress.packets);
@@ -150,7 +150,7 @@ impl Scene {
             let plug = &mut self.plugs[guest];
             let raised = plug.interrupts.iter().map(Counter::count).sum();
             if raised > plug.heard {
-                plug.heard = raised;
+                (plug.heard, plug.interrupted) = (raised, true);
                 self.stats.edge("interrupts", 1);
                 self.again_guest(guest, cost::WAKE_NS);
             }

@@ -146,6 +146,9 @@ impl World {
     /// A checker found something.
     pub fn unplug(&mut self, guest: usize) -> anyhow::Result<()> {
         if let (Some(index), Some(attached)) = (self.scene.plugs[guest].port, self.attached[guest].take()) {
+            if self.scene.plugs[guest].interrupted {
+                self.scene.stats.edge("interrupt pending when stopped (L-02)", 1);
+            }
             let queues = self.options.guests[guest].nic.pairs * 2;
             if let Some(mut front) = attached.front {
                 if self.random.chance(500) {
@@ -184,6 +187,9 @@ impl World {
             return Ok(());
         }
         let memory = Arc::clone(&attached.memory);
+        if self.scene.guests[guest].has_unsent() {
+            self.scene.stats.edge("queues restarted with buffers out (L-11)", 1);
+        }
         let mut interrupts = Vec::new();
         for pair in 0..self.options.guests[guest].nic.pairs {
             let stopped = (self.stop_queue(index, 2 * pair), self.stop_queue(index, 2 * pair + 1));

@@ -3,7 +3,8 @@
 use super::queues::regions;
 use super::{Attached, World};
 use crate::check::Violation;
-use crate::frontend::{Call, FrontEnd, Message, handshake};
+use crate::frontend::{Call, FrontEnd, Message, break_rule, handshake};
+use crate::guest::hostile::Case;
 use crate::queues::{SimRx, SimTx};
 use engine::PortIndex;
 use guest_mem::RegionSpec;
@@ -52,6 +53,9 @@ impl World {
                     front.device.queue_stopped(queue, base.unwrap_or(0));
                 }
                 DeviceEvent::Closed { .. } => over = true,
+                DeviceEvent::Refused { .. } if front.breaks_rules => {
+                    self.scene.stats.edge("refused by a session", 1);
+                }
                 DeviceEvent::Refused { refusal, detail } => {
                     let what = format!("guest {guest}: {refusal} {}", detail.unwrap_or_default());
                     return Err(Violation::new("handshake", what).into());
@@ -60,6 +64,62 @@ impl World {
             }
         }
         Ok(over)
+    }
+
+    /// A front end that breaks the rule of `case`: none of its queues may run. The guest is not attached.
+    ///
+    /// # Errors
+    ///
+    /// One does.
+    pub fn break_handshake(&mut self, guest: usize, case: Case) -> anyhow::Result<()> {
+        let Some((mut front, mut messages)) = self.call_on(guest)? else { return Ok(()) };
+        front.breaks_rules = true;
+        break_rule(&mut messages, case)?;
+        let mut over = false;
+        for message in &messages {
+            if !over {
+                front.send(message, usize::MAX)?;
+                over = self.hear(guest, &mut front)?;
+            }
+        }
+        if !self.scene.plugs[guest].interrupts.is_empty() || self.has_queue(guest) {
+            let what = format!("guest {guest}: {}: a queue runs", case.name());
+            return Err(Violation::new("handshake", what).into());
+        }
+        self.scene.stats.case(case);
+        self.abandon(guest, front, over)
+    }
+
+    /// A new session with a guest's VMM, and all that it is going to say.
+    /// Nothing if its driver is off.
+    fn call_on(&self, guest: usize) -> anyhow::Result<Option<(FrontEnd, Vec<Message>)>> {
+        let Some(nic) = self.scene.guests[guest].nic.as_ref() else { return Ok(None) };
+        let config = self.session_config(guest);
+        let front = FrontEnd::connect(config.clone())?;
+        let regions = regions(nic, self.options.guests[guest].regions)?;
+        Ok(Some((front, handshake(nic, regions, &config)?)))
+    }
+
+    fn has_queue(&self, guest: usize) -> bool {
+        let Some(index) = self.scene.plugs[guest].port else { return false };
+        (0..self.options.guests[guest].nic.pairs).any(|pair| {
+            let rx = self.control.with_rx(index, pair, |_| ());
+            rx.or(self.control.with_tx(index, pair, |_| ())).is_some()
+        })
+    }
+
+    /// The front end goes away: the session must end, unless it is over, and leave no queue behind.
+    fn abandon(&mut self, guest: usize, mut front: FrontEnd, over: bool) -> anyhow::Result<()> {
+        self.gone.push(Arc::downgrade(front.device.memory()));
+        front.hang_up();
+        let closed = self.hear(guest, &mut front)? || over;
+        self.scene.plug_in(guest, Vec::new());
+        if closed && !self.has_queue(guest) {
+            self.scene.drain(guest)?;
+            return Ok(());
+        }
+        let what = format!("guest {guest}: the session goes on although its front end is gone");
+        Err(Violation::new("handshake", what).into())
     }
 
     pub(super) fn start_queue(&mut self, guest: usize, index: PortIndex, ready: ReadyQueue) {
@@ -100,10 +160,7 @@ impl World {
         guest: usize,
         cut: impl FnOnce(usize) -> usize,
     ) -> anyhow::Result<usize> {
-        let config = self.session_config(guest);
-        let mut front = FrontEnd::connect(config.clone())?;
-        let Some(nic) = &self.scene.guests[guest].nic else { return Ok(0) };
-        let messages = handshake(nic, regions(nic, self.options.guests[guest].regions)?, &config)?;
+        let Some((mut front, messages)) = self.call_on(guest)? else { return Ok(0) };
         let total: usize = messages.iter().map(Message::len).sum();
         let mut left = cut(total);
         for message in &messages {
@@ -111,22 +168,7 @@ impl World {
             self.hear(guest, &mut front)?;
             left = left.saturating_sub(message.len());
         }
-        self.gone.push(Arc::downgrade(front.device.memory()));
-        front.hang_up();
-        let over = self.hear(guest, &mut front)?;
-        self.scene.plug_in(guest, Vec::new());
-        let port = self.scene.plugs[guest].port;
-        let left_behind = (0..self.options.guests[guest].nic.pairs).any(|pair| {
-            let of = |index| {
-                self.control.with_rx(index, pair, |_| ()).or(self.control.with_tx(index, pair, |_| ()))
-            };
-            port.and_then(of).is_some()
-        });
-        if over && !left_behind {
-            self.scene.drain(guest)?;
-            return Ok(total);
-        }
-        let what = format!("guest {guest}: the session goes on although its front end is gone");
-        Err(Violation::new("handshake", what).into())
+        self.abandon(guest, front, false)?;
+        Ok(total)
     }
 }
