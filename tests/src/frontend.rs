@@ -28,6 +28,7 @@ const RING: u16 = 256;
 /// Of a virtio-net packet without offloads: Ethernet's MTU, its header, one VLAN tag.
 const PACKET: u32 = 1518;
 const HEADER: u32 = 12;
+const POISON: u8 = 0x5a;
 /// Between two looks at an empty ring.
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -40,6 +41,8 @@ pub struct Frontend {
     kicks: [EventFd; 2],
     _calls: [EventFd; 2],
     features: u64,
+    /// Memory that no ring or buffer uses: first guest address and bytes.
+    spare: (u64, usize),
 }
 
 impl fmt::Debug for Frontend {
@@ -81,13 +84,15 @@ impl Frontend {
         };
         let tx = TxQueue::new(&memory, &mut arena, tx_queue, tx)?;
         rx.refill(RING.into());
+        let spare = usize::try_from(arena.left())?;
+        let spare = (arena.allocate(spare, 1)?, spare);
         for index in 0..2 {
             session
                 .set_vring_enable(index, true)
                 .with_context(|| format!("SET_VRING_ENABLE of ring {index}"))?;
         }
         kicks[0].write(1).context("kick")?;
-        Ok(Self { session, memory, rx, tx, kicks, _calls: calls, features })
+        Ok(Self { session, memory, rx, tx, kicks, _calls: calls, features, spare })
     }
 
     /// [`Frontend::attach`], tried again until the port takes it.
@@ -115,6 +120,23 @@ impl Frontend {
     /// The session, to send messages of one's own.
     pub fn session(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// Fill the memory that no ring or buffer uses with a pattern.
+    ///
+    /// # Errors
+    /// None that memory of our own can have.
+    pub fn poison(&self) -> Result<()> {
+        Ok(self.memory.fill(self.spare.0, self.spare.1, POISON)?)
+    }
+
+    /// Whether the pattern of [`Frontend::poison`] is as it was.
+    ///
+    /// # Errors
+    /// None that memory of our own can have.
+    pub fn is_whole(&self) -> Result<bool> {
+        let bytes = self.memory.read_vec(self.spare.0, self.spare.1)?;
+        Ok(!bytes.is_empty() && bytes.iter().all(|byte| *byte == POISON))
     }
 
     /// Send one packet.

@@ -3,6 +3,7 @@
 //! - [`image`] makes the kernel and the initramfs of a guest, once per checkout, in `target/guest`.
 //! - [`guest`] boots QEMU with them under software emulation and talks to the agent inside, [`qmp`] to QEMU itself.
 //! - [`frontend`] is a guest without QEMU: crates.io's front end, our driver, a packet at a time.
+//! - [`hostile`] is front ends and guests that break rules, and the judgement of what comes of it.
 //! - [`testpmd`] runs DPDK's test application: as a foreign switch to compare with, or as a foreign guest.
 //! - [`daemon`] runs `towpathd` and asks it through `towpath`; [`manifests`] writes what it is told.
 //! - [`process`] is what they stand on: a child that cannot outlive its test.
@@ -14,6 +15,7 @@ pub mod agent;
 pub mod daemon;
 pub mod frontend;
 pub mod guest;
+pub mod hostile;
 pub mod image;
 pub mod interrupt;
 pub mod manifests;

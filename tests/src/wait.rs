@@ -14,7 +14,20 @@ const INTERVAL: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// What `probe` failed with, or that `what` did not happen in time.
-pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, limit: Duration, probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_every(INTERVAL, what, limit, probe)
+}
+
+/// [`until`] with `interval` between two looks, for what happens sooner.
+///
+/// # Errors
+/// As [`until`].
+pub fn until_every<T>(
+    interval: Duration,
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let begin = Instant::now();
     loop {
         interrupt::check()?;
@@ -24,6 +37,6 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<O
         if begin.elapsed() > limit {
             bail!("waited {} s for {what}", limit.as_secs_f32());
         }
-        thread::sleep(INTERVAL);
+        thread::sleep(interval);
     }
 }

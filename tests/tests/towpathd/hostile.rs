@@ -1,7 +1,5 @@
-//! Front ends that misbehave, against the real process. The whole matrix runs in the crates' own tests and the simulator; here each
-//! case meets the oracle of a real process: it lives, its bystanders lose nothing, its descriptors and threads return.
+//! Front ends that hang up in the middle of a handshake, and those that come second. All other hostile cases: `tests/tests/hostile`.
 
-use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,28 +8,11 @@ use std::thread;
 
 use anyhow::{Context, ensure};
 use towpath_tests::frontend::ping_pong;
+use towpath_tests::hostile::stage::Holdings;
 use towpath_tests::manifests::Port;
 use towpath_tests::{Result, wait};
 
 use crate::{LIMIT, Setting};
-
-/// What a process holds on to.
-#[derive(Debug, PartialEq, Eq)]
-struct Holdings {
-    descriptors: usize,
-    threads: usize,
-    maps: usize,
-}
-
-fn holdings(process: u32) -> Result<Holdings> {
-    let count = |what: &str| -> Result<usize> {
-        let folder = format!("/proc/{process}/{what}");
-        Ok(fs::read_dir(&folder).with_context(|| format!("read {folder}"))?.count())
-    };
-    let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
-    let maps = maps.lines().filter(|l| l.contains("memfd:")).count();
-    Ok(Holdings { descriptors: count("fd")?, threads: count("task")?, maps })
-}
 
 /// Exchange packets between two ports until told to stop; every one must arrive. Returns how many.
 fn bystand(setting: &Setting<4>, stop: &AtomicBool) -> Result<u32> {
@@ -110,17 +91,15 @@ fn attack(setting: &Setting<4>, port: &Port, process: u32) -> Result<()> {
     for port in &setting.ports[2..] {
         setting.daemon.until_phase(&port.name, "Forwarding")?;
     }
-    let before = holdings(process)?;
+    let before = Holdings::of(process)?;
     let bytes = handshake();
     for length in 0..=bytes.len() {
         hang_up_after(&port.socket, &bytes[..length])?;
     }
-    // Connections of the command line may have been among what it held before.
-    let let_go = |now: &Holdings| {
-        now.descriptors <= before.descriptors && now.threads <= before.threads && now.maps <= before.maps
-    };
-    wait::until("the daemon to let go of everything", LIMIT, || Ok(let_go(&holdings(process)?).then_some(())))
-        .with_context(|| format!("{before:?} before, {:?} after", holdings(process)))
+    wait::until("the daemon to let go of everything", LIMIT, || {
+        Ok(Holdings::of(process)?.within(&before).then_some(()))
+    })
+    .with_context(|| format!("{before:?} before, {:?} after", Holdings::of(process)))
 }
 
 #[test]
