@@ -2,8 +2,9 @@
 //!
 //! - `arrows`: which of our crates may import which (one table), read from `cargo metadata`.
 //! - `unsafety`: `unsafe` only in the crates named for it, each with its "Safety boundary" chapter; SAFETY comments that say something.
-//! - `source`: module docs, lengths of files and functions, leftovers, paths of one machine.
+//! - `source`: module docs, lengths of files, leftovers, paths of one machine.
 //! - `licences`: every dependency's licence is one that `deny.toml` allows; every dependency comes from crates.io.
+//! - `functions`: none longer than a screen, with a list of exceptions.
 //! - `documents`: relative links in Markdown files lead somewhere.
 //!
 //! None of them needs anything but cargo and the checkout.
@@ -12,6 +13,7 @@
 
 mod arrows;
 mod documents;
+mod functions;
 mod licences;
 mod source;
 mod tree;
