@@ -36,6 +36,8 @@ pub(super) struct Calibration {
     pub(super) round_trip_ns: Vec<(Distance, Summary)>,
     /// One thread's copy bandwidth, GB/s, in pieces of 64, 1,514 and 64,294 bytes.
     pub(super) copy_gigabytes_per_second: [Option<Summary>; 3],
+    /// Copy bandwidth for a guest on the other core that writes and reads all bytes, GB/s, in pieces of 64,294 bytes.
+    pub(super) copy_between_gigabytes_per_second: Vec<(Distance, Summary)>,
     /// Samples thrown away.
     pub(super) rejected_samples: Rejected,
 }
@@ -257,8 +259,13 @@ fn calibration(sampler: &Sampler) -> Calibration {
         let of = sampler.samples.iter().filter(|s| s.distance == distance).map(|s| s.round_trip_ns);
         Some((distance, Summary::of(of)?))
     });
+    let between = DISTANCES.iter().filter_map(|&distance| {
+        let of = sampler.samples.iter().filter(|s| s.distance == distance);
+        Some((distance, Summary::of(of.filter_map(|s| s.copy_between_gigabytes))?))
+    });
     let copies = &sampler.copies;
     Calibration {
+        copy_between_gigabytes_per_second: between.collect(),
         round_trip_ns: round_trips.collect(),
         copy_gigabytes_per_second: [
             Summary::of(copies.iter().map(|c| c.b64)),
@@ -325,6 +332,9 @@ fn header(out: &mut String, results: &Results) -> std::fmt::Result {
         if let Some(copy) = copy {
             writeln!(out, "one-thread copy, {piece}: {} GB/s", copy.text(1))?;
         }
+    }
+    for (distance, copy) in &c.copy_between_gigabytes_per_second {
+        writeln!(out, "copy for a guest on the other core, 64 KB, {distance}: {} GB/s", copy.text(1))?;
     }
     writeln!(
         out,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     attach::{AttachConfig, Role},
-    calibrate::{CopyBandwidth, copy_bandwidth},
+    calibrate::{CopyBandwidth, copy_bandwidth, copy_between},
     clock::Clock,
     frame::Endpoint,
     generator::{Generator, LatencySummary, Load, Rate, Report},
@@ -63,6 +63,8 @@ pub(super) struct Sample {
     pub(super) rate: Option<f64>,
     /// Copy bandwidth for 64 KB pieces, GB/s, measured right before (TSO rows).
     pub(super) copy_gigabytes: Option<f64>,
+    /// The same for a guest on the other core that writes and reads all bytes.
+    pub(super) copy_between_gigabytes: Option<f64>,
     /// Share of the time the worker or the generator waited for its core.
     pub(super) contention: f64,
 }
@@ -76,7 +78,7 @@ struct Measured {
     contention: f64,
     cycles_per_packet: Option<f64>,
     rate: Option<f64>,
-    copy_gigabytes: Option<f64>,
+    copies: Option<(f64, f64)>,
 }
 
 /// Samples thrown away.
@@ -318,7 +320,7 @@ impl Sampler {
             contention: share,
             cycles_per_packet: None,
             rate: None,
-            copy_gigabytes: None,
+            copies: None,
         };
         self.judge((before, after), measured);
         Ok(())
@@ -337,10 +339,12 @@ impl Sampler {
             self.last_probe = Some(before);
             return Ok(());
         };
-        let copy = if row.kind == Kind::Tso {
-            Some(copy_bandwidth(self.worker_core, Duration::from_millis(20))?.b64k)
-        } else {
-            None
+        let copies = match row.kind {
+            Kind::Tso => {
+                let between = copy_between(self.core, self.worker_core, Duration::from_millis(40))?;
+                Some((copy_bandwidth(self.worker_core, Duration::from_millis(20))?.b64k, between))
+            }
+            _ => None,
         };
         let load = load(row, rate, true);
         switch.check()?;
@@ -373,7 +377,7 @@ impl Sampler {
             contention,
             cycles_per_packet: work.cycles_per_packet(),
             rate,
-            copy_gigabytes: copy,
+            copies,
         };
         self.judge((before, after), measured);
         Ok(())
@@ -426,7 +430,8 @@ impl Sampler {
             lost: report.received.lost,
             corrupt: report.received.corrupt,
             rate: m.rate,
-            copy_gigabytes: m.copy_gigabytes,
+            copy_gigabytes: m.copies.map(|copies| copies.0),
+            copy_between_gigabytes: m.copies.map(|copies| copies.1),
             contention: m.contention,
         });
     }
