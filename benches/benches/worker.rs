@@ -1,5 +1,5 @@
 //! What one packet costs the whole worker, `Worker::step` from ring to ring, in TSC cycles, with everything in one core's
-//! caches.
+//! caches. `csum`: each frame asks for its checksum, and its receiver takes it so, as between two Linux guests.
 //!
 //! `cargo bench -p towpath-bench`. Only the step is timed; guests run between steps on the same core. Bursts of 32. What
 //! the distance between two cores adds shows `towpath-bench inproc`; stages and rings alone have benches in their crates.
@@ -70,20 +70,24 @@ impl ValueFormatter for Cycles {
 fn worker(criterion: &mut Criterion<Cycles>) {
     let mut group = criterion.benchmark_group("worker");
     for (name, layout) in [("split", RingLayout::Split), ("packed", RingLayout::Packed)] {
-        for (size, burst) in [("64", 32), ("64", 8), ("1518", 32), ("64K", 8)] {
+        let rows = [("64", 32, ""), ("64", 8, ""), ("1518", 32, ""), ("1518", 32, "/csum"), ("64K", 8, "")];
+        for (size, burst, extra) in rows {
             group.throughput(Throughput::Elements(burst as u64));
             let sizes: towpath_bench::frame::Sizes = size.parse().unwrap();
             let config = AttachConfig {
                 layout,
                 ring_size: 256,
                 longest: sizes.longest(),
-                offloads: sizes.tso(),
+                offloads: sizes.tso() || !extra.is_empty(),
                 huge_pages: true,
             };
             let Host { control: _control, mut worker, guests } = host(&config).unwrap();
             let mut guests: Vec<_> =
                 guests.into_iter().zip(0u8..).map(|(g, i)| MinimalGuest::new(g, i, &sizes, 64)).collect();
-            let id = BenchmarkId::new(format!("{name}/{size}"), format!("bursts of {burst}"));
+            if !extra.is_empty() {
+                guests = guests.into_iter().map(MinimalGuest::with_checksums).collect();
+            }
+            let id = BenchmarkId::new(format!("{name}/{size}{extra}"), format!("bursts of {burst}"));
             group.bench_function(id, |bencher| {
                 bencher.iter_custom(|bursts| {
                     let mut cycles = 0;

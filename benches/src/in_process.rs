@@ -168,6 +168,7 @@ pub struct MinimalGuest {
     sender: Sender,
     len: u32,
     header: NetHeader,
+    partial_checksums: bool,
     filled: bool,
     /// Frames received.
     pub received: u64,
@@ -179,7 +180,16 @@ impl MinimalGuest {
     pub fn new(guest: LocalGuest, index: u8, sizes: &Sizes, flows: u32) -> Self {
         let (me, peer) = (Endpoint::numbered(index), Endpoint::numbered(index ^ 1));
         let sender = Sender::new(me, peer, sizes, flows, index % 2 == 1, 0);
-        Self { guest, sender, len: sizes.longest(), header: NetHeader::default(), filled: false, received: 0 }
+        let (len, header) = (sizes.longest(), NetHeader::default());
+        Self { guest, sender, len, header, partial_checksums: false, filled: false, received: 0 }
+    }
+
+    /// Asks for the UDP checksum of each frame to be completed, as Linux does for what it sends itself. Before anything is sent, and only
+    /// with [`AttachConfig::offloads`].
+    #[must_use]
+    pub fn with_checksums(mut self) -> Self {
+        self.partial_checksums = true;
+        self
     }
 
     /// Adds up to `count` frames; returns how many.
@@ -196,6 +206,9 @@ impl MinimalGuest {
                 let Some(slot) = tx.ahead(ahead) else { break };
                 let written = self.sender.write(memory, slot.address, 0).map_err(|error| broken(&error))?;
                 (self.header, self.len) = written;
+            }
+            if self.partial_checksums {
+                self.header = NetHeader { needs_csum: true, csum_start: 34, csum_offset: 6, ..self.header };
             }
             self.filled = true;
         }

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use buf::{ExtentMut, Frame, FrameReader, Offload};
+use buf::{ExtentMut, Frame, FrameReader};
 use guest_mem::{DirtyLog, GuestMemory, RegionCache, Translator};
 
 use crate::chain::{Direction, Piece, Scratch, WORK_LIMIT, Walk};
@@ -213,10 +213,15 @@ impl Giver {
         Ok(Some((Target::nowhere(error), used)))
     }
 
-    /// Copies frames that ask for nothing, each behind `header`, into plain chains already reserved, as long as each fits the next; how
-    /// many frames and bytes. See `DeviceRing::give_plain`.
+    /// Copies frames, each behind its header, into plain chains already reserved, as long as each fits the next; how many frames and
+    /// bytes. See `DeviceRing::give_run`.
     #[inline(always)]
-    pub(crate) fn give_plain(&mut self, header: &[u8; 12], frames: &[Frame<'_, '_>]) -> (usize, usize) {
+    pub(crate) fn give_run(
+        &mut self,
+        frames: &[Frame<'_, '_>],
+        mut header: impl FnMut(&Frame<'_, '_>) -> [u8; 12],
+    ) -> (usize, usize) {
+        const HEADER: usize = 12;
         let targets = self.targets.get(self.filled..self.fetched).unwrap_or(&[]);
         let entries = self.used.get_mut(self.filled..self.fetched).unwrap_or(&mut []);
         let (mut given, mut bytes) = (0, 0);
@@ -226,27 +231,27 @@ impl Giver {
                 && frame.body_len() > 0
             {
                 frame.prefetch_body();
-                prefetch_write(target.host, header.len() + frame.len());
+                prefetch_write(target.host, HEADER + frame.len());
             }
             let len = frame.len();
-            let total = header.len() + len;
-            if total > target.plain as usize || frame.offload != Offload::NONE {
+            let total = HEADER + len;
+            if total > target.plain as usize {
                 break;
             }
             // SAFETY: the target lies in a mapping of the ring's memory, which its owner keeps while this chain is reserved, and has at
             // least `total` bytes.
             let (mut head, rest) = unsafe {
                 let start = target.host.as_ptr();
-                (ExtentMut::new(start, header.len()), ExtentMut::new(start.add(header.len()), len))
+                (ExtentMut::new(start, HEADER), ExtentMut::new(start.add(HEADER), len))
             };
-            head.write(header);
+            head.write(&header(frame));
             frame.copy_whole(rest);
             *used = used.written(total as u32);
             given += 1;
             bytes += total;
         }
         self.filled += given;
-        (given, bytes - given * header.len())
+        (given, bytes - given * HEADER)
     }
 
     /// Copies `header` and `frame` into the next chain or, mergeable, chains. See `DeviceRing::give`.

@@ -51,10 +51,14 @@ pub trait DeviceRing {
     /// [`RingError`] when the ring is broken: no further call succeeds.
     fn reserve(&mut self, count: usize) -> Result<usize, RingError>;
 
-    /// Copies frames that ask for nothing into reserved buffers, one each, with the virtio-net header `header` before each; ends before the
-    /// first that needs more than that (which [`give`](Self::give) does). Returns how many frames and how many bytes of frames. For rings whose header has 12 bytes; gives nothing
-    /// otherwise. The guest sees them after [`publish`](Self::publish).
-    fn give_plain(&mut self, header: &[u8; 12], frames: &[Frame<'_, '_>]) -> (usize, usize);
+    /// Copies frames into reserved buffers, one each, as long as each fits the next (what does not, [`give`](Self::give) puts into
+    /// several); the virtio-net header of each is `header` of it, with `num_buffers` 1. Returns how many frames and how many bytes of
+    /// frames. For rings whose header has 12 bytes; gives nothing otherwise. The guest sees them after [`publish`](Self::publish).
+    fn give_run(
+        &mut self,
+        frames: &[Frame<'_, '_>],
+        header: impl FnMut(&Frame<'_, '_>) -> [u8; 12],
+    ) -> (usize, usize);
 
     /// Copies `header` (of the ring's header length) and `frame` into the next buffer, or with mergeable buffers into as many as it
     /// takes; then `num_buffers` in the header is set, otherwise it stays as passed (1 in a virtio 1 header). The guest sees it after [`publish`](Self::publish).
@@ -216,12 +220,16 @@ impl<L: Layout> DeviceRing for Queue<L> {
     }
 
     #[inline(always)]
-    fn give_plain(&mut self, header: &[u8; 12], frames: &[Frame<'_, '_>]) -> (usize, usize) {
+    fn give_run(
+        &mut self,
+        frames: &[Frame<'_, '_>],
+        header: impl FnMut(&Frame<'_, '_>) -> [u8; 12],
+    ) -> (usize, usize) {
         // What is written is marked one by one in the other way.
-        if self.log.is_some() || self.taker.header_len != header.len() {
+        if self.log.is_some() || self.taker.header_len != 12 {
             return (0, 0);
         }
-        self.giver.give_plain(header, frames)
+        self.giver.give_run(frames, header)
     }
 
     #[inline]
@@ -367,8 +375,12 @@ impl DeviceRing for Ring {
     }
 
     #[inline(always)]
-    fn give_plain(&mut self, header: &[u8; 12], frames: &[Frame<'_, '_>]) -> (usize, usize) {
-        either!(self, queue => queue.give_plain(header, frames))
+    fn give_run(
+        &mut self,
+        frames: &[Frame<'_, '_>],
+        header: impl FnMut(&Frame<'_, '_>) -> [u8; 12],
+    ) -> (usize, usize) {
+        either!(self, queue => queue.give_run(frames, header))
     }
 
     #[inline]

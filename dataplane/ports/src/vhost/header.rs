@@ -108,8 +108,16 @@ pub(crate) fn read(header: &[u8; HEADER_LENGTH], sends: &OffloadCapabilities) ->
 }
 
 /// The header for `frame`, which asks nothing that `receives` does not cover. `num_buffers` is 1; the ring corrects it.
-#[cold]
-pub(crate) fn write(frame: &Frame<'_, '_>, receives: &OffloadCapabilities) -> [u8; HEADER_LENGTH] {
+#[inline(always)]
+pub(crate) fn of(frame: &Frame<'_, '_>, receives: &OffloadCapabilities) -> [u8; HEADER_LENGTH] {
+    match frame.offload {
+        Offload::NONE => PLAIN,
+        _ => write(frame, receives),
+    }
+}
+
+#[inline(never)]
+fn write(frame: &Frame<'_, '_>, receives: &OffloadCapabilities) -> [u8; HEADER_LENGTH] {
     let mut header = PLAIN;
     match frame.offload.checksum {
         Checksum::Partial { start, offset } if receives.checksum => {

@@ -1,7 +1,7 @@
 //! The guest's receive ring.
 
 use super::header::{self, NetFeatures};
-use buf::{Frame, Offload};
+use buf::Frame;
 use engine::{OffloadCapabilities, TxQueue, TxReport};
 use guest_mem::{DirtyLog, GuestMemory};
 use std::sync::Arc;
@@ -64,13 +64,10 @@ impl VhostTx {
 }
 
 impl VhostTx {
-    /// Sends a frame with an offload, or one that needs several buffers.
+    /// Sends a frame that needs several buffers, or when runs cannot be given.
     #[inline(never)]
     fn send_one(&mut self, frame: &Frame<'_, '_>, report: &mut TxReport) {
-        let header = match frame.offload {
-            Offload::NONE => header::PLAIN,
-            _ => header::write(frame, &self.features.receives),
-        };
+        let header = header::of(frame, &self.features.receives);
         let header = &header[..usize::from(self.features.header_length).min(header.len())];
         match self.ring.give(header, frame) {
             Ok(()) => {
@@ -95,8 +92,9 @@ impl TxQueue for VhostTx {
         // Asks for the lines of all buffers before the first is written. A ring that is broken says so in `give`.
         let _ = self.ring.reserve(frames.len());
         let mut rest = frames;
+        let receives = self.features.receives;
         loop {
-            let (given, bytes) = self.ring.give_plain(&header::PLAIN, rest);
+            let (given, bytes) = self.ring.give_run(rest, |frame| header::of(frame, &receives));
             report.sent += given as u32;
             report.bytes += bytes as u64;
             let Some((frame, others)) = rest.get(given..).and_then(|rest| rest.split_first()) else { break };
