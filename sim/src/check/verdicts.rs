@@ -39,6 +39,8 @@ pub enum Seen {
         ident: u64,
         /// The slot of its conversation ([`steering`]).
         slot: usize,
+        /// As in [`Seen::Received`].
+        bytes: Option<(NetHeader, Vec<u8>)>,
     },
     /// A frame ended.
     Dropped {
@@ -71,7 +73,8 @@ impl Observer for Watch {
     fn forwarded(&mut self, port: PortIndex, output: Output, frame: &Frame<'_, '_>) {
         let bytes = frame.to_vec();
         let (key, slot, ident) = (hash(&bytes), steering::slot(&bytes), ident(&bytes, frame.offload));
-        self.seen.push(Seen::Forwarded { port, output, key, ident, slot });
+        let bytes = self.hostile.contains(&port).then(|| (header_of(frame.offload), bytes));
+        self.seen.push(Seen::Forwarded { port, output, key, ident, slot, bytes });
     }
 
     fn dropped(&mut self, port: PortIndex, reason: DropReason) {
@@ -155,13 +158,13 @@ pub fn check(seen: Vec<Seen>, checks: &mut Checks<'_>) -> Checked {
                 let entry = checks.take(port, key, bytes, tallies.entry(port).or_default())?;
                 batch.frames.push((ident, entry));
             }
-            Seen::Forwarded { port, output, ident, slot, .. } => {
+            Seen::Forwarded { port, output, ident, slot, bytes, .. } => {
                 batch.decided = true;
                 tallies.entry(port).or_default().forwarded += 1;
                 let at = batch.frames.iter().position(|(other, _)| *other == ident);
                 let entry = at.map(|at| batch.frames.remove(at).1);
                 checks.steering.sent(port, slot, batch.pair);
-                checks.forward(port, output, entry, slot)?;
+                checks.forward(port, output, (entry, bytes), slot)?;
             }
             Seen::Dropped { port, reason } => {
                 // A refused chain is shown before the frames of its burst.
@@ -206,13 +209,22 @@ impl Checks<'_> {
         Ok(at)
     }
 
-    /// A frame of `port` goes to `output`; `entry`: its number, nothing if it is no frame of its burst any more.
-    fn forward(&mut self, port: PortIndex, output: Output, entry: Option<usize>, slot: usize) -> Checked {
+    /// A frame of `port` goes to `output`; `entry`: its number, nothing if it is no frame of its burst any more; its bytes, if its sender lies.
+    fn forward(
+        &mut self,
+        port: PortIndex,
+        output: Output,
+        (entry, bytes): (Option<usize>, Option<(NetHeader, Vec<u8>)>),
+        slot: usize,
+    ) -> Checked {
         let Some((from, _)) = (self.guest_of)(port) else { return nobody(port) };
         let Output::Port(target) = output;
         let to = (self.guest_of)(target);
         let wrong = |what: String| Err(Violation::new("verdicts", what));
-        let Some(at) = entry else {
+        // The memory of a liar may have been taken away since the frame was taken: what is left of it is another frame.
+        let torn = bytes.filter(|_| entry.is_none() && target != port);
+        let torn = torn.map(|(header, bytes)| self.ledger.torn(from, &header, &bytes, self.network.epoch));
+        let Some(at) = entry.or(torn) else {
             // Written over: an answer, which goes back.
             return match target == port {
                 true => Ok(()),

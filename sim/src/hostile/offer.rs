@@ -5,37 +5,11 @@ use crate::guest::nic::{GUEST_BASE, Nic};
 use crate::net::frame::{Fill, Flow, UDP, packet};
 use crate::world::World;
 use anyhow::Context;
+pub use virtio_driver::raw::Desc;
 use virtio_driver::raw::{
     AVAIL, INDIRECT, NEXT, PackedDescriptor, RawPacked, RawSplit, SplitDescriptor, USED,
 };
 use virtio_driver::{RingAddresses, RingLayout, Virtqueue};
-
-/// A descriptor. `next` is only for split rings; nothing: the one behind it.
-#[derive(Clone, Copy, Debug)]
-pub struct Desc {
-    /// Guest address.
-    pub address: u64,
-    /// Bytes.
-    pub len: u32,
-    /// Flags besides NEXT, which all but the last of a chain get.
-    pub flags: u16,
-    /// Where a split chain goes on.
-    pub next: Option<u16>,
-}
-
-impl Desc {
-    /// A descriptor without flags.
-    #[must_use]
-    pub fn new(address: u64, len: u32) -> Self {
-        Self { address, len, flags: 0, next: None }
-    }
-
-    /// The same with flags.
-    #[must_use]
-    pub fn with(self, flags: u16) -> Self {
-        Self { flags, ..self }
-    }
-}
 
 /// The attacker's rings, fresh.
 pub struct Offer<'w> {

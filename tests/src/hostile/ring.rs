@@ -4,45 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+pub use virtio_driver::raw::Desc;
 use virtio_driver::raw::{
     AVAIL, INDIRECT, NEXT, PackedDescriptor, RawPacked, RawSplit, SplitDescriptor, USED, WRITE,
 };
 use virtio_driver::{Arena, RingAddresses, RingLayout, SharedMemory};
 
 use crate::Result;
-
-/// A descriptor. `next` is only for split rings; nothing: the one behind it.
-#[derive(Clone, Copy, Debug)]
-pub struct Desc {
-    /// Guest address.
-    pub address: u64,
-    /// Bytes.
-    pub len: u32,
-    /// Flags besides NEXT, which all but the last of a chain get.
-    pub flags: u16,
-    /// Where a split chain goes on.
-    pub next: Option<u16>,
-}
-
-impl Desc {
-    /// A part the device reads.
-    #[must_use]
-    pub fn new(address: u64, len: u32) -> Self {
-        Self { address, len, flags: 0, next: None }
-    }
-
-    /// A part the device writes.
-    #[must_use]
-    pub fn writable(address: u64, len: u32) -> Self {
-        Self { flags: WRITE, ..Self::new(address, len) }
-    }
-
-    /// The same with other flags.
-    #[must_use]
-    pub fn with(self, flags: u16) -> Self {
-        Self { flags, ..self }
-    }
-}
 
 /// Bytes for tables.
 const TABLES: u64 = 0x2000;

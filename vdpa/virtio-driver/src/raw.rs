@@ -52,6 +52,39 @@ pub struct PackedDescriptor {
     pub flags: u16,
 }
 
+/// A descriptor of any layout. `next` is only for split rings; nothing: the one behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Desc {
+    /// Guest address.
+    pub address: u64,
+    /// Bytes.
+    pub len: u32,
+    /// Flags besides [`NEXT`], which all but the last of a chain get.
+    pub flags: u16,
+    /// Where a split chain goes on.
+    pub next: Option<u16>,
+}
+
+impl Desc {
+    /// A part the device reads.
+    #[must_use]
+    pub const fn new(address: u64, len: u32) -> Self {
+        Self { address, len, flags: 0, next: None }
+    }
+
+    /// A part the device writes.
+    #[must_use]
+    pub const fn writable(address: u64, len: u32) -> Self {
+        Self { flags: WRITE, ..Self::new(address, len) }
+    }
+
+    /// The same with other flags.
+    #[must_use]
+    pub const fn with(self, flags: u16) -> Self {
+        Self { flags, ..self }
+    }
+}
+
 /// Writes `bytes` after everything written before is visible.
 fn put(memory: &SharedMemory, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
     fence(Ordering::SeqCst);

@@ -63,6 +63,8 @@ pub struct Sent {
     pub seen: bool,
     /// Whom the switch decided to give it to, and on which of their queue pairs.
     pub decided: Option<(usize, usize)>,
+    /// What is left of a frame whose sender's memory was taken away under way: nobody knows where it was in its flow.
+    torn: bool,
     /// Its sender put the right sum where the device completes the checksum.
     sound: bool,
     /// It arrived whole.
@@ -142,6 +144,7 @@ impl Ledger {
             header: *header,
             seen: false,
             decided: None,
+            torn: false,
             sound: transport(frame).is_some_and(|transport| {
                 let at = transport.checksum_at();
                 // With padding behind the datagram the sum (to the end of the frame) is wrong whoever completes it.
@@ -197,6 +200,14 @@ impl Ledger {
         at
     }
 
+    /// The switch has a frame of `guest` that is not as it was when it was taken: its number.
+    pub fn torn(&mut self, guest: usize, header: &NetHeader, frame: &[u8], epoch: u64) -> usize {
+        let at = self.sent(guest, header, frame, Expect::Any, epoch);
+        let entry = &mut self.entries[at];
+        (entry.seen, entry.torn) = (true, true);
+        at
+    }
+
     /// The switch decided to give frame number `entry` to guest `to` on its queue pair `pair`.
     ///
     /// # Errors
@@ -205,6 +216,9 @@ impl Ledger {
     pub fn decided(&mut self, entry: usize, to: usize, pair: usize) -> Checked {
         let entry = &mut self.entries[entry];
         entry.decided = Some((to, pair));
+        if entry.torn {
+            return Ok(());
+        }
         let last = &mut self.taken.entry((entry.guest, entry.flow)).or_default().1;
         if entry.order <= *last {
             let what = format!(
@@ -236,7 +250,8 @@ impl Ledger {
             self.last.get(&(entry.guest, entry.flow, to, received.pair)).copied()
         };
         let position = |(at, segment): Piece| (self.entries[at].order, segment.unwrap_or(0));
-        let in_order = candidates.iter().copied().filter(|piece| last(piece.0) < Some(position(*piece)));
+        let fits = |piece: &Piece| self.entries[piece.0].torn || last(piece.0) < Some(position(*piece));
+        let in_order = candidates.iter().copied().filter(fits);
         let Some((at, segment)) = in_order.min_by_key(|piece| (piece.0, position(*piece))) else {
             return Err(match candidates.first() {
                 None => self.unmatched(to, received),
@@ -269,7 +284,9 @@ impl Ledger {
             }
         };
         self.arrivals[to].packets += u64::from(first);
-        self.last.insert((entry.guest, entry.flow, to, pair), (entry.order, segment.unwrap_or(0)));
+        if !entry.torn {
+            self.last.insert((entry.guest, entry.flow, to, pair), (entry.order, segment.unwrap_or(0)));
+        }
     }
 
     /// The frames and segments that this may be: decided for this guest and this pair, in this form, and not arrived yet.
