@@ -144,6 +144,18 @@ impl Flows {
     }
 }
 
+/// What guests do with the bytes of a frame that arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Payload {
+    /// Each is read and checked, as by a program that uses the data.
+    #[default]
+    Whole,
+    /// None is read, as with testpmd's `net_pcap`: frames are counted as they come.
+    Unread,
+    /// They are read, but not checked, nor is anything else: for the null back end, which delivers no bytes.
+    Unchecked,
+}
+
 /// Writes the frames of one direction.
 #[derive(Debug, Clone)]
 pub struct Sender {
@@ -168,7 +180,8 @@ impl Sender {
     #[must_use]
     pub fn new(from: Endpoint, to: Endpoint, sizes: &Sizes, flows: u32, odd: bool, sequence: u32) -> Self {
         let templates = sizes.cycle().iter().map(|&kind| Template::new(from, to, kind)).collect();
-        Self { templates, flows: Flows::new(flows), first_port: if odd { 33000 } else { 1024 }, sequence }
+        let first_port = if odd { 33000 } else { 1024 };
+        Self { templates, flows: Flows::new(flows), first_port, sequence }
     }
 
     /// The sequence number of the next frame.
@@ -361,19 +374,18 @@ pub struct Receiver {
     flows: Flows,
     first_port: u16,
     expected: u32,
-    checked: bool,
+    payload: Payload,
     /// The counts so far.
     pub tally: Tally,
 }
 
 impl Receiver {
     /// Expects frames from `peer` to `me`, as the [`Sender`] with the same flows and direction makes them.
-    /// Unchecked, every frame counts as right, nothing as lost, and none has a send time: for the null back end, which
-    /// delivers no bytes.
+    /// Unread and unchecked, every frame counts as right, nothing as lost, and none has a send time.
     #[must_use]
-    pub fn new(peer: Endpoint, me: Endpoint, flows: u32, odd: bool, expected: u32, checked: bool) -> Self {
+    pub fn new(peer: Endpoint, me: Endpoint, flows: u32, odd: bool, expected: u32, payload: Payload) -> Self {
         let first_port = if odd { 33000 } else { 1024 };
-        Self { me, peer, flows: Flows::new(flows), first_port, expected, checked, tally: Tally::default() }
+        Self { me, peer, flows: Flows::new(flows), first_port, expected, payload, tally: Tally::default() }
     }
 
     /// The sequence number that is due.
@@ -384,7 +396,7 @@ impl Receiver {
 
     /// Gives up what is missing below `sequence`.
     pub fn give_up(&mut self, sequence: u32) {
-        if self.checked {
+        if self.payload == Payload::Whole {
             self.tally.lost += u64::from(sequence.wrapping_sub(self.expected));
         }
         self.expected = sequence;
@@ -401,6 +413,10 @@ impl Receiver {
         memory: &SharedMemory,
         frame: &RxFrame<'_>,
     ) -> Result<Option<(u32, u64)>, MemoryError> {
+        if self.payload == Payload::Unread {
+            self.count(self.expected, frame.len);
+            return Ok(None);
+        }
         let Some((&(address, part), rest)) = frame.parts.split_first() else { return Ok(None) };
         let Some((prefix, headers)) = read_prefix(memory, address, part as usize)? else {
             self.tally.foreign += 1;
@@ -417,7 +433,7 @@ impl Receiver {
             sum = sum.wrapping_add(sum_at(memory, address, len as usize, at)?);
             at += len as usize;
         }
-        if !self.checked {
+        if self.payload == Payload::Unchecked {
             self.count(self.expected, frame.len);
             return Ok(None);
         }
@@ -505,7 +521,11 @@ mod tests {
         let memory = SharedMemory::new(1 << 20, MemoryOptions::default()).unwrap();
         let (a, b) = (Endpoint::numbered(0), Endpoint::numbered(1));
         let sizes: Sizes = size.parse().unwrap();
-        (memory, Sender::new(a, b, &sizes, flows, false, 7), Receiver::new(a, b, flows, false, 7, true))
+        (
+            memory,
+            Sender::new(a, b, &sizes, flows, false, 7),
+            Receiver::new(a, b, flows, false, 7, Payload::Whole),
+        )
     }
 
     fn received<'a>(parts: &'a [(u64, u32)]) -> RxFrame<'a> {

@@ -11,7 +11,7 @@ use virtio_driver::RxError;
 
 use crate::{
     clock::Clock,
-    frame::{Endpoint, Sizes, Tally},
+    frame::{Endpoint, Payload, Sizes, Tally},
     guest::{BURST, Guest, Latency},
 };
 
@@ -37,8 +37,8 @@ pub struct Load {
     pub in_flight: Option<usize>,
     /// Record the latency of every n-th frame (a power of two).
     pub latency_every: u32,
-    /// Check sequence, addresses and payload of what arrives; only the null back end is not checked.
-    pub checked: bool,
+    /// What of an arriving frame is read and checked.
+    pub payload: Payload,
 }
 
 /// Where a run is; another thread moves it on.

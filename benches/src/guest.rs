@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::{
     attach::{AttachError, Attachment, Connection},
     clock::Clock,
-    frame::{Endpoint, Receiver, Sender, Sizes},
+    frame::{Endpoint, Payload, Receiver, Sender, Sizes},
     generator::Load,
 };
 
@@ -78,7 +78,7 @@ impl Guest {
             bells: Doorbells([None, None]),
             me,
             sender: Sender::new(me, peer, &Sizes::default(), 1, false, 0),
-            receiver: Receiver::new(peer, me, 1, false, 0, true),
+            receiver: Receiver::new(peer, me, 1, false, 0, Payload::Whole),
             sent: 0,
             buffers_per_frame: 1,
             refill_at: BURST.min(ring_size / 2).max(1),
@@ -90,10 +90,11 @@ impl Guest {
 
     /// Sets what is sent and expected from now on; sequence numbers go on.
     pub(crate) fn load(&mut self, peer: Endpoint, load: &Load, odd: bool, expected: u32) {
-        let (sizes, flows, checked) = (&load.sizes, load.flows, load.checked);
+        let (sizes, flows, payload) = (&load.sizes, load.flows, load.payload);
         let tally = self.receiver.tally;
-        self.sender = Sender::new(self.me, peer, sizes, flows, odd, self.sender.sequence());
-        self.receiver = Receiver::new(peer, self.me, flows, !odd, expected, checked);
+        let sequence = self.sender.sequence();
+        self.sender = Sender::new(self.me, peer, sizes, flows, odd, sequence);
+        self.receiver = Receiver::new(peer, self.me, flows, !odd, expected, payload);
         self.receiver.tally = tally;
         let buffer = if sizes.longest() > 9018 { 4096 } else { 2060 };
         self.buffers_per_frame = (sizes.longest() as usize + 12).div_ceil(buffer);

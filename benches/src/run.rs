@@ -11,7 +11,7 @@ use crate::{
     affinity,
     attach::{AttachConfig, Role},
     clock::Clock,
-    frame::{Endpoint, Sizes},
+    frame::{Endpoint, Payload, Sizes},
     generator::{Generator, Load, Rate, Report},
     null,
     probe::{Probe, ping_pong},
@@ -194,7 +194,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         rate: args.rate,
         in_flight: args.in_flight.map(|n| n.max(1)),
         latency_every: if args.in_flight == Some(1) { 1 } else { args.latency_every },
-        checked: !args.null_ceiling,
+        payload: if args.null_ceiling { Payload::Unchecked } else { Payload::Whole },
     };
     let timing = Timing { warm: args.warm, measure: args.time };
     let mut probes = probe(args)?;

@@ -23,7 +23,7 @@ use crate::{
     affinity,
     attach::AttachConfig,
     clock::Clock,
-    frame::{Endpoint, Sizes},
+    frame::{Endpoint, Payload, Sizes},
     generator::{Control, Generator, Load, Phase, Rate},
     probe::{Distance, Probe, ping_pong},
     session::{self, Interrupt},
@@ -31,6 +31,20 @@ use crate::{
 
 /// Cycles per packet may differ by this share.
 const AGREEMENT: f64 = 0.15;
+
+/// The foreign generator writes its frames' bytes (`net_pcap` copies each into a fresh buffer) but reads none of those that arrive, so it is
+/// compared with ours doing the same. What it costs the switch more when they are read, because their lines are then with the guest's
+/// core when they are written next, is shown beside it and not judged.
+const ROWS: [(RingLayout, &str, Payload); 8] = [
+    (RingLayout::Split, "64", Payload::Unread),
+    (RingLayout::Split, "64", Payload::Whole),
+    (RingLayout::Split, "1518", Payload::Unread),
+    (RingLayout::Split, "1518", Payload::Whole),
+    (RingLayout::Packed, "64", Payload::Unread),
+    (RingLayout::Packed, "64", Payload::Whole),
+    (RingLayout::Packed, "1518", Payload::Unread),
+    (RingLayout::Packed, "1518", Payload::Whole),
+];
 
 /// One turn: cycles per packet and millions of packets per second.
 #[derive(Clone, Copy)]
@@ -63,16 +77,12 @@ pub(super) fn run(args: &CompareArgs, interrupt: &Interrupt) -> anyhow::Result<(
         lab.switches.push(switch);
     }
     affinity::pin(args.core)?;
-    let rows = [
-        (RingLayout::Split, "64"),
-        (RingLayout::Split, "1518"),
-        (RingLayout::Packed, "64"),
-        (RingLayout::Packed, "1518"),
-    ];
     let mut agreed = true;
-    for (done, (layout, size)) in rows.iter().enumerate() {
-        let left = end.saturating_duration_since(Instant::now()) / (rows.len() - done) as u32;
-        agreed &= bench.row(&mut lab, *layout, &size.parse().unwrap_or_default(), Instant::now() + left)?;
+    for (done, (layout, size, payload)) in ROWS.iter().enumerate() {
+        let left = end.saturating_duration_since(Instant::now()) / (ROWS.len() - done) as u32;
+        let row = (*layout, size.parse().unwrap_or_default(), *payload);
+        let agrees = bench.row(&mut lab, row, Instant::now() + left)?;
+        agreed &= agrees || *payload != Payload::Unread;
     }
     if !agreed {
         bail!(
@@ -84,8 +94,14 @@ pub(super) fn run(args: &CompareArgs, interrupt: &Interrupt) -> anyhow::Result<(
 }
 
 impl Bench<'_> {
-    fn row(&self, lab: &mut Lab, layout: RingLayout, sizes: &Sizes, end: Instant) -> anyhow::Result<bool> {
+    fn row(
+        &self,
+        lab: &mut Lab,
+        (layout, sizes, payload): (RingLayout, Sizes, Payload),
+        end: Instant,
+    ) -> anyhow::Result<bool> {
         const FLOWS: u32 = 1000;
+        let sizes = &sizes;
         let places = lab.places(self.args.core, self.args.worker_core);
         let [mine, theirs] = &lab.switches[..] else { bail!("two switches are needed") };
         let mut foreign = {
@@ -112,7 +128,7 @@ impl Bench<'_> {
             rate: Rate::Max,
             in_flight: None,
             latency_every: 16,
-            checked: true,
+            payload,
         };
         let mut turns = Vec::new();
         while Instant::now() < end && turns.len() < 40 {
@@ -141,7 +157,7 @@ impl Bench<'_> {
             let _running = thaw(theirs.as_ref())?;
             self.interrupt.sleep(Duration::from_millis(200))?;
         }
-        Ok(verdict(layout, sizes, &turns))
+        Ok(verdict(layout, sizes, payload, &turns))
     }
 
     fn ours(&self, generator: &mut Generator, load: &Load, time: Duration) -> anyhow::Result<f64> {
@@ -194,10 +210,10 @@ impl Bench<'_> {
     }
 }
 
-fn verdict(layout: RingLayout, sizes: &Sizes, turns: &[(Turn, Turn)]) -> bool {
+fn verdict(layout: RingLayout, sizes: &Sizes, payload: Payload, turns: &[(Turn, Turn)]) -> bool {
     let mut agreed = !turns.is_empty();
     if turns.is_empty() {
-        println!("MISS {layout:?} {sizes}: no two turns at the same distance with free cores");
+        println!("MISS {layout:?} {sizes} {payload:?}: no two turns at the same distance with free cores");
     }
     for distance in [Distance::Near, Distance::Far] {
         let of = |value: fn(&(Turn, Turn)) -> f64| {
@@ -213,8 +229,12 @@ fn verdict(layout: RingLayout, sizes: &Sizes, turns: &[(Turn, Turn)]) -> bool {
         let pass = (cycles.median - 1.0).abs() <= AGREEMENT;
         agreed &= pass;
         println!(
-            "{} {layout:?} {sizes} {distance}: cycles/packet {} with ours, {} with testpmd's, ratio {}; Mpps {} and {}, ratio {}",
-            if pass { "PASS" } else { "MISS" },
+            "{} {layout:?} {sizes} payload {payload:?} {distance}: cycles/packet {} with ours, {} with testpmd's, ratio {}; Mpps {} and {}, ratio {}",
+            match (pass, payload == Payload::Unread) {
+                (true, _) => "PASS",
+                (false, true) => "MISS",
+                (false, false) => "note",
+            },
             text(|(ours, _)| ours.cycles, 1),
             text(|(_, theirs)| theirs.cycles, 1),
             cycles.text(2),

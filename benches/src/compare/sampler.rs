@@ -21,7 +21,7 @@ use crate::{
     attach::{AttachConfig, Role},
     calibrate::{CopyBandwidth, copy_bandwidth, copy_between},
     clock::Clock,
-    frame::Endpoint,
+    frame::{Endpoint, Payload},
     generator::{Generator, LatencySummary, Load, Rate, Report},
     null,
     probe::{Distance, Probe, ping_pong},
@@ -302,7 +302,7 @@ impl Sampler {
 
     fn ceiling(&mut self, config: &AttachConfig, row: &Row, round: u32) -> anyhow::Result<()> {
         let before = self.probe_before()?;
-        let load = load(row, Rate::Max, false);
+        let load = load(row, Rate::Max, Payload::Unchecked);
         let waited = Waited::now(&[], self.worker_core);
         let report = {
             let (guests, _backend) = null::pair(config, self.worker_core)?;
@@ -346,7 +346,7 @@ impl Sampler {
             }
             _ => None,
         };
-        let load = load(row, rate, true);
+        let load = load(row, rate, Payload::Whole);
         switch.check()?;
         let (report, work, contention) = {
             let _running = thaw(switch)?;
@@ -460,7 +460,7 @@ impl Sampler {
     }
 }
 
-fn load(row: &Row, rate: Rate, checked: bool) -> Load {
+fn load(row: &Row, rate: Rate, payload: Payload) -> Load {
     let one = row.kind == Kind::OneInFlight;
     let latency_every = match row.kind {
         Kind::OneInFlight => 1,
@@ -472,7 +472,7 @@ fn load(row: &Row, rate: Rate, checked: bool) -> Load {
         rate,
         in_flight: one.then_some(1),
         latency_every,
-        checked,
+        payload,
     }
 }
 
