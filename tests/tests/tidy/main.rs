@@ -6,6 +6,7 @@
 //! - `licences`: every dependency's licence is one that `deny.toml` allows; every dependency comes from crates.io.
 //! - `functions`: none longer than a screen, with a list of exceptions.
 //! - `documents`: relative links in Markdown files lead somewhere.
+//! - `hostile_cases`: every hostile case has its tests, and the table says where.
 //!
 //! None of them needs anything but cargo and the checkout.
 
@@ -14,6 +15,7 @@
 mod arrows;
 mod documents;
 mod functions;
+mod hostile_cases;
 mod licences;
 mod source;
 mod tree;

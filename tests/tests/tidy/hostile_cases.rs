@@ -1,0 +1,147 @@
+//! Every hostile case has its tests, and `docs/hostile-cases.md` says where. The table is made from the tests; `TOWPATH_BLESS=1` writes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+
+use crate::tree::{files, root};
+
+/// The families of cases that exist now, and how many cases each has.
+const FAMILIES: [(&str, u32); 3] = [("G", 50), ("V", 38), ("L", 19)];
+const DOCUMENT: &str = "docs/hostile-cases.md";
+
+/// Cases that the real process is not tried with, or not wholly, and why.
+const EXCEPTIONS: &[(&str, &str)] = &[
+    ("G-33", "the control queue is the VMM's in vhost-user; comes with vDPA"),
+    ("G-35", "control queue: comes with vDPA"),
+    ("G-36", "control queue: comes with vDPA"),
+    ("G-37", "control queue: comes with vDPA"),
+    ("G-38", "control queue: comes with vDPA"),
+    ("G-39", "control queue: comes with vDPA"),
+    ("G-40", "control queue: comes with vDPA"),
+    (
+        "L-08",
+        "a live migration is part of `make demo` and its test (`the_demo_passes`); zero-copy does not exist",
+    ),
+    ("L-12", "there are no rules yet: comes with policy"),
+    ("L-13", "there is no connection tracking yet: comes with policy"),
+    (
+        "L-14",
+        "kill and restart is `after_a_kill_it_takes_its_sockets_again_and_guests_come_back`; upgrades and policy come later",
+    ),
+    ("L-15", "policy and VNIs come later"),
+    ("L-16", "policy and VNIs come later"),
+    ("L-17", "upgrades come later"),
+    ("L-19", "clocks cannot be moved under one process; nothing that runs depends on the wall clock"),
+];
+
+/// Where tests are, and the heading of their column.
+const PLACES: [(&str, &[&str]); 3] = [
+    ("real process", &["tests/tests/hostile/", "tests/tests/towpathd/"]),
+    ("simulator", &["sim/tests/", "sim/src/hostile/", "sim/src/guest/hostile"]),
+    (
+        "rings, sessions, memory",
+        &["vdpa/virtqueue/tests/", "vdpa/vhost-user/tests/", "vdpa/guest-mem/tests/"],
+    ),
+];
+
+/// Numbers of a family that `text` names: as `G-05` anywhere, as `g_05` or `g05` in names.
+fn named(text: &str, family: &str) -> BTreeSet<u32> {
+    let lower = family.to_lowercase();
+    let forms = [format!("{family}-"), format!("{lower}_"), lower];
+    let mut found = BTreeSet::new();
+    for form in &forms {
+        for (at, _) in text.match_indices(form.as_str()) {
+            let before = text[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_ascii_alphanumeric()) {
+                continue;
+            }
+            let digits: String = text[at + form.len()..].chars().take_while(char::is_ascii_digit).collect();
+            if digits.len() == 2 {
+                found.extend(digits.parse::<u32>());
+            }
+        }
+    }
+    found
+}
+
+/// For each case the files that name it, by column.
+fn tested() -> BTreeMap<(usize, u32), [Vec<String>; 3]> {
+    let mut cases: BTreeMap<(usize, u32), [Vec<String>; 3]> = BTreeMap::new();
+    for file in files(&[".rs"]) {
+        let Some(place) =
+            PLACES.iter().position(|(_, folders)| folders.iter().any(|f| file.path.starts_with(f)))
+        else {
+            continue;
+        };
+        for (index, (family, _)) in FAMILIES.iter().enumerate() {
+            for number in named(&file.text, family) {
+                if let Some(column) = cases.entry((index, number)).or_default().get_mut(place) {
+                    column.push(file.path.clone());
+                }
+            }
+        }
+    }
+    cases
+}
+
+/// The last part of a path that says which file it is, as a link.
+fn link(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".rs");
+    format!("[{name}](../{path})")
+}
+
+fn document() -> String {
+    let mut text = String::from(
+        "# Hostile cases and where they are tested\n\n\
+         What a hostile guest (G), a hostile front end (V), or an unlucky moment (L) can do to the switch, by the numbers of the project's\n\
+         list, as far as rings, messages and lifecycle go. Made from the tests by `TOWPATH_BLESS=1 cargo test -p towpath-tests --test tidy`; a test\n\
+         compares it. A file is named when it names the case; the tests in it say what is done and what must come of it.\n\n\
+         The oracle of all cases against the real process is in [stage.rs](../tests/src/hostile/stage.rs).\n\n\
+         | case | real process | simulator | rings, sessions, memory |\n|---|---|---|---|\n",
+    );
+    let cases = tested();
+    for (index, (family, count)) in FAMILIES.iter().enumerate() {
+        for number in 1..=*count {
+            let case = format!("{family}-{number:02}");
+            let columns = cases.get(&(index, number)).cloned().unwrap_or_default();
+            let mut cells = columns.map(|files| files.iter().map(|f| link(f)).collect::<Vec<_>>().join(", "));
+            if let (Some((_, reason)), Some(first)) =
+                (EXCEPTIONS.iter().find(|(exception, _)| *exception == case), cells.first_mut())
+            {
+                *first = if first.is_empty() { reason.to_string() } else { format!("{first}; {reason}") };
+            }
+            writeln!(text, "| {case} | {} |", cells.join(" | ")).expect("a string can be written to");
+        }
+    }
+    text
+}
+
+#[test]
+fn every_case_runs_against_the_real_process_or_says_why_not() {
+    let cases = tested();
+    for (index, (family, count)) in FAMILIES.iter().enumerate() {
+        for number in 1..=*count {
+            let case = format!("{family}-{number:02}");
+            let real = cases.get(&(index, number)).is_some_and(|[real, ..]| !real.is_empty());
+            let excepted = EXCEPTIONS.iter().any(|(exception, _)| *exception == case);
+            assert!(real || excepted, "{case} is tried in none of {:?}", PLACES.first());
+        }
+    }
+}
+
+#[test]
+fn the_table_of_cases_is_what_the_tests_say() {
+    let (file, made) = (root().join(DOCUMENT), document());
+    if std::env::var_os("TOWPATH_BLESS").is_some() {
+        fs::write(&file, &made).expect("the table can be written");
+    }
+    let written = fs::read_to_string(&file).unwrap_or_default();
+    assert!(written == made, "{DOCUMENT} is not what the tests say: run the tidy tests with TOWPATH_BLESS=1");
+}
+
+#[test]
+fn names_of_cases_are_found() {
+    let text = "fn g05_and_g_06() {} // G-07, G-12 to G-15, MG-20, G-123";
+    assert_eq!(named(text, "G").into_iter().collect::<Vec<_>>(), [5, 6, 7, 12, 15]);
+}
