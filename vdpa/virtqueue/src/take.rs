@@ -30,8 +30,8 @@ pub(crate) struct Taker {
 
 /// How an attempt at one chain ended.
 enum Outcome {
-    /// It is a packet of the burst, or was refused.
-    Done(Used),
+    /// It is a packet of the burst, or was refused for what is wrong with it.
+    Done(Used, Option<ChainError>),
     /// It does not fit the burst any more: not taken.
     NoRoom,
 }
@@ -94,10 +94,12 @@ impl Taker {
             // Not plain, or none left.
             let mut cursor = layout.cursor();
             let Some(first) = layout.fetch(&cursor)? else { break };
-            let Outcome::Done(used) = self.chain(layout, &first, memory, burst, headers, stats)? else {
+            let Outcome::Done(used, error) = self.chain(layout, &first, memory, burst, headers)? else {
                 break;
             };
+            // A chain that breaks the ring counts as that alone: it never goes back.
             layout.advance(&mut cursor, &first, used.descs())?;
+            error.into_iter().for_each(|error| stats.count(error));
             layout.set_cursor(cursor);
             if let Some(slot) = self.taken.get_mut(self.count) {
                 *slot = used;
@@ -178,11 +180,10 @@ impl Taker {
         memory: &'m GuestMemory,
         burst: &mut Burst<'m>,
         headers: &mut Headers<'m>,
-        stats: &mut RingStats,
     ) -> Result<Outcome, RingError> {
         let error = match self.walk(layout, first, memory, burst, headers) {
             Ok(walked) if burst.commit(Offload::NONE) => {
-                return Ok(Outcome::Done(layout.finish(first, &walked)));
+                return Ok(Outcome::Done(layout.finish(first, &walked), None));
             }
             Ok(_) => ChainError::TooShort,
             Err(error) => error,
@@ -193,9 +194,8 @@ impl Taker {
             return Ok(Outcome::NoRoom);
         }
         let used = layout.measure(first)?;
-        stats.count(error);
         self.work += usize::from(used.descs());
-        Ok(Outcome::Done(used))
+        Ok(Outcome::Done(used, Some(error)))
     }
 
     /// Walks a chain, pushes its frame's extents and its header.
