@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guest_mem::{DirtyLog, GuestMemory, MapError, RegionSpec};
-use virtqueue::{CallFd, DeviceRing, Ring, RingConfig, RingFeatures, SetupError};
+use guest_mem::{DirtyLog, GuestMemory, MapError, Mapping, RegionSpec};
+use virtqueue::{CallFd, DeviceRing, InflightPart, Ring, RingConfig, RingFeatures, SetupError};
 
 use crate::endpoint::Endpoint;
 use crate::features::{VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF};
 use crate::refusal::Refusal;
-use crate::session::{CloseReason, Event, LogRegion, QueueStart, Region};
+use crate::session::{CloseReason, Event, InflightStart, LogRegion, QueueStart, Region};
 
 /// Bytes of the virtio-net header with `num_buffers` (virtio 1.2, 5.1.6), and without (legacy).
 const HEADER_BYTES: u8 = 12;
@@ -110,6 +110,8 @@ pub struct Device {
     /// What `memory` was mapped from.
     mapped: Vec<Region>,
     log: Option<Arc<DirtyLog>>,
+    /// The in-flight region of packed rings.
+    inflight: Option<(Arc<OwnedFd>, Arc<Mapping>)>,
     /// Queues that workers have.
     running: BTreeSet<u16>,
     /// Whether the owner was last told that the link is up.
@@ -126,6 +128,7 @@ impl Device {
             memory: GuestMemory::empty(),
             mapped: Vec::new(),
             log: None,
+            inflight: None,
             running: BTreeSet::new(),
             link: false,
             events: VecDeque::new(),
@@ -247,6 +250,7 @@ impl Device {
         self.memory = GuestMemory::empty();
         self.mapped.clear();
         self.log = None;
+        self.inflight = None;
         self.running.clear();
         self.link_down();
         self.events.push_back(DeviceEvent::Closed { reason });
@@ -344,6 +348,11 @@ impl Device {
         };
         let mut ring = Ring::new(&config, Arc::clone(&self.memory))?;
         ring.set_dirty_log(self.log.clone());
+        if let Some(inflight) = &start.inflight
+            && let Some(part) = self.inflight_part(inflight)
+        {
+            ring.track(part, inflight.resume);
+        }
         Ok(ReadyQueue {
             index: start.index,
             ring,
@@ -351,6 +360,24 @@ impl Device {
             call: start.call.as_ref().and_then(|call| self.call(call)),
             header_len,
         })
+    }
+
+    /// A queue's part of the in-flight region, which is mapped once for all queues.
+    fn inflight_part(&mut self, start: &InflightStart) -> Option<InflightPart> {
+        let region = &start.region;
+        if !self.inflight.as_ref().is_some_and(|(file, _)| Arc::ptr_eq(file, &region.file)) {
+            let mapped = region.file.try_clone().map_err(MapError::from);
+            match mapped.and_then(|file| Mapping::new(file, region.mmap_offset, region.size)) {
+                Ok(mapping) => self.inflight = Some((Arc::clone(&region.file), Arc::new(mapping))),
+                Err(error) => {
+                    self.explain(Refusal::InflightFile, &error);
+                    return None;
+                }
+            }
+        }
+        let (_, mapping) = self.inflight.as_ref()?;
+        let offset = usize::try_from(start.offset.checked_sub(region.mmap_offset)?).ok()?;
+        InflightPart::new(Arc::clone(mapping), offset)
     }
 
     fn call(&mut self, call: &Arc<OwnedFd>) -> Option<Arc<CallFd>> {

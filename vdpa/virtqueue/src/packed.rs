@@ -9,6 +9,7 @@ use crate::area::Area;
 use crate::chain::Walked;
 use crate::config::{MAX_RING_SIZE, RingConfig};
 use crate::error::{ChainError, RingError, SetupError};
+use crate::inflight::InflightPart;
 use crate::layout::{Descriptor, First, INDIRECT, Layout, NEXT, Plain, Used, WRITE, passed_event};
 
 const DESCRIPTOR: usize = 16;
@@ -120,9 +121,25 @@ pub(crate) struct Packed {
     used: Position,
     /// Ring positions returned since the last decision on an interrupt.
     unsignalled: u32,
+    /// Where it is told how far the ring came, for who comes after a crash.
+    inflight: Option<InflightPart>,
 }
 
 impl Packed {
+    /// Tells in `part` from now on how far the ring came; with `resume` it goes on from where that says a process before this one came to.
+    pub(crate) fn track(&mut self, part: InflightPart, resume: bool) {
+        if let Some((old, next)) = part.read(self.size).filter(|_| resume) {
+            let (old, next) =
+                (Position { index: old.0, wrap: old.1 }, Position { index: next.0, wrap: next.1 });
+            // Still available as it was: nothing from there on was returned. Used, or even available again: all of it was.
+            let returned = !is_available(load_rest(&self.ring, old.index), old);
+            self.used = if returned { next } else { old };
+            self.avail = Cursor { at: self.used, outstanding: 0 };
+        }
+        part.begin(self.size, (self.used.index, self.used.wrap));
+        self.inflight = Some(part);
+    }
+
     /// The descriptor at `index`, which is not the first of its chain.
     fn load(&self, index: u16) -> Descriptor {
         let rest = load_rest(&self.ring, index);
@@ -195,6 +212,7 @@ impl Layout for Packed {
             avail: Cursor { at: used, outstanding: 0 },
             used,
             unsignalled: 0,
+            inflight: None,
         })
     }
 
@@ -329,6 +347,9 @@ impl Layout for Packed {
                 self.write_used(at, chain);
                 at.advance(chain.descs(), self.size);
             }
+        }
+        if let Some(part) = &self.inflight {
+            part.intend((start.index, start.wrap), (at.index, at.wrap));
         }
         // The first goes last: until then the driver sees none of them.
         self.write_used(start, if as_batch { last } else { first });

@@ -10,6 +10,7 @@ use crate::config::{MAX_HEADER, RingConfig, RingFeatures, RingLayout};
 use crate::error::{GiveError, RingError, RingStats, SetupError};
 use crate::give::Giver;
 use crate::headers::Headers;
+use crate::inflight::InflightPart;
 use crate::layout::{FULL_ENOUGH, Layout};
 use crate::packed::Packed;
 use crate::split::Split;
@@ -326,6 +327,16 @@ impl Ring {
             RingLayout::Split => Kind::Split(Box::new(Queue::new(config, memory)?)),
             RingLayout::Packed => Kind::Packed(Box::new(Queue::new(config, memory)?)),
         }))
+    }
+
+    /// Tells in `part` from now on how far a packed ring came, so that a process that comes after a crash of this one returns each buffer once;
+    /// with `resume` the ring first goes on from where the part says that another process came to, rather than from its base. Nothing may be
+    /// taken or given yet. A split ring needs no such part.
+    pub fn track(&mut self, part: InflightPart, resume: bool) {
+        match &mut self.0 {
+            Kind::Split(_) => {}
+            Kind::Packed(queue) => queue.layout.track(part, resume),
+        }
     }
 
     /// The features it was made with.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vhost::vhost_user::VhostUserProtocolFeatures;
 
+use super::inflight::InflightRegion;
 use super::log::LogRegion;
 use super::memory::Region;
 use super::queue::Addresses;
@@ -20,8 +21,8 @@ pub struct QueueStart {
     pub size: u16,
     /// Acknowledged features, closed under their dependencies.
     pub features: u64,
-    /// Where to go on, in SET_VRING_BASE encoding. On a split ring the used index in memory is the better truth (see
-    /// [`super::InflightRegion`]).
+    /// Where to go on, in SET_VRING_BASE encoding. On a split ring the used index in memory is the better truth, on a packed
+    /// one perhaps `inflight`.
     pub base: u32,
     /// The front end's own addresses of the ring's parts.
     pub addresses: Addresses,
@@ -31,6 +32,19 @@ pub struct QueueStart {
     pub call: Option<Arc<OwnedFd>>,
     /// How the front end is told of a broken ring.
     pub err: Option<Arc<OwnedFd>>,
+    /// For a packed ring: where to keep how far it came.
+    pub inflight: Option<InflightStart>,
+}
+
+/// A packed queue's part of the in-flight region.
+#[derive(Clone, Debug)]
+pub struct InflightStart {
+    /// The whole region.
+    pub region: InflightRegion,
+    /// Where in it the part begins, in bytes.
+    pub offset: u64,
+    /// Whether what the part says is the better truth than `base`: the queue starts for the first time in this session.
+    pub resume: bool,
 }
 
 impl QueueStart {

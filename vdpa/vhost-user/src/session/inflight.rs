@@ -1,11 +1,12 @@
 //! The in-flight region: GET_INFLIGHT_FD, SET_INFLIGHT_FD.
 //!
 //! The region lets a back end that died find the descriptors it had taken and not given back. This one takes and gives
-//! back within one burst and in order, so that between bursts none is in flight and a split ring's used index says how
-//! far it came; `virtqueue` starts a split ring from there whatever index the front end believes (Cloud Hypervisor sends
-//! the *available* index with an in-flight region, QEMU the used one). The region is therefore made with valid headers,
-//! checked and kept for the front end's sake, while its descriptor entries are neither written nor believed: a poisoned
-//! one has nothing to poison (V-28). A packed ring has no used index in memory: it goes on from SET_VRING_BASE.
+//! back within one burst and in order, so that what is in flight is everything from one position on, and entries of single
+//! descriptors are neither written nor believed: a poisoned one has nothing to poison (V-28). On a split ring that position is the
+//! used index in the guest's memory; `virtqueue` starts from there whatever index the front end believes (Cloud Hypervisor
+//! sends the *available* index with an in-flight region, QEMU the used one). On a packed ring it is in the header of the
+//! queue's part, written once a burst (`virtqueue::InflightPart`); it is believed when a queue first starts in a session,
+//! unless the queue was stopped in peace, after which the front end knows better. See ADR 11.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -46,6 +47,23 @@ pub struct InflightRegion {
     pub file: Arc<OwnedFd>,
 }
 
+impl InflightRegion {
+    /// Where in the file the part of a packed queue begins; nothing for a queue beyond the region.
+    #[must_use]
+    pub fn packed_part(&self, queue: u16) -> Option<u64> {
+        let before = part_bytes(self.queue_size, true).checked_mul(u64::from(queue))?;
+        (queue < self.num_queues).then(|| self.mmap_offset.checked_add(before))?
+    }
+
+    /// Notes that a packed queue stopped in peace: its front end was told where.
+    pub(super) fn forget(&self, queue: u16) {
+        if let Some(at) = self.packed_part(queue) {
+            // What cannot be written to (truncated) is not believed later either.
+            let _ = rustix::io::pwrite(&self.file, &[0; 4], at.saturating_add(8));
+        }
+    }
+}
+
 /// Bytes of one queue's part.
 fn part_bytes(queue_size: u16, packed: bool) -> u64 {
     let (header, entry) = if packed {
@@ -76,8 +94,8 @@ impl Session {
         let (asked, packed) = self.inflight_geometry(message)?;
         let part = part_bytes(asked.queue_size, packed);
         let size = part.saturating_mul(u64::from(asked.num_queues));
-        let file =
-            create(size, part, asked.num_queues, asked.queue_size).map_err(|_| Refusal::InflightFile)?;
+        let file = create(size, part, asked.num_queues, (!packed).then_some(asked.queue_size))
+            .map_err(|_| Refusal::InflightFile)?;
         let mut payload = [size.to_ne_bytes(), 0u64.to_ne_bytes()].concat();
         payload.extend([asked.num_queues, asked.queue_size].iter().flat_map(|v| v.to_ne_bytes()));
         // With the padding it was asked with, if it was.
@@ -119,10 +137,11 @@ impl Session {
     }
 }
 
-/// Makes a region: version and size in each queue's header, all else zero.
-fn create(size: u64, part: u64, queues: u16, queue_size: u16) -> rustix::io::Result<OwnedFd> {
+/// Makes a region: version and size in each queue's header, all else zero. A packed queue's header is written when it runs.
+fn create(size: u64, part: u64, queues: u16, queue_size: Option<u16>) -> rustix::io::Result<OwnedFd> {
     let file = rustix::fs::memfd_create("towpath-inflight", MemfdFlags::CLOEXEC)?;
     rustix::fs::ftruncate(&file, size)?;
+    let Some(queue_size) = queue_size else { return Ok(file) };
     let header = [VERSION.to_ne_bytes(), queue_size.to_ne_bytes()].concat();
     for queue in 0..u64::from(queues) {
         let place = queue.saturating_mul(part).saturating_add(8);

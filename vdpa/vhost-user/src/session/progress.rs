@@ -6,7 +6,7 @@ use vhost::vhost_user::VhostUserProtocolFeatures;
 use vhost::vhost_user::message::FrontendReq;
 
 use super::queue::{Kick, Run};
-use super::{CloseReason, Event, LogRegion, Negotiated, Phase, Region, Session, state};
+use super::{CloseReason, Event, InflightStart, LogRegion, Negotiated, Phase, Region, Session, state};
 use crate::features::VHOST_F_LOG_ALL;
 use crate::message::{Message, Outgoing, reply};
 use crate::refusal::{Decision, Refusal};
@@ -307,7 +307,13 @@ impl Session {
                 Ok(false) => {}
                 Ok(true) => {
                     queue.run = Run::Active;
-                    if let Some(start) = queue.start(index, features) {
+                    let resume = !std::mem::replace(&mut queue.ran, true);
+                    if let Some(mut start) = queue.start(index, features) {
+                        let region = self.front.inflight.as_ref().filter(|_| start.is_packed());
+                        start.inflight = region.and_then(|region| {
+                            let offset = region.packed_part(start.index)?;
+                            Some(InflightStart { region: region.clone(), offset, resume })
+                        });
                         self.events.push_back(Event::QueueReady(Box::new(start)));
                     }
                 }

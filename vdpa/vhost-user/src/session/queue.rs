@@ -64,6 +64,8 @@ pub struct QueueState {
     pub(crate) run: Run,
     /// Whether size, addresses and memory were judged and refused; cleared when one of them changes.
     pub(crate) judged: bool,
+    /// Whether it ran in this session: then `base` is where it really stopped.
+    pub(crate) ran: bool,
 }
 
 /// A queue as a port's status shows it.
@@ -129,6 +131,7 @@ impl QueueState {
             },
             call: self.call.clone(),
             err: self.err.clone(),
+            inflight: None,
         })
     }
 

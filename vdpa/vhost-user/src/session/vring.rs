@@ -163,6 +163,9 @@ impl Session {
 
     pub(super) fn reply_base(&mut self, index: u16) -> Outcome {
         let features = self.front.features.unwrap_or(0);
+        if let Some(region) = self.front.inflight.as_ref().filter(|_| self.is_packed()) {
+            region.forget(index);
+        }
         let base =
             self.front.queues.get(usize::from(index)).map_or(0, |queue| queue.base_or_initial(features));
         let payload = [u32::from(index).to_ne_bytes(), base.to_ne_bytes()].concat();
