@@ -3,8 +3,9 @@
 use crate::holders::Holders;
 use crate::index::Indices;
 use crate::plan::PortPlan;
+use crate::stations::Stations;
 use engine::{Announcement, PortIndex};
-use model::{Name, ObjectName, PortSpec, ResourceSet, Typed};
+use model::{Name, ObjectName, PortSpec, ResourceSet, Typed, VhostUserAttachment};
 use packet::MacAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -99,6 +100,7 @@ pub struct Agent {
     port_indices: Indices,
     subnet_indices: Indices,
     holders: Holders,
+    stations: Stations,
 }
 
 impl Agent {
@@ -112,6 +114,7 @@ impl Agent {
             port_indices: Indices::default(),
             subnet_indices: Indices::default(),
             holders: Holders::default(),
+            stations: Stations::default(),
         }
     }
 
@@ -146,11 +149,8 @@ impl Agent {
         };
         let profile = &realized.plan.profile;
         let subnet = profile.subnet;
-        let own_of_another = self
-            .ports
-            .values()
-            .any(|other| other.plan.profile.subnet == subnet && other.plan.addresses().contains(&address));
-        if own_of_another || !profile.up || !profile.may_announce(mac, address) {
+        let own_of_one = self.stations.has_address(subnet, address);
+        if own_of_one || !profile.up || !profile.may_announce(mac, address) {
             return Vec::new();
         }
         let own_mac = mac == profile.mac;
@@ -184,6 +184,11 @@ impl Agent {
         self.ports.get(self.by_index.get(&index)?).map(|realized| &realized.plan)
     }
 
+    /// The index of the port of that name, if it is realized here.
+    pub fn index_of(&self, name: &ObjectName) -> Option<PortIndex> {
+        self.ports.get(name).map(|realized| realized.index)
+    }
+
     /// All ports realized, in the order of their names.
     pub fn ports(&self) -> impl Iterator<Item = (PortIndex, &PortPlan)> {
         self.ports.values().map(|realized| (realized.index, &realized.plan))
@@ -215,6 +220,8 @@ impl Agent {
             Some(realized) if realized.plan == plan => {}
             Some(realized) => {
                 let (index, before) = (realized.index, std::mem::replace(&mut realized.plan, plan.clone()));
+                self.stations.remove(&before);
+                self.stations.add(&plan);
                 realized.subnet = port.spec.subnet.clone();
                 rebind(index, &before, &plan, actions);
             }
@@ -223,6 +230,7 @@ impl Agent {
                 actions.push(Action::OpenPort { index, plan: Box::new(plan.clone()) });
                 bind(index, &plan, actions);
                 self.by_index.insert(index, name.clone());
+                self.stations.add(&plan);
                 self.ports.insert(name, Realized { index, subnet: port.spec.subnet.clone(), plan });
             }
         }
@@ -232,6 +240,7 @@ impl Agent {
     fn remove(&mut self, name: &ObjectName, actions: &mut Vec<Action>) {
         let Some(realized) = self.ports.remove(name) else { return };
         self.by_index.remove(&realized.index);
+        self.stations.remove(&realized.plan);
         self.drop_unheld(actions);
         unbind(realized.index, &realized.plan, actions);
         actions.push(Action::ClosePort { index: realized.index });
@@ -249,10 +258,7 @@ impl Agent {
         });
         for (subnet, address, port, mac) in gone {
             // An address that became some port's own was bound to it after it was announced.
-            let own = self.ports.values().any(|other| {
-                other.plan.profile.subnet == subnet && other.plan.addresses().contains(&address)
-            });
-            if !own {
+            if !self.stations.has_address(subnet, address) {
                 actions.push(Action::UnbindAddress { subnet, address, port });
             }
             self.unbind_spare_mac(subnet, port, mac, actions);
@@ -261,10 +267,7 @@ impl Agent {
 
     /// Unbinds a MAC address that only announced addresses went by, when none does any more.
     fn unbind_spare_mac(&self, subnet: u16, port: PortIndex, mac: MacAddr, actions: &mut Vec<Action>) {
-        let of_a_port = self
-            .ports
-            .values()
-            .any(|other| other.plan.profile.subnet == subnet && other.plan.profile.mac == mac);
+        let of_a_port = self.stations.has_mac(subnet, mac);
         let moved = actions
             .iter()
             .any(|action| matches!(action, Action::BindMac { mac: bound, .. } if *bound == mac));
@@ -286,9 +289,13 @@ impl Agent {
     }
 }
 
-/// Whether the difference touches the socket itself.
+/// Whether the difference touches the socket itself. What is withheld from a guest is settled when its front end connects.
 fn needs_reopening(old: &PortPlan, new: &PortPlan) -> bool {
-    old.attachment != new.attachment || old.uid != new.uid
+    let socket = |plan: &PortPlan| {
+        let attachment = plan.attachment.clone();
+        attachment.map(|attachment| VhostUserAttachment { without_features: Vec::new(), ..attachment })
+    };
+    old.uid != new.uid || socket(old) != socket(new)
 }
 
 /// Makes a port reachable, unless it is shut down.
@@ -388,5 +395,32 @@ spec: {subnet: web, host: node-a, mac: \"02:00:00:00:01:0a\", ips: [10.0.1.10], 
         assert_eq!(binds(&apply(&mut agent, ", shutdown: false")), bound);
         let mut other = Agent::new(Name::parse("node-a").unwrap());
         assert_eq!(binds(&apply(&mut other, ", shutdown: true")), 0, "nor one that begins so");
+    }
+
+    #[test]
+    fn what_is_withheld_from_a_guest_changes_without_its_socket() {
+        let mut agent = Agent::new(Name::parse("node-a").unwrap());
+        let with = |rest: &str| format!(", attachment: {{vhostUser: {{socket: /run/a.sock{rest}}}}}");
+        apply(&mut agent, &with(""));
+        let masked = apply(&mut agent, &with(", withoutFeatures: [packed ring]"));
+        assert!(matches!(&masked[..], [Action::ChangePort { .. }]), "{masked:?}");
+        let moved = apply(&mut agent, &with(", maxQueuePairs: 1"));
+        assert!(moved.iter().any(|action| matches!(action, Action::OpenPort { .. })), "{moved:?}");
+    }
+
+    #[test]
+    fn own_addresses_are_known_exactly_as_long_as_their_ports() {
+        let mut agent = Agent::new(Name::parse("node-a").unwrap());
+        apply(&mut agent, "");
+        let (index, subnet) = (PortIndex(0), agent.plan(PortIndex(0)).unwrap().profile.subnet);
+        let own: IpAddr = "10.0.1.10".parse().unwrap();
+        assert!(agent.stations.has_address(subnet, own));
+        let mac = agent.plan(index).unwrap().profile.mac;
+        assert_eq!(agent.announced(Announcement { port: index, address: own, mac }), []);
+        apply(&mut agent, ", shutdown: true");
+        apply(&mut agent, "");
+        assert!(agent.stations.has_address(subnet, own) && agent.stations.has_mac(subnet, mac));
+        agent.apply(&ResourceSet::default());
+        assert!(agent.stations.is_empty());
     }
 }

@@ -9,6 +9,7 @@ mod agent;
 mod holders;
 mod index;
 mod plan;
+mod stations;
 
 pub use agent::{Action, Agent, Exhausted};
 pub use plan::PortPlan;
