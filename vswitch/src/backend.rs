@@ -223,9 +223,7 @@ fn describe(host: &Host, name: &ObjectName, own: &Name) -> Option<pb::Port> {
     let key = model::Key::of(Kind::Port, name);
     let resource = host.resources.get(&key)?;
     let spec = host.resources.port(name)?.spec;
-    let label = name.to_string();
-    let realized = host.ports.values().find(|port| port.plan.name == label);
-    let status = match realized {
+    let status = match host.port_named(name) {
         Some(port) => status_of(host, port, own),
         None => {
             let reason = match &spec.host {
@@ -260,7 +258,7 @@ fn status_of(host: &Host, port: &Port, own: &Name) -> pb::PortStatus {
         features: port.features().map(vhost_user::features::names).unwrap_or_default(),
         ring_layout: port.is_packed().map(|packed| if packed { "packed" } else { "split" }.to_owned()),
         queue_pairs: port.queue_pairs() as u32,
-        mtu: u32::from(port.plan.profile.mtu),
+        mtu: u32::from(port.mtu()),
         counters: Some(counters_of(&totals)),
         rates: Some(pb::Rates {
             egress_packets_per_second,

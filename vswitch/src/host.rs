@@ -2,12 +2,13 @@
 //!
 //! It waits for front ends, workers' reports and requests of the other threads (the API, a reload), and never for long for any of them.
 
+use crate::deadlines::Deadlines;
 use crate::port::{Port, Surroundings};
 use crate::worker::{Fault, Waker, WorkerHandle};
 use agent::{Action, Agent};
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, PortIndex};
-use model::{Name, Problem, ResourceSet};
+use model::{Name, ObjectName, Problem, ResourceSet};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use std::collections::BTreeMap;
 use std::io;
@@ -93,6 +94,7 @@ pub struct Host {
     agent: Agent,
     wakers: Vec<Waker>,
     removals: Vec<(PortIndex, Removal)>,
+    deadlines: Deadlines,
     faults: Arc<ArrayQueue<Fault>>,
     announcements: Arc<ArrayQueue<Announcement>>,
     epoll: OwnedFd,
@@ -131,6 +133,7 @@ pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandl
         announcements: parts.control.announcements().clone(),
         control: parts.control,
         removals: Vec::new(),
+        deadlines: Deadlines::default(),
         faults: parts.faults,
         epoll,
         bell: parts.bell,
@@ -183,8 +186,7 @@ impl Host {
 
     /// Waits for the next thing to do; the ports that have something go to `ready`.
     fn wait(&self, ready: &mut Vec<PortIndex>) {
-        let deadlines = self.ports.values().filter_map(|port| port.device()?.endpoint().deadline());
-        let wake_at = deadlines.fold(self.next_tick, Duration::min);
+        let wake_at = self.deadlines.first().map_or(self.next_tick, |first| first.min(self.next_tick));
         let mut timeout = wake_at.saturating_sub(self.now());
         if !self.removals.is_empty() {
             timeout = timeout.min(REMOVAL_CHECK);
@@ -206,15 +208,7 @@ impl Host {
     }
 
     fn meet_deadlines(&mut self) {
-        let now = self.now();
-        let due: Vec<PortIndex> = self
-            .ports
-            .values()
-            .filter(|port| {
-                port.device().and_then(|device| device.endpoint().deadline()).is_some_and(|at| at <= now)
-            })
-            .map(|port| port.index)
-            .collect();
+        let due = self.deadlines.due(self.now());
         due.into_iter().for_each(|index| self.with_port(index, Port::on_ready));
     }
 
@@ -252,6 +246,12 @@ impl Host {
         let Some(port) = self.ports.get_mut(&index) else { return };
         act(port, &mut Surroundings { control: &mut self.control, wakers: &self.wakers, now });
         watch_sockets(&self.epoll, port);
+        self.deadlines.set(index, port.device().and_then(|device| device.endpoint().deadline()));
+    }
+
+    /// The port of that name, if it is realized here.
+    pub fn port_named(&self, name: &ObjectName) -> Option<&Port> {
+        self.ports.get(&self.agent.index_of(name)?)
     }
 
     fn carry_out(&mut self, actions: Vec<Action>) {
@@ -284,6 +284,7 @@ impl Host {
 
     fn close_port(&mut self, index: PortIndex) {
         let now = self.now();
+        self.deadlines.set(index, None);
         if let Some(mut port) = self.ports.remove(&index) {
             port.close(&mut Surroundings { control: &mut self.control, wakers: &self.wakers, now });
         }

@@ -12,8 +12,10 @@
 //! * [`config`]: the daemon's own file.
 
 pub mod backend;
+mod call;
 pub mod config;
 pub mod daemon;
+mod deadlines;
 pub mod doctor;
 pub mod host;
 pub mod metrics;

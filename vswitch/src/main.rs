@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 
 /// The Towpath virtual switch: gives virtual machines their VPC over vhost-user.
 ///
-/// Without arguments it runs with embedded defaults: one worker, no ports, its sockets in a temporary folder.
+/// Without arguments and without /etc/towpath/towpathd.yaml it runs with defaults: one worker, no ports.
 /// SIGHUP reads the manifests again and changes only what changed; SIGTERM ends it cleanly.
 #[derive(Parser)]
 #[command(name = "towpathd", version)]

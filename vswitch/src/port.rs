@@ -1,5 +1,6 @@
 //! One port of this host: its socket, the queues it runs, and how far it has come.
 
+use crate::call::Call;
 use crate::worker::Waker;
 use agent::PortPlan;
 use engine::{CounterTotals, PortIndex, QueueFault};
@@ -18,9 +19,10 @@ use tables::TokenBucket;
 use vhost_user::connector::Connector;
 use vhost_user::device::{Device, DeviceEvent, ReadyQueue};
 use vhost_user::endpoint::{Endpoint, Role};
+use vhost_user::features;
 use vhost_user::listener::{ListenOptions, Listener};
 use vhost_user::session::SessionConfig;
-use virtqueue::{CallFd, DeviceRing, Notifier, Ring};
+use virtqueue::{DeviceRing, Notifier, Ring};
 
 /// Log lines per second and port about what a front end did wrong, and at once.
 const LOG_RATE: (u64, u64) = (1, 10);
@@ -40,10 +42,11 @@ pub enum Phase {
     Error,
 }
 
-/// What the ring of a queue was last seen to be, for the status.
+/// A queue that a worker has.
 #[derive(Clone, Debug)]
 struct Running {
     packed: bool,
+    call: Arc<Call>,
     /// For a queue the guest receives by: set when it has refused a frame.
     stopped: Option<Arc<AtomicBool>>,
 }
@@ -53,13 +56,6 @@ struct Running {
 struct Broken {
     rings: u64,
     memories: u64,
-}
-
-/// A guest that polls needs no interrupts.
-struct Silent;
-
-impl Notifier for Silent {
-    fn notify(&self) {}
 }
 
 /// What a port works with besides itself.
@@ -90,6 +86,7 @@ pub struct Port {
     pub rates: [f64; 4],
     /// Rings found broken, and memory found gone.
     broken: Broken,
+    rarps: (u64, u64),
     spoofs_seen: u64,
     /// Whether packets with a foreign MAC address came since rates were last taken but one.
     spoofing: bool,
@@ -111,6 +108,7 @@ impl Port {
             sampled: (around.now, CounterTotals::default()),
             rates: [0.0; 4],
             broken: Broken::default(),
+            rarps: (0, 0),
             spoofs_seen: 0,
             spoofing: false,
         };
@@ -122,7 +120,7 @@ impl Port {
         let Some(attachment) = self.plan.attachment.clone() else { return };
         let profile = &self.plan.profile;
         let mac = Some(profile.mac.0);
-        let config = SessionConfig::new(u64::MAX, attachment.max_queue_pairs, mac, profile.mtu);
+        let config = SessionConfig::new(mask_of(&attachment), attachment.max_queue_pairs, mac, profile.mtu);
         match role_of(&attachment) {
             Ok(role) => {
                 let mut endpoint = Endpoint::new(role, config);
@@ -139,16 +137,33 @@ impl Port {
 
     /// Takes up another plan with the same socket.
     pub fn change(&mut self, plan: PortPlan, around: &mut Surroundings<'_>) {
-        around.control.set_profile(self.index, plan.profile.clone());
         if let Some(device) = &mut self.device {
             if plan.profile.mtu != self.plan.profile.mtu {
                 device.endpoint_mut().set_mtu(plan.profile.mtu);
+            }
+            if let Some(attachment) = &plan.attachment {
+                device.endpoint_mut().set_feature_mask(mask_of(attachment));
             }
             device.endpoint_mut().set_link(plan.profile.up);
         }
         tracing::info!(port = %plan.name, "port changed");
         self.plan = plan;
+        self.publish_profile(around);
         self.on_ready(around);
+    }
+
+    /// The largest network-layer packet its guest is given: the manifest's, or what the front end said, which cannot be more.
+    pub fn mtu(&self) -> u16 {
+        let session = self.device.as_ref().and_then(|device| device.endpoint().session());
+        session.map_or(self.plan.profile.mtu, |session| session.config().mtu.min(self.plan.profile.mtu))
+    }
+
+    fn publish_profile(&self, around: &mut Surroundings<'_>) {
+        let mut profile = self.plan.profile.clone();
+        profile.mtu = self.mtu();
+        around.control.set_profile(self.index, profile);
+        // Workers hear of a changed MTU by a command.
+        around.wakers.iter().for_each(Waker::wake);
     }
 
     /// Stops the port's queues and closes its socket. The switch's port is to be removed afterwards.
@@ -349,7 +364,11 @@ impl Port {
                     device.queue_stopped(index, base);
                 }
             }
-            DeviceEvent::CallChanged { index, call } => self.change_call(index, call, around),
+            DeviceEvent::CallChanged { index, call } => {
+                if let Some(running) = self.running.get(&index) {
+                    running.call.set(call);
+                }
+            }
             DeviceEvent::Rarp { mac } => self.announce(MacAddr(mac)),
             DeviceEvent::Refused { refusal, detail } => {
                 let detail = detail.map_or_else(String::new, |detail| format!(": {detail}"));
@@ -359,6 +378,7 @@ impl Port {
             DeviceEvent::LinkDown => tracing::info!(port = %self.plan.name, "the guest's driver stopped"),
             DeviceEvent::Closed { reason } => {
                 self.features = None;
+                self.publish_profile(around);
                 tracing::info!(port = %self.plan.name, %reason, "front end gone");
             }
             DeviceEvent::MemoryChanged { bytes, regions } => {
@@ -371,6 +391,7 @@ impl Port {
             }
             DeviceEvent::Mtu { mtu } => {
                 tracing::debug!(port = %self.plan.name, mtu, "the front end set the MTU");
+                self.publish_profile(around);
             }
             DeviceEvent::Status { status } => {
                 tracing::debug!(port = %self.plan.name, status, "device status");
@@ -379,28 +400,37 @@ impl Port {
         }
     }
 
-    /// The guest arrived here by migration. It may announce only its own address.
+    /// SEND_RARP: the guest arrived here by migration, and what learns addresses from frames is to learn that. Nothing here does: frames go where
+    /// the manifests say, unknown ones nowhere, and a broadcast is not given to guests. So there is nothing to send on this host. It is checked like
+    /// any source of the port's, and counted.
     fn announce(&mut self, mac: MacAddr) {
-        if mac == self.plan.profile.mac {
+        if self.plan.profile.may_use_mac(mac) {
+            self.rarps.0 += 1;
             tracing::info!(port = %self.plan.name, %mac, "guest announced itself");
         } else {
+            self.rarps.1 += 1;
             tracing::warn!(port = %self.plan.name, %mac, "refused an announcement of another address than the port's");
         }
+    }
+
+    /// Announcements of the guest's address by its front end (SEND_RARP), and such of addresses that are not the port's.
+    pub fn rarps(&self) -> (u64, u64) {
+        self.rarps
     }
 
     fn start_queue(&mut self, ready: ReadyQueue, around: &mut Surroundings<'_>) {
         let net = NetFeatures::from_bits(self.features.unwrap_or(0));
         let (index, pair) = (ready.index, ready.index / 2);
         let packed = ready.ring.features().layout == virtqueue::RingLayout::Packed;
-        let notifier = notifier_of(ready.call);
+        let call = Arc::new(Call::new(ready.call));
         let mut stopped = None;
         let worker = if is_receive(index) {
-            let queue = VhostTx::new(ready.ring, net, notifier);
+            let queue = VhostTx::new(ready.ring, net, call.clone());
             stopped = Some(queue.stopped());
             around.control.attach_tx(self.index, pair, Box::new(queue));
             around.control.home(self.index)
         } else {
-            let queue = VhostRx::new(ready.ring, net, notifier);
+            let queue = VhostRx::new(ready.ring, net, call.clone());
             let worker = around.control.attach_rx(self.index, pair, Box::new(queue));
             if let (Some(kick), Some(waker)) =
                 (&ready.kick, worker.and_then(|worker| around.wakers.get(worker)))
@@ -409,7 +439,9 @@ impl Port {
             }
             worker
         };
-        self.running.insert(index, Running { packed, stopped });
+        // A process before this one may have died between returning buffers and saying so.
+        call.notify();
+        self.running.insert(index, Running { packed, call, stopped });
         // Every worker must hear of a new output; the home worker of a new queue looks into it without a kick.
         around.wakers.iter().for_each(Waker::wake);
         tracing::debug!(port = %self.plan.name, index, packed, ?worker, "queue started");
@@ -445,23 +477,6 @@ impl Port {
         Some(base)
     }
 
-    fn change_call(&self, index: u16, call: Option<Arc<CallFd>>, around: &Surroundings<'_>) {
-        let (pair, notifier) = (index / 2, notifier_of(call));
-        if is_receive(index) {
-            around.control.with_tx(self.index, pair, |queue| {
-                if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<VhostTx>() {
-                    queue.set_notifier(notifier);
-                }
-            });
-        } else {
-            around.control.with_rx(self.index, pair, |queue| {
-                if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<VhostRx>() {
-                    queue.set_notifier(notifier);
-                }
-            });
-        }
-    }
-
     fn tx_is_broken(&self, index: u16, around: &Surroundings<'_>) -> bool {
         let broken = around.control.with_tx(self.index, index / 2, |queue| {
             (queue as &mut dyn Any)
@@ -495,11 +510,10 @@ fn spoofs_in(totals: &CounterTotals) -> u64 {
     totals.drops.iter().find(spoofed).map_or(0, |(_, count)| *count)
 }
 
-fn notifier_of(call: Option<Arc<CallFd>>) -> Arc<dyn Notifier> {
-    match call {
-        Some(call) => call,
-        None => Arc::new(Silent),
-    }
+/// The features that may be offered.
+fn mask_of(attachment: &VhostUserAttachment) -> u64 {
+    let withheld = attachment.without_features.iter().filter_map(|name| features::by_name(name));
+    withheld.fold(u64::MAX, |mask, feature| mask & !feature)
 }
 
 fn role_of(attachment: &VhostUserAttachment) -> Result<Role, String> {
@@ -517,5 +531,16 @@ fn role_of(attachment: &VhostUserAttachment) -> Result<Role, String> {
                 ListenOptions { mode: attachment.mode, owner, ..ListenOptions::new(&attachment.socket) };
             Ok(Role::Server(Listener::bind(&options).map_err(|error| error.to_string())?))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests_know_the_features_of_the_back_end() {
+        let offered: Vec<&str> = features::all_names().filter(|name| *name != "protocol features").collect();
+        assert_eq!(offered, model::features::FEATURES);
     }
 }

@@ -6,6 +6,7 @@
 //!   out of a tree and reports every problem it meets instead of the first;
 //! - [`name`], [`mac`], [`quantity`] and [`net`] are the values of the fields;
 //! - [`kind`] lists the kinds; [`host`], [`vpc`], [`subnet`], [`port`] are those of this version; [`resource`] holds one;
+//!   [`features`] names what a port can withhold from its guest;
 //! - [`set`] is a validated set of resources, [`validate`] the rules that concern more than one of them, [`owner`] who
 //!   may change what; [`diff`](mod@diff) turns two sets into the list of changes between them;
 //! - [`load`] reads manifests into a set.
@@ -13,6 +14,7 @@
 //! A [`ResourceSet`] exists only validated, so whoever holds one need not check references, addresses or overlaps again.
 
 pub mod diff;
+pub mod features;
 pub mod fields;
 pub mod host;
 pub mod kind;

@@ -1,5 +1,6 @@
 //! Port: one virtual NIC.
 
+use crate::features::parse_feature;
 use crate::fields::{Fields, Parsed, Reader, Refusal};
 use crate::mac::{MacAddr, derived, parse_unicast};
 use crate::name::{Name, ObjectName};
@@ -77,6 +78,8 @@ pub struct VhostUserAttachment {
     pub mode: u32,
     /// Most queue pairs the guest may ask for, 1 to 128.
     pub max_queue_pairs: u16,
+    /// Features not offered to the guest, in words: of [`FEATURES`](crate::features::FEATURES).
+    pub without_features: Vec<&'static str>,
 }
 
 /// towpathd's end of a vhost-user socket.
@@ -234,6 +237,9 @@ impl Attachment {
         }
         body.insert("mode".into(), json!(format!("{:04o}", vhost.mode)));
         body.insert("maxQueuePairs".into(), json!(vhost.max_queue_pairs));
+        if !vhost.without_features.is_empty() {
+            body.insert("withoutFeatures".into(), json!(vhost.without_features));
+        }
         json!({ "vhostUser": body })
     }
 }
@@ -324,6 +330,15 @@ fn read_vhost_user(mut fields: Fields<'_>, reader: &mut Reader, uid: &Uid) -> Vh
     let owner = fields.parse(reader, "owner", parse_socket_owner);
     let mode = fields.parse(reader, "mode", parse_socket_mode);
     let pairs = fields.integer(reader, "maxQueuePairs", 1..=u64::from(QUEUE_PAIRS_MAX));
+    let mut withheld = Vec::new();
+    fields.list(reader, "withoutFeatures", |text| {
+        let feature = parse_feature(text)?;
+        if withheld.contains(&feature) {
+            return Err(Refusal::new("is written twice", "remove one of them"));
+        }
+        withheld.push(feature);
+        Ok(())
+    });
     if let (Some(Role::Client), true) = (role, owner.is_some() || mode.is_some()) {
         let refusal = Refusal::new(
             "owner and mode are for a socket that towpathd makes, and with role client the VMM makes it",
@@ -338,6 +353,7 @@ fn read_vhost_user(mut fields: Fields<'_>, reader: &mut Reader, uid: &Uid) -> Vh
         owner,
         mode: mode.unwrap_or(0o660),
         max_queue_pairs: pairs.and_then(|pairs| u16::try_from(pairs).ok()).unwrap_or(QUEUE_PAIRS_MAX),
+        without_features: withheld,
     }
 }
 
@@ -416,6 +432,14 @@ mod tests {
         ] {
             assert!(parse_socket_path(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn features_are_known_by_their_words() {
+        assert_eq!(parse_feature("Packed Ring"), Ok("packed ring"));
+        let unknown = parse_feature("packed rings").unwrap_err();
+        assert!(unknown.remedy.contains("\"packed ring\""), "{unknown:?}");
+        assert!(parse_feature("protocol features").is_err());
     }
 
     #[test]

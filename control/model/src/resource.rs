@@ -342,7 +342,8 @@ mod tests {
         let document = read(
             "apiVersion: towpath.dev/v1\nkind: Port\nmetadata: {project: p, name: vm1-eth0, labels: {app: web}, sharedWith: [q]}\n\
              spec:\n  subnet: web\n  host: node-a\n  migratingTo: node-b\n  mac: 02:00:00:00:01:0a\n  ips: [10.0.1.10, 'fd00::10']\n  \
-             attachment: {vhostUser: {socket: /run/x.sock, role: server, owner: 'a:b', mode: 0640, maxQueuePairs: 4}}\n  \
+             attachment: {vhostUser: {socket: /run/x.sock, role: server, owner: 'a:b', mode: 0640, maxQueuePairs: 4,\n    \
+             withoutFeatures: [packed ring, MTU]}}\n  \
              unfiltered: true\n  allowedAddresses: [{ip: 10.0.1.100}, {ip: 10.0.8.0/22, mac: '02:00:00:00:00:09'}]\n  shutdown: true\n",
         );
         assert_eq!(document.reader.problems, []);
@@ -350,6 +351,7 @@ mod tests {
         assert_eq!(meta.key.to_string(), "Port p/vm1-eth0");
         let Some(crate::Attachment::VhostUser(vhost)) = &spec.attachment else { panic!() };
         assert_eq!((vhost.mode, vhost.max_queue_pairs, vhost.socket.as_str()), (0o640, 4, "/run/x.sock"));
+        assert_eq!(vhost.without_features, ["packed ring", "MTU"]);
         assert_eq!(spec.allowed_addresses[0].single(), "10.0.1.100".parse().ok());
         assert_eq!(spec.allowed_addresses[1].single(), None);
         assert!(spec.unfiltered && spec.shutdown);

@@ -11,8 +11,8 @@ use std::fmt;
 pub const MTU_MIN_V4: u16 = 576;
 /// Smallest MTU of a VPC with IPv6, in bytes (RFC 8200, 5).
 pub const MTU_MIN_V6: u16 = 1280;
-/// Greatest MTU in bytes, when no uplink limits it: what virtio-net's configuration space can say (virtio 1.2, 5.1.4).
-pub const MTU_MAX: u16 = 65535;
+/// Greatest MTU in bytes, when no uplink limits it: with its Ethernet header a frame still fits 16 bits.
+pub const MTU_MAX: u16 = 65521;
 /// MTU of a VPC none of whose hosts has an uplink, in bytes: Ethernet's.
 pub const MTU_WITHOUT_UPLINK: u16 = 1500;
 

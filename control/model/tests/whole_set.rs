@@ -297,7 +297,7 @@ fn mtu_is_limited_by_uplinks_with_the_arithmetic() {
     assert_eq!(mtu(&BASE.replace("vni: 100", "vni: 100, mtu: 9000"), &Environment::default()), Ok(9000));
     refused(
         "kind: Vpc\nmetadata: {name: v}\nspec: {vni: 3, mtu: 1279, cidrs: ['fd00::/48']}\n",
-        &["spec.mtu \"1279\": out of range; remedy: write a whole number from 1280 to 65535"],
+        &["spec.mtu \"1279\": out of range; remedy: write a whole number from 1280 to 65521"],
     );
 }
 

@@ -174,6 +174,11 @@ pub fn by_name(name: &str) -> Option<u64> {
     NAMES.iter().find(|(_, n)| n.eq_ignore_ascii_case(name)).map(|&(bit, _)| bit)
 }
 
+/// The names in words of all features that this back end can offer.
+pub fn all_names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().map(|&(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,7 +39,8 @@ fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) ->
     let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
     let counters = status.counters.unwrap_or_default();
     let rates = status.rates.unwrap_or_default();
-    let lines = [
+    let withheld = at("/spec/attachment/vhostUser/withoutFeatures");
+    let mut lines = vec![
         ("Name", format!("{}/{}", at("/metadata/project"), at("/metadata/name"))),
         ("Uid", at("/metadata/uid")),
         ("Owner", at("/status/owner")),
@@ -58,6 +59,10 @@ fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) ->
         ("Received", amounts(counters.ingress_packets, counters.ingress_bytes, counters.ingress_drops)),
         ("", speeds(rates.ingress_packets_per_second, rates.ingress_bits_per_second)),
     ];
+    if !withheld.is_empty() {
+        let after = lines.iter().position(|(name, _)| *name == "Features").map_or(lines.len(), |at| at + 1);
+        lines.insert(after, ("Not offered", withheld));
+    }
     pairs(out, &lines)?;
     bindings(out, &status.bindings)?;
     port_workers(out, &status.workers)?;
