@@ -14,7 +14,7 @@ rust_version=1.95.0
 
 build=(build-essential pkg-config libdpdk-dev libclang-dev clang ca-certificates curl)
 demo=(qemu-system-x86 busybox-static xz-utils util-linux)
-test=(dpdk-dev tshark)
+test=(dpdk-dev tshark systemd)
 bench=(dpdk-dev openvswitch-switch-dpdk util-linux)
 case $what in
 build) packages=("${build[@]}") ;;

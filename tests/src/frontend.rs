@@ -68,7 +68,7 @@ impl Frontend {
         let mut start = |index: usize| -> Result<Queue> {
             let config = QueueConfig { size: RING, layout: RingLayout::Split, features, indirect_entries: 0 };
             let queue = Queue::new(&memory, &mut arena, &config)?;
-            start_ring(&session, &memory, index, queue.addresses(), &kicks[index], &calls[index])?;
+            start_ring(&session, &memory, (index, 0), queue.addresses(), &kicks[index], &calls[index])?;
             Ok(queue)
         };
         let (rx_queue, tx_queue) = (start(0)?, start(1)?);
@@ -219,7 +219,8 @@ fn negotiate(session: &mut Session) -> Result<u64> {
     Ok(wanted & !features::VHOST_USER_PROTOCOL_FEATURES)
 }
 
-fn region(memory: &SharedMemory) -> VhostUserMemoryRegionInfo {
+/// The whole memory as one region.
+pub(crate) fn region(memory: &SharedMemory) -> VhostUserMemoryRegionInfo {
     VhostUserMemoryRegionInfo {
         guest_phys_addr: memory.guest_base(),
         memory_size: memory.len() as u64,
@@ -229,10 +230,11 @@ fn region(memory: &SharedMemory) -> VhostUserMemoryRegionInfo {
     }
 }
 
-fn start_ring(
+/// Tell of a ring, of which `base` is told besides its number.
+pub(crate) fn start_ring(
     session: &Session,
     memory: &SharedMemory,
-    index: usize,
+    (index, base): (usize, u16),
     ring: RingAddresses,
     kick: &EventFd,
     call: &EventFd,
@@ -240,7 +242,7 @@ fn start_ring(
     let user = |guest| memory.user_address(guest);
     let what = |message: &'static str| move || format!("{message} of ring {index}");
     session.set_vring_num(index, RING).with_context(what("SET_VRING_NUM"))?;
-    session.set_vring_base(index, 0).with_context(what("SET_VRING_BASE"))?;
+    session.set_vring_base(index, base).with_context(what("SET_VRING_BASE"))?;
     let addresses = VringConfigData {
         queue_max_size: RING,
         queue_size: RING,

@@ -4,6 +4,7 @@
 //! - [`guest`] boots QEMU with them under software emulation and talks to the agent inside, [`qmp`] to QEMU itself.
 //! - [`frontend`] is a guest without QEMU: crates.io's front end, our driver, a packet at a time.
 //! - [`hostile`] is front ends and guests that break rules, and the judgement of what comes of it.
+//! - [`survivor`] is a guest that outlives its back end, and says what the `vhost` crate's front end cannot.
 //! - [`testpmd`] runs DPDK's test application: as a foreign switch to compare with, or as a foreign guest.
 //! - [`daemon`] runs `towpathd` and asks it through `towpath`; [`manifests`] writes what it is told.
 //! - [`process`] is what they stand on: a child that cannot outlive its test.
@@ -22,6 +23,7 @@ pub mod manifests;
 pub mod process;
 pub mod qmp;
 pub mod scratch;
+pub mod survivor;
 pub mod testpmd;
 pub mod wait;
 

@@ -27,6 +27,8 @@ pub struct Port {
     pub role: &'static str,
     /// What else its guest may send from.
     pub allowed: Vec<IpAddr>,
+    /// Features its guest is not offered, in words.
+    pub without: Vec<&'static str>,
 }
 
 impl Port {
@@ -43,6 +45,7 @@ impl Port {
             socket: folder.join(format!("vm{number}.sock")),
             role: "server",
             allowed: Vec::new(),
+            without: Vec::new(),
         }
     }
 
@@ -60,7 +63,11 @@ impl Port {
                 "mac": self.mac,
                 "ips": self.ips,
                 "allowedAddresses": allowed,
-                "attachment": {"vhostUser": {"socket": self.socket, "role": self.role}},
+                "attachment": {"vhostUser": {
+                    "socket": self.socket,
+                    "role": self.role,
+                    "withoutFeatures": self.without,
+                }},
             },
         })
     }

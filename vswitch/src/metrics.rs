@@ -10,6 +10,53 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 
+/// Every family there is: name, what it says, whether it only grows (then the page adds `_total` to its name), labels. `docs/guide/metrics.md` lists them.
+pub const FAMILIES: [(&str, &str, bool, &[&str]); 13] = [
+    ("towpath_port_packets", "Packets, by direction as the VM sees it.", true, &["port", "direction"]),
+    (
+        "towpath_port_bytes",
+        "Bytes of frames without FCS, by direction as the VM sees it.",
+        true,
+        &["port", "direction"],
+    ),
+    (
+        "towpath_port_drops",
+        "Packets sent by the port that were dropped, by reason.",
+        true,
+        &["port", "reason"],
+    ),
+    ("towpath_port_handovers", "Packets given to the port as a second copy.", true, &["port"]),
+    (
+        "towpath_port_refusals",
+        "Messages, connections, rings and buffers that were refused, by name.",
+        true,
+        &["port", "refusal"],
+    ),
+    ("towpath_port_connects", "Front ends that have connected.", true, &["port"]),
+    (
+        "towpath_port_rarps",
+        "Announcements of a guest's MAC address by its front end after a migration (SEND_RARP); refused: not the port's.",
+        true,
+        &["port", "result"],
+    ),
+    ("towpath_port_phase", "1 for the phase the port is in.", false, &["port", "phase"]),
+    ("towpath_worker_packets", "Packets taken from receive queues.", true, &["worker"]),
+    ("towpath_worker_busy_cycles", "Time stamp cycles of polls that found packets.", true, &["worker"]),
+    (
+        "towpath_worker_idle_cycles",
+        "Time stamp cycles of everything else, asleep included.",
+        true,
+        &["worker"],
+    ),
+    ("towpath_worker_queues", "Receive queues polled.", false, &["worker"]),
+    (
+        "towpath_pool_free_chunks",
+        "Free 2 KiB pieces of memory for packets that outlive their burst.",
+        false,
+        &[],
+    ),
+];
+
 /// One sample: labels and value.
 type Sample = (Vec<(&'static str, String)>, f64);
 
@@ -53,12 +100,9 @@ impl Snapshot {
     pub fn of(host: &Host) -> Self {
         let mut families = ports(host);
         families.extend(workers(host));
-        families.push(Family {
-            name: "towpath_pool_free_chunks",
-            help: "Free 2 KiB pieces of memory for packets that outlive their burst.",
-            counter: false,
-            samples: vec![(Vec::new(), host.control.pool().available() as f64)],
-        });
+        let mut pool = family("towpath_pool_free_chunks");
+        pool.samples.push((Vec::new(), host.control.pool().available() as f64));
+        families.push(pool);
         Self(families)
     }
 
@@ -76,25 +120,23 @@ impl Snapshot {
     }
 }
 
-fn family(name: &'static str, help: &'static str, counter: bool) -> Family {
+/// A family without samples yet.
+fn family(name: &'static str) -> Family {
+    let known = FAMILIES.iter().find(|(known, ..)| *known == name);
+    debug_assert!(known.is_some(), "{name} is not in the list");
+    let (help, counter) = known.map_or(("", false), |(_, help, counter, _)| (help, *counter));
     Family { name, help, counter, samples: Vec::new() }
 }
 
 fn ports(host: &Host) -> Vec<Family> {
-    let mut packets = family("towpath_port_packets", "Packets, by direction as the VM sees it.", true);
-    let mut bytes =
-        family("towpath_port_bytes", "Bytes of frames without FCS, by direction as the VM sees it.", true);
-    let mut drops =
-        family("towpath_port_drops", "Packets sent by the port that were dropped, by reason.", true);
-    let mut handed_over =
-        family("towpath_port_handovers", "Packets given to the port as a second copy.", true);
-    let mut refusals = family(
-        "towpath_port_refusals",
-        "Messages, connections, rings and buffers that were refused, by name.",
-        true,
-    );
-    let mut connects = family("towpath_port_connects", "Front ends that have connected.", true);
-    let mut phases = family("towpath_port_phase", "1 for the phase the port is in.", false);
+    let mut packets = family("towpath_port_packets");
+    let mut bytes = family("towpath_port_bytes");
+    let mut drops = family("towpath_port_drops");
+    let mut handed_over = family("towpath_port_handovers");
+    let mut refusals = family("towpath_port_refusals");
+    let mut connects = family("towpath_port_connects");
+    let mut rarps = family("towpath_port_rarps");
+    let mut phases = family("towpath_port_phase");
     for port in host.ports.values() {
         let name = || ("port", port.plan.name.clone());
         let Some(totals) = host.control.counters(port.index) else { continue };
@@ -116,9 +158,13 @@ fn ports(host: &Host) -> Vec<Family> {
         );
         handed_over.samples.push((vec![name()], totals.handed_over as f64));
         connects.samples.push((vec![name()], port.connects() as f64));
+        let (accepted, refused) = port.rarps();
+        for (result, count) in [("accepted", accepted), ("refused", refused)] {
+            rarps.samples.push((vec![name(), ("result", result.to_owned())], count as f64));
+        }
         phases.samples.push((vec![name(), ("phase", phase(port))], 1.0));
     }
-    vec![packets, bytes, drops, handed_over, refusals, connects, phases]
+    vec![packets, bytes, drops, handed_over, refusals, connects, rarps, phases]
 }
 
 fn phase(port: &Port) -> String {
@@ -126,12 +172,10 @@ fn phase(port: &Port) -> String {
 }
 
 fn workers(host: &Host) -> Vec<Family> {
-    let mut packets = family("towpath_worker_packets", "Packets taken from receive queues.", true);
-    let mut busy =
-        family("towpath_worker_busy_cycles", "Time stamp cycles of polls that found packets.", true);
-    let mut idle =
-        family("towpath_worker_idle_cycles", "Time stamp cycles of everything else, asleep excepted.", true);
-    let mut queues = family("towpath_worker_queues", "Receive queues polled.", false);
+    let mut packets = family("towpath_worker_packets");
+    let mut busy = family("towpath_worker_busy_cycles");
+    let mut idle = family("towpath_worker_idle_cycles");
+    let mut queues = family("towpath_worker_queues");
     for (index, worker) in host.workers.iter().enumerate() {
         let labels = vec![("worker", index.to_string())];
         packets.samples.push((labels.clone(), worker.counters.packets.get() as f64));

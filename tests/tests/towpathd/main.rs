@@ -7,8 +7,10 @@
 )]
 
 mod configuration;
+mod crash;
 mod guests;
 mod hostile;
+mod messages;
 mod operation;
 mod ring_paths;
 

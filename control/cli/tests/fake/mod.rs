@@ -41,6 +41,8 @@ pub(crate) struct FakeBackend {
     set: ResourceSet,
     reset: AtomicBool,
     healthy: bool,
+    /// What its manifests folder gave.
+    detail: &'static str,
 }
 
 impl FakeBackend {
@@ -104,9 +106,11 @@ impl Backend for FakeBackend {
             sources: vec![pb::ConfigSource {
                 kind: "manifests".into(),
                 path: Some("/etc/towpath/manifests".into()),
-                detail: "5 resources\u{1b}[2J".into(),
+                detail: self.detail.into(),
             }],
-            lacks: vec!["DPDK is not linked in: no NIC ports".into()],
+            lacks: vec![
+                "no uplink in this version: ports of this host reach each other and no other host".into(),
+            ],
             reload: Some(pb::Reload {
                 at: 0.0,
                 applied: false,
@@ -177,11 +181,22 @@ pub(crate) struct FakeDaemon {
 
 impl FakeDaemon {
     /// Starts one; `healthy` says whether its doctor finds no failure.
+    #[allow(dead_code, reason = "not every test program uses it")]
     pub(crate) fn start(healthy: bool) -> Self {
+        Self::with(healthy, "5 resources\u{1b}[2J")
+    }
+
+    /// Starts one that looks like any other.
+    #[allow(dead_code, reason = "not every test program uses it")]
+    pub(crate) fn sample() -> Self {
+        Self::with(true, "2 Ports, 1 Subnet, 1 Vpc")
+    }
+
+    fn with(healthy: bool, detail: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = ApiSocket::bind(&folder.path().join("api.sock")).unwrap();
         let set = load_text(MANIFESTS, "memory", &Environment::default()).unwrap();
-        let backend = Arc::new(FakeBackend { set, reset: AtomicBool::new(false), healthy });
+        let backend = Arc::new(FakeBackend { set, reset: AtomicBool::new(false), healthy, detail });
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
