@@ -110,6 +110,29 @@ pub fn is_delivery(reason: DropReason) -> bool {
     matches!(reason, ReceiverFull | TooLarge | ReceiverStopped | HandoverFull | PoolExhausted)
 }
 
+/// The edge of the pipeline on which a packet with that reason leaves it. (A rogue service is found by two stages: that edge has no one name.)
+#[must_use]
+pub fn edge_of(reason: DropReason) -> Option<&'static str> {
+    use DropReason::{
+        BadChain, BadNeighbour, BadOffload, BogusSource, EtherTypeRefused, Hairpin, Multicast,
+        NeighbourConsumed, PortDown, RogueService, SpoofedAddress, SpoofedMac, SpoofedNeighbour,
+        UnknownNeighbour, UnknownUnicast, VlanTagged,
+    };
+    Some(match reason {
+        BadChain => "ring > refused",
+        reason if is_delivery(reason) => "delivery > dropped",
+        SpoofedMac | SpoofedAddress | BogusSource | VlanTagged | EtherTypeRefused | PortDown => {
+            "port_security > dropped"
+        }
+        SpoofedNeighbour | BadNeighbour | UnknownNeighbour | NeighbourConsumed => "neighbours > dropped",
+        Multicast | UnknownUnicast | Hairpin => "forward > dropped",
+        RogueService => return None,
+        // What is left is the parser's.
+        BadOffload => "parse > dropped (offload)",
+        _ => "parse > dropped",
+    })
+}
+
 #[derive(Debug, Default)]
 struct Tally {
     received: u64,

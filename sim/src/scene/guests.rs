@@ -56,13 +56,13 @@ impl Scene {
         for packet in &acted.received {
             self.trace.frame(self.now, "received", guest, packet.pair, &packet.bytes);
             let edge = match (packet.header.gso, packet.header.needs_csum) {
-                (Gso::None, false) => "received, whole",
-                (Gso::None, true) => "received, checksum left",
-                _ => "received, to be cut",
+                (Gso::None, false) => "delivery > guest, whole",
+                (Gso::None, true) => "delivery > guest, checksum left",
+                _ => "delivery > guest, to be cut",
             };
             self.stats.edge(edge, 1);
             if self.ledger.arrived(guest, packet, &self.network)? {
-                self.stats.edge("received, cut", 1);
+                self.stats.edge("delivery > guest, cut", 1);
             }
         }
         acted.attacks.iter().for_each(|case| self.stats.case(*case));

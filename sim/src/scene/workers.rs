@@ -1,7 +1,7 @@
 //! Turns of workers, and what is compared after each step.
 
 use super::{Scene, Turn};
-use crate::check::verdicts::{self, Checks, Seen, Watch, is_delivery};
+use crate::check::verdicts::{self, Checks, Seen, Watch, edge_of};
 use crate::check::{Checked, Violation, work};
 use crate::cost;
 use engine::{Armed, PortIndex};
@@ -100,7 +100,7 @@ impl Scene {
             (0..self.seats.len()).filter(|other| progress.wake >> other & 1 != 0).collect();
         woken.into_iter().for_each(|other| self.wake(other));
         self.interrupt();
-        self.stats.edge("handed over", u64::from(progress.handovers));
+        self.stats.edge("delivery > other worker, or kept", u64::from(progress.handovers));
         Ok((progress.is_idle(), took))
     }
 
@@ -109,7 +109,7 @@ impl Scene {
             match event {
                 Seen::Received { port, key, .. } => {
                     self.trace.event(self.now, "taken", &[u64::from(port.0), *key]);
-                    self.stats.edge("taken", 1);
+                    self.stats.edge("ring > parse", 1);
                     if let Some(guest) = self.guest_of.get(port) {
                         self.accounts[*guest].taken += 1;
                     }
@@ -117,13 +117,12 @@ impl Scene {
                 Seen::Forwarded { port, output, key, .. } => {
                     self.trace.event(self.now, "forwarded", &[u64::from(port.0), *key]);
                     let back = matches!(output, engine::Output::Port(target) if target == port);
-                    self.stats.edge(if back { "answered" } else { "forwarded" }, 1);
+                    self.stats.edge(if back { "neighbours > answered" } else { "forward > delivery" }, 1);
                 }
                 Seen::Dropped { port, reason } => {
                     self.trace.event(self.now, reason.name(), &[u64::from(port.0)]);
                     *self.stats.drops.entry(*reason).or_default() += 1;
-                    let edge = if is_delivery(*reason) { "lost in delivery" } else { "dropped by a stage" };
-                    self.stats.edge(edge, 1);
+                    edge_of(*reason).into_iter().for_each(|edge| self.stats.edge(edge, 1));
                     if let Some(guest) = self.guest_of.get(port) {
                         *self.accounts[*guest].observed.entry(*reason).or_default() += 1;
                     }
