@@ -140,6 +140,36 @@ impl Packed {
         self.inflight = Some(part);
     }
 
+    /// `Layout::publish` with an in-flight region: each used descriptor is announced there and then seen at once, so that a process that dies
+    /// between two leaves nothing half done.
+    #[cold]
+    fn publish_tracked(&mut self, chains: &[Used], as_batch: bool, log: Option<&Arc<DirtyLog>>) {
+        let Some(part) = &self.inflight else { return };
+        let start = self.used;
+        let mut at = start;
+        let mut descs = 0;
+        for (chain, rest) in chains.iter().zip((0..chains.len()).rev()) {
+            let before = at;
+            descs += u32::from(chain.descs());
+            at.advance(chain.descs(), self.size);
+            if !as_batch {
+                part.intend((before.index, before.wrap), (at.index, at.wrap));
+                self.write_used(before, chain);
+            } else if rest == 0 {
+                // The last speaks for all, in the first one's place.
+                part.intend((start.index, start.wrap), (at.index, at.wrap));
+                self.write_used(start, chain);
+            }
+        }
+        if let Some(log) = log {
+            self.log_used(log, start, chains);
+        }
+        self.used = at;
+        // At most the size of the ring, by `advance`.
+        self.avail.outstanding -= descs as u16;
+        self.unsignalled = self.unsignalled.saturating_add(descs);
+    }
+
     /// The descriptor at `index`, which is not the first of its chain.
     fn load(&self, index: u16) -> Descriptor {
         let rest = load_rest(&self.ring, index);
@@ -337,6 +367,9 @@ impl Layout for Packed {
         let (Some((first, others)), Some(last)) = (chains.split_first(), chains.last()) else { return };
         let start = self.used;
         let mut at = start;
+        if self.inflight.is_some() {
+            return self.publish_tracked(chains, as_batch, log);
+        }
         // Together at most the size of the ring, by `advance`.
         let descs = chains.iter().fold(0, |sum, chain| sum + u32::from(chain.descs()));
         if as_batch {
@@ -347,9 +380,6 @@ impl Layout for Packed {
                 self.write_used(at, chain);
                 at.advance(chain.descs(), self.size);
             }
-        }
-        if let Some(part) = &self.inflight {
-            part.intend((start.index, start.wrap), (at.index, at.wrap));
         }
         // The first goes last: until then the driver sees none of them.
         self.write_used(start, if as_batch { last } else { first });

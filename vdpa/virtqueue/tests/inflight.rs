@@ -36,9 +36,9 @@ fn take_over(rig: &mut Rig, file: &OwnedFd) {
 enum Killed {
     /// Between two bursts.
     Between,
-    /// Within a burst, before its first used descriptor could be seen; its others can.
-    BeforeFirst,
-    /// After that, and the driver has used the places again.
+    /// Within a burst: after so many of its used descriptors, with the next one announced.
+    Within(usize),
+    /// After a burst, when the driver has used the places again.
     AndOffered,
 }
 
@@ -46,10 +46,34 @@ fn descriptors(rig: &Rig) -> Vec<u8> {
     rig.bytes(DESC, 16 * usize::from(rig.size))
 }
 
+/// A position `by` places after one, both as in half of a base.
+fn advance(half: u16, by: usize, size: u16) -> u16 {
+    let (index, wrap) = (half & 0x7fff, half & 0x8000);
+    let next = index + by as u16;
+    if next >= size { (next - size) | (wrap ^ 0x8000) } else { next | wrap }
+}
+
+/// Undoes what was returned after the first `count` chains of a burst that began at `start`.
+fn kill_within(rig: &Rig, file: &OwnedFd, (start, before): (u16, &[u8]), chains: &[usize], count: usize) {
+    let mut at = start;
+    for (index, length) in chains.iter().enumerate() {
+        let next = advance(at, *length, rig.size);
+        if index >= count {
+            let offset = usize::from(at & 0x7fff) * 16;
+            rig.guest.write(DESC + offset as u64, &before[offset..offset + 16]).unwrap();
+        }
+        if index == count {
+            let halves = [next & 0x7fff, at & 0x7fff, (next >> 15) | (at >> 15) << 8, 0];
+            let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_ne_bytes()).collect();
+            rustix::io::pwrite(file, &bytes, OFFSET + 16).unwrap();
+        }
+        at = next;
+    }
+}
+
 fn round(rig: &mut Rig, file: &OwnedFd, chains: &[usize], killed: Killed) {
-    let offered: Vec<u16> = chains.iter().map(|length| rig.offer(&vec![r(A, 80); *length])).collect();
-    let base = rig.ring.base();
-    let (at, before) = (usize::from(base as u16 & 0x7fff) * 16, descriptors(rig));
+    let mut expected: Vec<u16> = chains.iter().map(|length| rig.offer(&vec![r(A, 80); *length])).collect();
+    let (start, before) = (rig.ring.base() as u16, descriptors(rig));
     assert_eq!(rig.frames().len(), chains.len());
     let after = rig.ring.base();
     match killed {
@@ -57,16 +81,21 @@ fn round(rig: &mut Rig, file: &OwnedFd, chains: &[usize], killed: Killed) {
             take_over(rig, file);
             assert_eq!(rig.ring.base(), after);
         }
-        Killed::BeforeFirst => {
-            rig.guest.write(DESC + at as u64, &before[at..at + 16]).unwrap();
+        Killed::Within(count) => {
+            // All at once, where one descriptor speaks for all.
+            let whole = [chains.iter().sum()];
+            let (chains, count) =
+                if rig.features.in_order { (&whole[..], 0) } else { (chains, count % chains.len()) };
+            kill_within(rig, file, (start, &before), chains, count);
             take_over(rig, file);
-            assert_eq!(rig.ring.base(), base, "nothing was returned");
-            assert_eq!(rig.frames().len(), chains.len(), "all come again");
+            let stands = advance(start, chains[..count].iter().sum(), rig.size);
+            assert_eq!(rig.ring.base(), u32::from(stands) << 16 | u32::from(stands));
+            let left = if rig.features.in_order { expected.len() } else { chains.len() - count };
+            assert_eq!(rig.frames().len(), left, "what was not returned comes again");
             assert_eq!(rig.ring.base(), after);
         }
         Killed::AndOffered => {}
     }
-    let mut expected = offered;
     if rig.features.in_order {
         // One speaks for all; the rig's driver knows nothing of that.
         return;
@@ -92,13 +121,14 @@ proptest! {
     #[test]
     fn a_killed_process_is_followed_by_one_that_returns_each_chain_once(
         size in prop::sample::select(vec![7u16, 16, 31]),
-        rounds in prop::collection::vec((prop::collection::vec(1usize..4, 1..3), 0usize..3), 1..40),
+        rounds in prop::collection::vec((prop::collection::vec(1usize..3, 1..4), 0usize..5), 1..40),
     ) {
         let mut rig = Rig::new(PACKED, size);
         let file = region();
         rig.ring.track(part(&file), true);
         for (chains, killed) in rounds {
-            let killed = [Killed::Between, Killed::BeforeFirst, Killed::AndOffered][killed];
+            let within = Killed::Within(killed);
+            let killed = [Killed::Between, Killed::AndOffered].get(killed).copied().unwrap_or(within);
             round(&mut rig, &file, &chains, killed);
         }
     }
@@ -109,7 +139,7 @@ fn a_batch_that_is_returned_by_one_descriptor_is_found_whole() {
     let mut rig = Rig::with(PACKED, 16, RingFeatures { in_order: true, ..features(PACKED) });
     let file = region();
     rig.ring.track(part(&file), true);
-    for killed in [Killed::Between, Killed::BeforeFirst, Killed::Between, Killed::BeforeFirst] {
+    for killed in [Killed::Between, Killed::Within(0), Killed::Between, Killed::Within(0)] {
         round(&mut rig, &file, &[2, 1, 3], killed);
     }
 }

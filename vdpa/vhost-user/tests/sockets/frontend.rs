@@ -217,3 +217,65 @@ fn inflight_region_resumes_from_the_used_index() {
     assert_eq!(port.device.endpoint().refusals().total(), 0);
     assert!(port.queues.values().all(|queue| queue.ring.stats().chains == 0));
 }
+
+/// A packed ring has no index of its own: it resumes from the region, but only when the front end was not told better.
+#[test]
+fn a_packed_ring_resumes_from_the_inflight_region_after_a_crash_and_not_after_a_stop() {
+    let _alone = alone();
+    let (_folder, path) = socket_path();
+    let memory = memfd(REGION_BYTES);
+    let served = Served::new(&path);
+    let connect = || {
+        // While the last one is not gone, the next is turned away.
+        let begin = std::time::Instant::now();
+        loop {
+            let front = Frontend::connect(&path, 8).unwrap();
+            if front.get_features().is_ok() {
+                return front;
+            }
+            assert!(begin.elapsed().as_secs() < 10, "nobody is let in");
+        }
+    };
+    let attach = |region_file: Option<&(VhostUserInflight, std::fs::File)>| {
+        let mut front = connect();
+        negotiate(&mut front, VIRTIO_F_VERSION_1 | VIRTIO_F_RING_PACKED);
+        front.set_mem_table(&[region(&memory, 0)]).unwrap();
+        front.set_vring_num(0, 256).unwrap();
+        let made = match region_file {
+            Some((inflight, file)) => (*inflight, file.try_clone().unwrap()),
+            None => front.get_inflight_fd(&VhostUserInflight::new(0, 0, 2, 256)).unwrap(),
+        };
+        front.set_inflight_fd(&made.0, made.1.as_raw_fd()).unwrap();
+        (front, made)
+    };
+    let both = |half: u32| half << 16 | half;
+    let header = |file: &std::fs::File| {
+        let mut bytes = [0; 24];
+        rustix::io::pread(file, &mut bytes, 0).unwrap();
+        bytes
+    };
+    // A new region says nothing.
+    let (mut front, made) = attach(None);
+    start(&mut front, 0, 0x8000 | 9);
+    assert_eq!(front.get_vring_base(0).unwrap(), both(0x8000 | 9));
+    assert_eq!(header(&made.1)[8..12], [0; 4], "stopped in peace: uninitialized");
+    start(&mut front, 0, 0x8000 | 11);
+    let begin = std::time::Instant::now();
+    while header(&made.1)[8] == 0 && begin.elapsed().as_secs() < 10 {
+        std::thread::yield_now();
+    }
+    drop(front);
+    assert_eq!(header(&made.1)[8..22], [1, 0, 0, 1, 0, 0, 0, 0, 11, 0, 11, 0, 1, 1], "gone without a word");
+    // The next session finds what the last one left, and after that knows better itself.
+    let (mut front, made) = attach(Some(&made));
+    start(&mut front, 0, 0x8000);
+    assert_eq!(front.get_vring_base(0).unwrap(), both(0x8000 | 11));
+    start(&mut front, 0, 0x8000 | 7);
+    assert_eq!(front.get_vring_base(0).unwrap(), both(0x8000 | 7));
+    drop(front);
+    let (mut front, _made) = attach(Some(&made));
+    start(&mut front, 0, 0x8000 | 3);
+    assert_eq!(front.get_vring_base(0).unwrap(), both(0x8000 | 3), "it was stopped in peace");
+    drop(front);
+    served.finish();
+}
