@@ -142,7 +142,7 @@ impl Port {
                 device.endpoint_mut().set_mtu(plan.profile.mtu);
             }
             if let Some(attachment) = &plan.attachment {
-                device.endpoint_mut().set_feature_mask(mask_of(attachment));
+                device.endpoint_mut().set_offer(mask_of(attachment), Some(plan.profile.mac.0));
             }
             device.endpoint_mut().set_link(plan.profile.up);
         }

@@ -205,10 +205,10 @@ impl Endpoint {
         }
     }
 
-    /// Sets what later front ends are offered. The present one keeps what it was offered.
-    pub fn set_feature_mask(&mut self, mask: u64) {
-        let SessionConfig { max_queue_pairs, mac, max_mtu, .. } = self.config;
-        self.config = SessionConfig::new(mask, max_queue_pairs, mac, max_mtu);
+    /// Sets the features and the MAC address that later front ends are offered. The present one keeps what it was offered.
+    pub fn set_offer(&mut self, feature_mask: u64, mac: Option<[u8; 6]>) {
+        let SessionConfig { max_queue_pairs, max_mtu, .. } = self.config;
+        self.config = SessionConfig::new(feature_mask, max_queue_pairs, mac, max_mtu);
     }
 
     /// Sets the link that this and every later front end finds in the configuration space.
