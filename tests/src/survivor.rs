@@ -170,15 +170,30 @@ impl Survivor {
     /// # Errors
     /// The switch returned what it did not have, or returned it twice.
     pub fn send(&mut self, packet: &[u8]) -> Result<bool> {
+        let added = self.add(packet)?;
+        self.publish()?;
+        Ok(added)
+    }
+
+    /// Put one packet into the ring, to be seen after [`Survivor::publish`]; `false` while the ring is full.
+    ///
+    /// # Errors
+    /// As [`Survivor::send`].
+    pub fn add(&mut self, packet: &[u8]) -> Result<bool> {
         self.tx.reclaim(RING.into())?;
-        if self.tx.send_bytes(&NetHeader::default(), packet).is_err() {
-            return Ok(false);
-        }
+        Ok(self.tx.send_bytes(&NetHeader::default(), packet).is_ok())
+    }
+
+    /// Make all that was added available at once.
+    ///
+    /// # Errors
+    /// As [`Survivor::send`].
+    pub fn publish(&mut self) -> Result<()> {
         self.tx.queue().publish();
         if self.tx.queue().needs_kick() {
             self.events[1][0].write(1).context("kick")?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Sent packets that were not returned.

@@ -1,4 +1,4 @@
-//! What `docs/guide/commands.md` shows is what `towpath` prints. Run with `UPDATE_GUIDE=1` after a change of the output.
+//! What `docs/guide/commands.md` shows is what `towpath` prints. Run with `TOWPATH_BLESS=1` after a change of the output.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod fake;
@@ -41,7 +41,7 @@ fn the_guides_samples_are_what_is_printed() {
         let shown = page.split(&begin).nth(1).and_then(|rest| rest.split("```").next()).unwrap();
         let printed = printed(&daemon, line);
         updated = updated.replace(&format!("{begin}{shown}```"), &format!("{begin}{printed}```"));
-        if std::env::var_os("UPDATE_GUIDE").is_none() {
+        if std::env::var_os("TOWPATH_BLESS").is_none() {
             assert_eq!(shown, printed, "`{line}`");
         }
     }

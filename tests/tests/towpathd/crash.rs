@@ -42,12 +42,10 @@ impl Stream<'_> {
 
     fn fill(&mut self) -> Result<()> {
         let [from, to] = &self.setting.ports;
-        while self.sent - self.expected < WINDOW
-            && self.one.send(&udp(from, to, &self.sent.to_be_bytes())?)?
-        {
+        while self.sent - self.expected < WINDOW && self.one.add(&udp(from, to, &self.sent.to_be_bytes())?)? {
             self.sent += 1;
         }
-        Ok(())
+        self.one.publish()
     }
 
     /// Sends as much as there is room for and receives until `BETWEEN` more have arrived.
@@ -65,6 +63,16 @@ impl Stream<'_> {
                 self.sent,
                 self.setting.describe()
             );
+        }
+        Ok(())
+    }
+
+    /// Receives until everything sent has arrived and was returned.
+    fn drain(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        while self.expected < self.sent || self.one.unreturned()? > 0 {
+            self.receive()?;
+            ensure!(begin.elapsed() < LIMIT, "{} packets were not returned", self.one.unreturned()?);
         }
         Ok(())
     }
@@ -97,7 +105,8 @@ fn crash_and_go_on(rings: Rings) -> Result<()> {
     for crash in 0..CRASHES {
         stream.attach()?;
         stream.run().with_context(|| format!("after {crash} crashes"))?;
-        // Full to the brim, and killed while it works on that.
+        // As much as there may be at once, and killed while it works on that.
+        stream.drain()?;
         stream.fill()?;
         stream.setting.daemon.process().kill()?;
         caught += u32::from(stream.one.unreturned()? > 0);
@@ -107,11 +116,7 @@ fn crash_and_go_on(rings: Rings) -> Result<()> {
     stream.attach()?;
     stream.run()?;
     // Each packet came, and each buffer came back, once: the driver refuses a second time.
-    let begin = Instant::now();
-    while stream.expected < stream.sent || stream.one.unreturned()? > 0 {
-        stream.receive()?;
-        ensure!(begin.elapsed() < LIMIT, "{} packets were not returned", stream.one.unreturned()?);
-    }
+    stream.drain()?;
     ensure!(stream.again <= CRASHES * 32, "{} packets came again", stream.again);
     ensure!(!stream.receive()?, "a packet more than was sent");
     Ok(())
