@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest_mem::{GuestMemory, RegionSpec};
+use guest_mem::GuestMemory;
 use serde::Serialize;
 use virtio_driver::{MemoryOptions, SharedMemory};
 
-use crate::affinity;
+use crate::{affinity, in_process::map_again};
 
 /// One thread's copy bandwidth in GB/s of payload, over 8 MB (source and destination): what does not fit a core's own
 /// cache but does fit the shared one.
@@ -120,14 +120,7 @@ fn shared_twice(len: usize) -> std::io::Result<(Arc<SharedMemory>, Arc<GuestMemo
         .or_else(|_| SharedMemory::new(len, options(false)))
         .map_err(std::io::Error::other)?
         .into_shared();
-    let region = RegionSpec {
-        guest_addr: memory.guest_base(),
-        user_addr: memory.user_base(),
-        size: memory.len() as u64,
-        file_offset: 0,
-        file: memory.fd().try_clone_to_owned()?,
-    };
-    let mapped = GuestMemory::map(vec![region]).map_err(std::io::Error::other)?;
+    let mapped = map_again(&memory)?;
     Ok((memory, mapped))
 }
 

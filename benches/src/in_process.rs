@@ -127,6 +127,17 @@ fn local_guest(config: &AttachConfig, bits: u64) -> Result<(LocalGuest, Arc<Gues
         .or_else(|_| SharedMemory::new(memory_size(config), MemoryOptions { huge_pages: false, ..options }))
         .map_err(AttachError::from)?
         .into_shared();
+    let mapped = map_again(&memory).map_err(|error| InProcessError::Map(error.to_string()))?;
+    let mut arena = Arena::new(&memory);
+    let (mut rx, mut tx) = make_queues(&memory, &mut arena, bits, config)?;
+    rx.queue().suppress_interrupts();
+    tx.queue().suppress_interrupts();
+    rx.refill(usize::from(config.ring_size));
+    Ok((LocalGuest { memory, rx, tx }, mapped))
+}
+
+/// Maps a guest's memory a second time, as a switch does.
+pub(crate) fn map_again(memory: &SharedMemory) -> std::io::Result<Arc<GuestMemory>> {
     let region = RegionSpec {
         guest_addr: memory.guest_base(),
         user_addr: memory.user_base(),
@@ -134,13 +145,7 @@ fn local_guest(config: &AttachConfig, bits: u64) -> Result<(LocalGuest, Arc<Gues
         file_offset: 0,
         file: memory.fd().try_clone_to_owned()?,
     };
-    let mapped = GuestMemory::map(vec![region]).map_err(|error| InProcessError::Map(error.to_string()))?;
-    let mut arena = Arena::new(&memory);
-    let (mut rx, mut tx) = make_queues(&memory, &mut arena, bits, config)?;
-    rx.queue().suppress_interrupts();
-    tx.queue().suppress_interrupts();
-    rx.refill(usize::from(config.ring_size));
-    Ok((LocalGuest { memory, rx, tx }, mapped))
+    GuestMemory::map(vec![region]).map_err(std::io::Error::other)
 }
 
 fn device(
