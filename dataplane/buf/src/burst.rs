@@ -315,7 +315,7 @@ impl<'m> Burst<'m> {
         }
         if len > want {
             (_, *extent) = extent.split_at(want);
-            // SAFETY: as above.
+            // SAFETY: `slot` is the packet written just now; only its count of extents changes.
             unsafe { (&raw mut (*slot).extents).write(1) };
         }
     }
@@ -449,7 +449,7 @@ impl<'m> Burst<'m> {
             // SAFETY: index < loaded <= BURST_PACKETS: the packet is whole, and no more frames are pushed than there are bits.
             let packet = unsafe { self.packets.get_unchecked(index).assume_init_ref() };
             longest = packet.len.max(longest);
-            // SAFETY: as above.
+            // SAFETY: one frame for each bit of `packets`, which has no more bits than `frames` has room.
             unsafe { frames.push_unchecked(self.plain_frame(packet)) };
         }
         if packets & self.with_offload != 0 {
