@@ -4,7 +4,7 @@
 
 BENCH_ARGS ?=
 
-bench: ## criterion benches of tables, rings, packets and the whole worker
+bench: ## criterion benches of tables, rings, packets, stages and the whole worker
 	$(CARGO) bench --locked --workspace --exclude towpath-dpdk --exclude towpath-dpdk-sys --bench '*' -- --noplot
 
 bench-compare: ## towpathd against testpmd and Open vSwitch: table, SVG, target/bench/compare.json (BENCH_ARGS=--quick: 2 minutes)

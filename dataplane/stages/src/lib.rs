@@ -5,7 +5,7 @@
 //! the same order inside: what it does and why it is a stage of its own, its drop reasons, the loop over the batch, helpers, tests.
 //!
 //! To add one: copy `forward.rs`, the shortest; a `mod` line here; its drop reasons in `engine::DropReason`; a line in
-//! `switch::pipeline`; a bench row in `benches/benches/pipeline.rs`.
+//! `switch::pipeline`; a row in `benches/stages.rs`.
 
 pub mod forward;
 pub mod neighbours;
