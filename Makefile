@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint deny image clean
+.PHONY: help build demo test test-long lint deny image clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -27,6 +27,11 @@ test: ## everything: format, lints, unit tests, simulator, real peers, QEMU gues
 	target/debug/towpath-guest-image
 	$(CARGO) test --locked --workspace --doc --quiet
 	$(CARGO) nextest run --locked --workspace --run-ignored all
+
+test-long: ## models, fuzzing, many seeds, 10^5 front ends: hours (LENGTH=1 for one per cent); the result goes to docs/test-long.md (root)
+	@[ "$$(id -u)" -eq 0 ] || { echo "make test-long needs root: the daemon runs for real" >&2; exit 1; }
+	scripts/setup.sh test
+	scripts/test-long.sh
 
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --all --check

@@ -4,6 +4,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
 mod lifecycle;
+mod long;
 mod memory;
 mod messages;
 mod notify;
@@ -21,6 +22,11 @@ pub(crate) const BAD_CHAIN: Must<'static> = Must::Count(&[("bad_chain", 1)]);
 pub(crate) const BAD_BUFFER: Must<'static> = Must::Count(&[("bad_buffer", 1)]);
 /// One queue stopped.
 pub(crate) const STOP: Must<'static> = Must::Count(&[("ring_corrupt", 1)]);
+
+/// How many times longer repetitions are than usually: `TOWPATH_LONG`, which `make test-long` sets; 1 without.
+pub(crate) fn longer() -> u64 {
+    std::env::var("TOWPATH_LONG").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
+}
 
 /// The attacked queue is stopped, and the port's status says so.
 pub(crate) fn stopped(attack: &mut Attack<'_>) -> Result<()> {
