@@ -3,9 +3,11 @@
 # that come, go and repeat themselves. Writes what ran and what came of it to docs/test-long.md.
 #
 #   LENGTH=100 scripts/test-long.sh    per cent of the whole, 1 to 100 and more (default 100: some six hours on two cores)
+#   PARTS="loom fuzz-rings" ...        only these parts; the result says what was not run
+#   PROFILE=dev ...                    the simulator's build (default release)
 #
-# The whole: 10 minutes of each fuzz target, 2000 seeds, 10^5 front ends, 10^6 repetitions of refused messages. Everything is built for release but the
-# daemon and its tests.
+# The whole: 10 minutes of each fuzz target, 2000 seeds, 10^5 front ends, 10^6 repetitions of refused messages. The fuzz
+# targets and the models are built for release, the daemon and its tests for development.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +26,10 @@ failed=0
 part() {
     local name=$1 what=$2 count=$3 begin result=passed
     shift 3
+    if [ -n "${PARTS:-}" ] && [[ " $PARTS " != *" $name "* ]]; then
+        rows+=("| $name | $what | nothing | not run | |")
+        return
+    fi
     begin=$(date +%s)
     echo "$(date -u +%H:%M:%S) $name: $what (log: $logs/$name.log)"
     "$@" >"$logs/$name.log" 2>&1 || result=FAILED
@@ -39,7 +45,7 @@ seeds_run() { tr '\r' '\n' | grep -oE "^[0-9]+ of [0-9]+ seeds, [0-9]+ failed" |
 front_ends() { grep -oE "[0-9]+ front ends in all.*|[0-9]+ cases; .*" | paste -sd';'; }
 
 loom() { RUSTFLAGS="--cfg loom" cargo test --locked --release --target-dir target/loom -p towpath-tables --lib; }
-simulator() { cargo run --locked --release -p towpath-sim -- run --seeds "1..$((seeds + 1))"; }
+simulator() { cargo run --locked --profile "${PROFILE:-release}" -p towpath-sim -- run --seeds "1..$((seeds + 1))"; }
 lifecycle() {
     cargo build --locked -p towpathd -p towpath-cli --bins
     TOWPATH_LONG=$longer cargo test --locked -p towpath-tests --test hostile -- --ignored --nocapture --test-threads 1 \
@@ -50,7 +56,7 @@ part loom "tables: every interleaving that the memory model allows" tests_passed
 for target in "${targets[@]}"; do
     part "fuzz-$target" "$fuzz_seconds s with AddressSanitizer" inputs tests/fuzz/run "$target" "$fuzz_seconds"
 done
-part simulator "$seeds seeds" seeds_run simulator
+part simulator "$seeds seeds, ${PROFILE:-release} build" seeds_run simulator
 part lifecycle "repetitions, $longer times as many as in make test" front_ends lifecycle
 
 {
