@@ -5,14 +5,23 @@ use super::frame::{Fill, TCP, UDP, fill_ipv4_checksum, set_checksum};
 use super::read::{ethertype, transport};
 use virtio_driver::{Gso, NetHeader};
 
-/// Completes what [`NetHeader::needs_csum`] leaves to the receiver.
+/// Completes what [`NetHeader::needs_csum`] leaves to the receiver, which knows where the datagram ends.
 pub fn complete(header: &NetHeader, frame: &mut [u8]) -> Option<()> {
     if !header.needs_csum {
         return Some(());
     }
+    let end = transport(frame).map_or(frame.len(), |transport| transport.end);
+    complete_until(header, frame, end)
+}
+
+/// Completes a checksum as a device does: from where it starts to the end of the frame, padding and all (virtio 1.2 section 5.1.6.2).
+pub fn complete_blindly(header: &NetHeader, frame: &mut [u8]) -> Option<()> {
+    complete_until(header, frame, frame.len())
+}
+
+fn complete_until(header: &NetHeader, frame: &mut [u8], end: usize) -> Option<()> {
     let start = usize::from(header.csum_start);
     let at = start + usize::from(header.csum_offset);
-    let end = transport(frame).map_or(frame.len(), |transport| transport.end);
     let udp = transport(frame).is_some_and(|transport| transport.protocol == UDP);
     let value = match !fold(sum(frame.get(start..end)?)) {
         0 if udp => 0xffff,
