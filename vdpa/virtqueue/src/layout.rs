@@ -134,7 +134,7 @@ pub(crate) trait Layout: Sized {
     fn fetch(&self, cursor: &Self::Cursor) -> Result<Option<First>, RingError>;
 
     /// Fetches chains of one descriptor each that has exactly these flags, moves past them, and ends before anything else. `out` is not
-    /// longer than [`Layout::available`] said. A loop of its own, apart from what is done with them, because then all it needs is in
+    /// longer than what is left of the bound that [`Layout::available`] gave, each chain passed since counting as one. A loop of its own, apart from what is done with them, because then all it needs is in
     /// registers.
     fn fetch_plain(&mut self, flags: u16, out: &mut [Plain]) -> usize;
 

@@ -58,7 +58,8 @@
 //! * Positions, counts of outstanding chains and reserved buffers are our own state, never re-read from the guest.
 //!
 //! Attacked by: `tests/hostile_{rings,chains}.rs` (G-01 to G-29, G-43, G-44, G-48), `tests/small_scope.rs` (all edges, G-45), `tests/mutators.rs` (G-30 to G-34),
-//! `tests/notify.rs` (G-42, G-46, S-15, V-20), `tests/in_order.rs` (G-47), and `tests/differential.rs` against
+//! `tests/notify.rs` (G-42, G-46, S-15, V-20), `tests/in_order.rs` (G-47), `tests/ahead.rs` (buffers reserved from burst to burst), `steps` (every short
+//! sequence of what loops do with a ring), and `tests/differential.rs` against
 //! `virtio-queue` and a model of section 2.8.
 #![allow(unsafe_code, reason = "touches rings and buffers shared with guests")]
 
@@ -74,6 +75,8 @@ mod notify;
 mod packed;
 mod ring;
 mod split;
+#[cfg(test)]
+mod steps;
 mod take;
 
 pub use config::{MAX_FRAME, MAX_HEADER, MAX_RING_SIZE, RingConfig, RingFeatures, RingLayout};

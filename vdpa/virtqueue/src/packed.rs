@@ -287,7 +287,9 @@ impl Layout for Packed {
         // Flags, and both bits that say "available", in one comparison.
         let mut wanted = flags | at.available();
         let mut count = 0;
-        for slot in out {
+        // Chains of several descriptors may have been passed since `available` said how many there can be, and a guest can make their
+        // descriptors look available again: more than the ring has are never out.
+        for slot in out.iter_mut().take(usize::from(size - outstanding)) {
             let rest = load_rest(&ring, at.index);
             if (rest >> 48) as u16 != wanted {
                 break;

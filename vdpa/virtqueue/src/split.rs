@@ -118,6 +118,12 @@ impl Split {
         }
     }
 
+    /// As after as many bursts as it takes to get there.
+    #[cfg(test)]
+    pub(crate) fn begin_in_round(&mut self, round: u8) {
+        self.round = round;
+    }
+
     #[cold]
     fn forget_rounds(&mut self) {
         self.fetched_in.fill(NO_ROUND);
