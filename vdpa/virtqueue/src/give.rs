@@ -231,7 +231,7 @@ impl Giver {
                 && frame.body_len() > 0
             {
                 frame.prefetch_body();
-                prefetch_write(target.host, HEADER + frame.len());
+                prefetch_write(target.host, (HEADER + frame.len()).min(target.plain as usize));
             }
             let len = frame.len();
             let total = HEADER + len;

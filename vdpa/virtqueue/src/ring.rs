@@ -44,8 +44,9 @@ pub trait DeviceRing {
     /// Returns everything taken to the guest, visible at once (one entry for all with `VIRTIO_F_IN_ORDER`); how many chains.
     fn return_taken(&mut self) -> usize;
 
-    /// Fetches up to `count` buffers ahead and asks for their first lines, for writing; how many are there now. What is not used by the
-    /// next [`publish`](Self::publish) goes back.
+    /// Fetches buffers ahead until `count` are reserved, and asks for their first lines, for writing; how many are there now. What is not used
+    /// by the next [`publish`](Self::publish) goes back. To be called once per burst, also when enough are reserved since the last one: it is
+    /// where a broken ring and memory that is gone are found.
     ///
     /// # Errors
     ///
@@ -54,7 +55,8 @@ pub trait DeviceRing {
 
     /// Copies frames into reserved buffers, one each, as long as each fits the next (what does not, [`give`](Self::give) puts into
     /// several); the virtio-net header of each is `header` of it, with `num_buffers` 1. Returns how many frames and how many bytes of
-    /// frames. For rings whose header has 12 bytes; gives nothing otherwise. The guest sees them after [`publish`](Self::publish).
+    /// frames. For rings whose header has 12 bytes, that are not broken and whose writes are not logged; gives nothing otherwise. The guest
+    /// sees them after [`publish`](Self::publish).
     fn give_run(
         &mut self,
         frames: &[Frame<'_, '_>],
@@ -226,8 +228,8 @@ impl<L: Layout> DeviceRing for Queue<L> {
         frames: &[Frame<'_, '_>],
         header: impl FnMut(&Frame<'_, '_>) -> [u8; 12],
     ) -> (usize, usize) {
-        // What is written is marked one by one in the other way.
-        if self.log.is_some() || self.taker.header_len != 12 {
+        // The other way says that the ring is broken, and marks what is written one by one.
+        if self.broken.is_some() || self.log.is_some() || self.taker.header_len != 12 {
             return (0, 0);
         }
         self.giver.give_run(frames, header)
@@ -235,8 +237,8 @@ impl<L: Layout> DeviceRing for Queue<L> {
 
     #[inline]
     fn give(&mut self, header: &[u8], frame: &Frame<'_, '_>) -> Result<(), GiveError> {
-        // Reserved chains were checked when they were fetched, in this burst.
-        if self.giver.reserved() == 0 {
+        // With chains reserved, `reserve` looked at the memory, if only to find that there are enough.
+        if self.broken.is_some() || self.giver.reserved() == 0 {
             self.check()?;
         }
         let log = self.log.as_ref();

@@ -255,6 +255,11 @@ impl Rig {
         }
     }
 
+    /// Chains offered and not seen as used.
+    pub fn in_flight(&self) -> usize {
+        if self.is_split() { usize::from(self.avail.wrapping_sub(self.used)) } else { self.lens.len() }
+    }
+
     /// What came back since the last call, as (id, length).
     pub fn used(&mut self) -> Vec<(u16, u32)> {
         let mut seen = Vec::new();
