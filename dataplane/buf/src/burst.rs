@@ -418,10 +418,10 @@ impl<'m> Burst<'m> {
         }
     }
 
-    /// Sets what the packet at `index` asks.
+    /// Sets what the packet at `index` asks, if there is one.
     #[inline]
     pub fn set_offload(&mut self, index: usize, offload: Offload) {
-        if let Some(slot) = self.offloads.get_mut(index) {
+        if let Some(slot) = self.offloads.get_mut(index).filter(|_| index < self.count) {
             slot.write(offload);
             let bit = 1 << index;
             self.with_offload =
