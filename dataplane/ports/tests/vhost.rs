@@ -297,3 +297,35 @@ fn a_frame_longer_than_a_receive_buffer_is_too_large() {
         towpath_ports::conformance::too_large_frames_are_counted(|| attach(layout, 0));
     }
 }
+
+/// Queues of several guests can be polled into one burst: each offload stays with the packet it came with.
+#[test]
+fn offloads_stay_with_their_packets_when_queues_share_a_burst() {
+    for layout in [RingLayout::Split, RingLayout::Packed] {
+        let mut ports: Vec<Port> = (0..3).map(|_| attach(layout, features::NET_MRG_RXBUF)).collect();
+        let asks = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, segment: None };
+        let mut expected = Vec::new();
+        for (number, port) in ports.iter_mut().enumerate() {
+            for at in 0..5u8 {
+                let offload = if usize::from(at) % 3 == number { asks } else { Offload::NONE };
+                let frame = [number as u8 * 16 + at; 80];
+                // One piece, or several behind a header of their own.
+                let pieces = [&frame[..20], &frame[20..30], &frame[30..]];
+                let pieces = if at == 2 { &pieces[..] } else { &[&frame[..]] };
+                assert!(port.give(pieces, offload));
+                expected.push((frame.to_vec(), offload));
+            }
+        }
+        let mut burst = buf::Burst::new();
+        for port in &mut ports {
+            assert_eq!(port.rx.poll(&mut burst), engine::RxReport::default());
+        }
+        let seen: Vec<_> =
+            (0..burst.len()).map(|at| (burst.frame(at).unwrap().to_vec(), burst.offload(at))).collect();
+        assert!(
+            seen == expected,
+            "{layout:?}: {:?}",
+            seen.iter().map(|(_, offload)| offload).collect::<Vec<_>>()
+        );
+    }
+}

@@ -62,6 +62,7 @@ impl RxQueue for VhostRx {
     fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
         let mut headers = Headers::if_read(self.features.sends_offloads());
         let mut report = RxReport::default();
+        let before = burst.len();
         if let Err(error) = self.ring.take(&self.memory, burst, &mut headers) {
             if !self.faulted {
                 self.faulted = true;
@@ -75,7 +76,7 @@ impl RxQueue for VhostRx {
                 let mut bytes = [0; HEADER_LENGTH];
                 headers.read(index, &mut bytes);
                 if header::asks(&bytes) {
-                    burst.set_offload(index, header::read(&bytes, &self.features.sends));
+                    burst.set_offload(before + index, header::read(&bytes, &self.features.sends));
                 }
             }
         }
