@@ -140,6 +140,11 @@ impl Delivery<'_> {
         ingress: PortIndex,
         observer: &mut O,
     ) -> u32 {
+        debug_assert_eq!(
+            batch.undecided(),
+            0,
+            "packets that no stage routed or dropped would be lost without a name"
+        );
         let (mut sent, mut at) = (0, 0);
         while let Some(Group { output, packets }) = batch.group(at) {
             at += 1;
@@ -201,8 +206,11 @@ impl Delivery<'_> {
         match queue.try_take() {
             Some(mut guard) => match guard.as_deref_mut() {
                 Some(queue) => {
-                    self.unsettled.note_tx(id);
-                    GroupReport::from(transmit(queue, &target.counters, frames, plain))
+                    let report = transmit(queue, &target.counters, frames, plain);
+                    if !self.unsettled.note_tx(id) {
+                        queue.settle();
+                    }
+                    GroupReport::from(report)
                 }
                 None => GroupReport::stopped(frames.len()),
             },

@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 const STEPS: u32 = 32;
 /// Steps without packets before queues are settled. Not the first: looking at a guest's ring takes its line away just when it answers.
 const IDLE_STEPS: u32 = 16;
-/// Queues kept in mind; with more, all are settled at once.
+/// Queues kept in mind; they are settled at the end of the step that fills this, and any beyond it in that step at once.
 const QUEUES: usize = 64;
 
 /// See the module's documentation.
@@ -25,14 +25,18 @@ pub(crate) struct Unsettled {
 }
 
 impl Unsettled {
+    /// Keeps a receive queue in mind; false when there is no room: it is to be settled now.
+    #[must_use]
     #[inline(always)]
-    pub(crate) fn note_rx(&mut self, id: QueueId) {
-        self.full |= note(&mut self.rx, id);
+    pub(crate) fn note_rx(&mut self, id: QueueId) -> bool {
+        note(&mut self.rx, &mut self.full, id)
     }
 
+    /// The same for a transmit queue.
+    #[must_use]
     #[inline(always)]
-    pub(crate) fn note_tx(&mut self, id: QueueId) {
-        self.full |= note(&mut self.tx, id);
+    pub(crate) fn note_tx(&mut self, id: QueueId) -> bool {
+        note(&mut self.tx, &mut self.full, id)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -68,11 +72,13 @@ impl Unsettled {
     }
 }
 
-/// Adds `id` if it is not there; whether the list is full now.
+/// Adds `id` if it is not there; false when there is no room. Says in `full` when the last place is taken.
 #[inline(always)]
-fn note(list: &mut ArrayVec<QueueId, QUEUES>, id: QueueId) -> bool {
-    if !list.contains(&id) {
-        let _ = list.try_push(id);
+fn note(list: &mut ArrayVec<QueueId, QUEUES>, full: &mut bool, id: QueueId) -> bool {
+    if list.contains(&id) {
+        return true;
     }
-    list.is_full()
+    let added = list.try_push(id).is_ok();
+    *full |= list.is_full();
+    added
 }

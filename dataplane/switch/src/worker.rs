@@ -321,7 +321,9 @@ impl Worker {
         }
         if count > 0 || report.refused > 0 {
             queue.complete();
-            self.unsettled.note_rx(id);
+            if !self.unsettled.note_rx(id) {
+                queue.settle();
+            }
         }
         drop(guard);
         if let Some(fault) = report.fault {
@@ -447,7 +449,9 @@ fn deliver_one(
         if let Some(queue) = guard.as_deref_mut() {
             let report =
                 handover.packet.with_frame(|frame| transmit(queue, &output.counters, &[frame], false));
-            unsettled.note_tx(handover.queue());
+            if !unsettled.note_tx(handover.queue()) {
+                queue.settle();
+            }
             reason = lost_for(&report);
             counters.delivered.add(u64::from(report.sent));
         }

@@ -2,11 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what fails here fails the test")]
 
 use buf::{Checksum, Extent, Frame, Offload, Pool, Segment, SegmentKind};
-use engine::{Armed, DropReason, PortIndex, RxQueue, TxQueue, Unobserved};
+use engine::{
+    Armed, DropReason, OffloadCapabilities, PortIndex, RxQueue, RxReport, TxQueue, TxReport, Unobserved,
+};
 use packet::MacAddr;
 use ports::loopback::{LoopbackRx, LoopbackTx, loopback};
 use ports::null::{NullRx, NullTx};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use switch::{Clock, Control, Progress, SwitchConfig, Worker};
 use tables::PortProfile;
@@ -397,6 +400,82 @@ fn a_worker_that_is_armed_is_quiet_and_ready_when_something_came() {
     assert_eq!(world.workers[0].arm(0), Armed::Ready);
     world.step();
     assert_eq!(numbers(&world.guests[1].receive()), [7]);
+}
+
+/// A queue whose looks at the guest's wish always come too early: only `settle` sees it.
+struct Late<Q> {
+    queue: Q,
+    /// Set while something waits for being settled.
+    waits: Arc<AtomicBool>,
+}
+
+impl<Q> Late<Q> {
+    fn new(queue: Q) -> (Box<Self>, Arc<AtomicBool>) {
+        let waits = Arc::new(AtomicBool::new(false));
+        (Box::new(Self { queue, waits: waits.clone() }), waits)
+    }
+}
+
+impl<Q: TxQueue> TxQueue for Late<Q> {
+    fn capabilities(&self) -> OffloadCapabilities {
+        self.queue.capabilities()
+    }
+    fn send(&mut self, frames: &[Frame<'_, '_>]) -> TxReport {
+        self.queue.send(frames)
+    }
+    fn flush(&mut self) {
+        self.queue.flush();
+        self.waits.store(true, Relaxed);
+    }
+    fn settle(&mut self) {
+        self.waits.store(false, Relaxed);
+    }
+}
+
+impl<Q: RxQueue> RxQueue for Late<Q> {
+    fn poll<'q>(&'q mut self, burst: &mut buf::Burst<'q>) -> RxReport {
+        self.queue.poll(burst)
+    }
+    fn complete(&mut self) {
+        self.queue.complete();
+        self.waits.store(true, Relaxed);
+    }
+    fn settle(&mut self) {
+        self.waits.store(false, Relaxed);
+    }
+    fn arm(&mut self) -> Armed {
+        self.queue.arm()
+    }
+    fn disarm(&mut self) {
+        self.queue.disarm();
+    }
+}
+
+#[test]
+fn g42_no_wish_for_an_interrupt_is_missed_however_many_queues_were_used_in_a_step() {
+    const PORTS: u16 = 150;
+    let mut world = World::without_stepping(1, 0);
+    let pool = Pool::new(4096);
+    let (mut waits, mut ends) = (Vec::new(), Vec::new());
+    for port in 0..PORTS {
+        world.add_port(port);
+        let (rx, sends) = loopback(&pool, 8, || {});
+        let (receives, tx) = loopback(&pool, 8, || {});
+        let ((rx, rx_waits), (tx, tx_waits)) = (Late::new(rx), Late::new(tx));
+        world.control.attach_rx(PortIndex(port), 0, rx).unwrap();
+        world.control.attach_tx(PortIndex(port), 0, tx).unwrap();
+        waits.push((rx_waits, tx_waits));
+        ends.push((sends, receives));
+    }
+    world.step();
+    for (port, (sends, _)) in (0..PORTS).zip(&mut ends) {
+        sends.send(&[Frame::from_head(&udp(port, (port + 1) % PORTS, port), Offload::NONE)]);
+        sends.flush();
+    }
+    assert_eq!(world.step().packets, u32::from(PORTS));
+    (0..64).for_each(|_| drop(world.step()));
+    let waiting = waits.iter().filter(|(rx, tx)| rx.load(Relaxed) || tx.load(Relaxed)).count();
+    assert_eq!(waiting, 0, "queues with an interrupt that nobody will send");
 }
 
 #[test]
