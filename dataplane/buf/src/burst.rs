@@ -45,7 +45,8 @@ impl Packet {
     #[inline(always)]
     pub fn head(&self) -> &[u8] {
         let start = usize::from(self.head_start);
-        // SAFETY: head_start + head_len <= bytes.len() and those bytes were written (`load_head`, `prepend`, `replace`).
+        // SAFETY: head_start + head_len <= bytes.len() and those bytes were written (`load_single`, `load_head`, `prepend`,
+        // `replace`).
         unsafe {
             std::slice::from_raw_parts(self.bytes.as_ptr().add(start).cast(), usize::from(self.head_len))
         }

@@ -1,4 +1,4 @@
-//! What the two ring layouts have in common, as seen by the loops in `queue`.
+//! What the two ring layouts have in common, as seen by the loops in `take` and `give`.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
