@@ -12,9 +12,10 @@ use crate::layout::{Layout, NEXT, Plain, Used};
 use crate::packed::Packed;
 use crate::split::Split;
 
-const DESC: u64 = 0x1000;
-const DRIVER: u64 = 0x2000;
-const DEVICE: u64 = 0x3000;
+const DESC: u64 = 0x10_0000;
+const DRIVER: u64 = 0x20_0000;
+const DEVICE: u64 = 0x30_0000;
+const MEMORY: u64 = 0x40_0000;
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 
@@ -313,7 +314,7 @@ fn explore(depth: usize, path: &mut Vec<Step>, run: &mut impl FnMut(&[Step]) -> 
 }
 
 fn explore_layout<L: Layout>(layout: RingLayout, size: u16, start: u16, prepare: impl Fn(&mut L)) {
-    let memory = GuestMemory::anonymous(&[(0, 0x4000)]).unwrap();
+    let memory = GuestMemory::anonymous(&[(0, MEMORY)]).unwrap();
     let count = explore(6, &mut Vec::new(), &mut |path| {
         let mut world = World::<L>::new(&memory, layout, size, start);
         prepare(&mut world.layout);
@@ -340,6 +341,32 @@ fn every_short_sequence_of_steps_on_small_split_rings() {
     }
 }
 
+/// Thousands of steps on rings of every kind of size: through many laps and all rounds, and from just before the end of the largest.
+#[test]
+fn long_sequences_of_steps_on_rings_up_to_the_largest() {
+    fn walk<L: Layout>(layout: RingLayout, size: u16, start: u16) {
+        let memory = GuestMemory::anonymous(&[(0, MEMORY)]).unwrap();
+        let mut world = World::<L>::new(&memory, layout, size, start);
+        let (mut state, mut published) = (u64::from(size), 0);
+        for _ in 0..20_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let step = STEPS[(state >> 33) as usize % STEPS.len()];
+            published += u32::from(world.step(step) && step == Step::Publish);
+        }
+        assert!(published > 300, "{layout:?} {size}: {published}");
+    }
+    for (size, start) in
+        [(1, 0), (3, 0x8001), (5, 4), (7, 0x8000), (256, 0x80fe), (32_768, 0xfffd), (32_768, 0x7ffe)]
+    {
+        walk::<Packed>(RingLayout::Packed, size, start);
+    }
+    for (size, start) in
+        [(1, 0), (2, 3), (8, u16::MAX - 2), (256, 7), (32_768, u16::MAX - 5), (32_768, 0x7ffe)]
+    {
+        walk::<Split>(RingLayout::Split, size, start);
+    }
+}
+
 /// A chain of `count` descriptors at the cursor is passed, as if all were there.
 fn pass_chain(layout: &mut Packed, count: u16) {
     let mut cursor = layout.cursor();
@@ -354,7 +381,7 @@ fn pass_chain(layout: &mut Packed, count: u16) {
 fn g31_g45_a_packed_run_never_fetches_more_than_the_ring_has() {
     for size in [1u16, 2, 3, 4, 8, 32] {
         for long in 1..=size {
-            let memory = GuestMemory::anonymous(&[(0, 0x4000)]).unwrap();
+            let memory = GuestMemory::anonymous(&[(0, MEMORY)]).unwrap();
             let mut world = World::<Packed>::new(&memory, RingLayout::Packed, size, 0x8000);
             let mark_all = |wraps: &dyn Fn(u16) -> bool| {
                 for index in 0..size {
