@@ -19,6 +19,8 @@ use tables::{AddressReader, MacReader};
 
 /// Handed-over packets delivered per step and peer.
 const HANDOVERS_PER_STEP: usize = 64;
+/// Commands done per step: a control thread that leaves them without pause does not keep packets waiting.
+const COMMANDS_PER_STEP: u32 = 64;
 
 /// A change of what a worker polls or delivers to.
 pub enum Command {
@@ -164,7 +166,7 @@ impl Worker {
         self.counters.clone()
     }
 
-    /// Looks once at everything that is due at `now` (nanoseconds). Bounded: 64 handovers per peer, one burst per queue last found short, one
+    /// Looks once at everything that is due at `now` (nanoseconds). Bounded: 64 commands, 64 handovers per peer, one burst per queue last found short, one
     /// burst of one queue last found full.
     pub fn step<C: Clock, O: Observer>(&mut self, now: u64, clock: &mut C, observer: &mut O) -> Progress {
         let mut progress = Progress { commands: self.do_commands(), ..Progress::default() };
@@ -339,7 +341,9 @@ impl Worker {
 
     fn do_commands(&mut self) -> u32 {
         let mut done = 0;
-        while let Some(command) = self.mailbox.0.commands.pop() {
+        while done < COMMANDS_PER_STEP
+            && let Some(command) = self.mailbox.0.commands.pop()
+        {
             match command {
                 Command::AddQueue(queue) => self.poll_set.add(*queue),
                 Command::RemoveQueue(id) => drop(self.poll_set.remove(id)),
