@@ -1,9 +1,11 @@
 //! What a hostile guest does when it gets the processor: packets of all kinds, and writes where no driver writes.
 
 use super::actor::{Acted, Guest};
-use super::hostile::{attack, mutate};
+use super::hostile::attack;
 use crate::check::ledger::Expect;
 use crate::network::Network;
+use crate::random::Random;
+use virtio_driver::{Gso, NetHeader};
 
 impl Guest {
     /// What a hostile guest does: packets of all kinds, and writes where no driver writes.
@@ -58,6 +60,27 @@ impl Guest {
         let to = self.random.pick(&others);
         if self.random.chance(100) {
             self.talk_to_neighbours(network, to, acted);
+        }
+    }
+}
+
+/// Changes a frame and its header at random.
+fn mutate(header: &mut NetHeader, frame: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..1 + random.below(4) {
+        match random.below(10) {
+            0 => frame.truncate(1 + random.below(frame.len())),
+            1 => frame.extend([0x99; 40]),
+            2 => {
+                header.gso = random.pick(&[Gso::TcpV4, Gso::TcpV6, Gso::UdpL4]);
+            }
+            3 => header.gso_size = random.pick(&[0, 1, 2, 100, 1448, u16::MAX]),
+            4 => (header.needs_csum, header.csum_start) = (true, random.below(200) as u16),
+            5 => header.csum_offset = random.pick(&[0, 2, 6, 16, 60_000]),
+            6 => (header.ecn, header.other_flags) = (random.chance(500), random.pick(&[0, 4, 0xfc])),
+            _ => {
+                let at = random.below(frame.len().min(90));
+                frame[at] = random.number() as u8;
+            }
         }
     }
 }

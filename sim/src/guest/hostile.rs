@@ -4,6 +4,7 @@
 //! G-50 are a front end's ([`crate::faults`]), so are G-48 and G-49; G-29 is the fault "guest floods"; G-43 and G-44 are compared for every packet
 //! received.
 
+pub use super::cases::Case;
 use super::nic::{GUEST_BASE, Nic};
 use crate::random::Random;
 use virtio_driver::raw::{
@@ -13,72 +14,6 @@ use virtio_driver::{Queue, RingAddresses, RingLayout, Virtqueue, features};
 
 /// Lengths at which mistakes are made.
 const LENGTHS: [u32; 14] = [0, 1, 10, 11, 12, 13, 16, 60, 1514, 4096, 65_549, 65_562, 0x7fff_ffff, u32::MAX];
-
-macro_rules! cases {
-    ($($variant:ident => $name:literal,)+) => {
-        /// A hostile case, by its number and what it does.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[expect(missing_docs, reason = "the name in the table says it")]
-        pub enum Case {
-            $($variant,)+
-        }
-
-        impl Case {
-            /// All of them.
-            pub const ALL: &'static [Case] = &[$(Case::$variant,)+];
-
-            /// Its number and what it does, in tables.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Case::$variant => $name,)+
-                }
-            }
-        }
-    };
-}
-
-cases! {
-    ZeroRing => "G-01 ring address 0",
-    IndexJumps => "G-02 index jumps",
-    WholeRing => "G-03 a whole ring at once",
-    SameHead => "G-04 same head twice",
-    BadLink => "G-05 link beyond the ring",
-    Loop => "G-06 loop",
-    ZeroLength => "G-07 zero lengths",
-    HugeTotal => "G-08 total beyond 32 bits",
-    NowhereEmpty => "G-09 bad address, length 0",
-    Wraps => "G-10 address wraps",
-    Outside => "G-11 address outside",
-    CrossesRegions => "G-12 across regions",
-    EndsBeyond => "G-13 ends beyond memory",
-    ScatteredHeader => "G-14 header in pieces",
-    Short => "G-15 shorter than a frame",
-    TooLong => "G-16 longer than a frame",
-    RuntBuffers => "G-17 runt receive buffers",
-    TooLittleRoom => "G-18/19 too little room",
-    ForeignOffload => "G-20 offload not negotiated",
-    BadTable => "G-21 table of a bad length",
-    TableOutside => "G-22 table outside",
-    UnalignedTable => "G-23 unaligned table",
-    NestedTable => "G-24 nested table",
-    ReservedFlags => "G-25 flags not negotiated",
-    WrongDirection => "G-26 wrong direction",
-    OnRings => "G-27 buffer on a ring",
-    KickEarly => "G-28 kick before enable",
-    TornIndex => "G-30 half an index",
-    FlipLength => "G-31 length flips",
-    FlipTable => "G-32 table flips",
-    FlipFlags => "G-34 flags flip",
-    AnyLength => "G-41 generated lengths",
-    SplitEvents => "G-42 event index lies",
-    PackedLies => "G-45 packed flags and ids lie",
-    PackedEvents => "G-46 event structure lies",
-    OutOfOrder => "G-47 out of order",
-    SealedMemory => "G-50 read-only memory",
-    Scribble => "random bytes in a ring",
-    Garbage => "random bytes in memory",
-}
 
 /// A ring of the guest and where its next chain goes.
 struct Victim<'a> {
@@ -456,30 +391,5 @@ impl Victim<'_> {
         let mut bytes = [0; 64];
         random.fill(&mut bytes);
         self.nic.memory.write(GUEST_BASE + random.below(self.nic.memory.len() - 64) as u64, &bytes)
-    }
-}
-
-/// Changes a frame and its header at random.
-pub fn mutate(header: &mut virtio_driver::NetHeader, frame: &mut Vec<u8>, random: &mut Random) {
-    for _ in 0..1 + random.below(4) {
-        match random.below(10) {
-            0 => frame.truncate(1 + random.below(frame.len())),
-            1 => frame.extend([0x99; 40]),
-            2 => {
-                header.gso = random.pick(&[
-                    virtio_driver::Gso::TcpV4,
-                    virtio_driver::Gso::TcpV6,
-                    virtio_driver::Gso::UdpL4,
-                ]);
-            }
-            3 => header.gso_size = random.pick(&[0, 1, 2, 100, 1448, u16::MAX]),
-            4 => (header.needs_csum, header.csum_start) = (true, random.below(200) as u16),
-            5 => header.csum_offset = random.pick(&[0, 2, 6, 16, 60_000]),
-            6 => (header.ecn, header.other_flags) = (random.chance(500), random.pick(&[0, 4, 0xfc])),
-            _ => {
-                let at = random.below(frame.len().min(90));
-                frame[at] = random.number() as u8;
-            }
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Guests: a driver, a stack, and what they do.
 
 pub mod actor;
+pub mod cases;
 pub mod config;
 mod harm;
 pub mod hostile;

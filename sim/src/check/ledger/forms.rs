@@ -62,3 +62,25 @@ impl Forms {
         self.changed.get(&hash(&without_checksum(frame))).map_or(&[], Vec::as_slice)
     }
 }
+
+/// Whether a frame that arrived with `got` is whole: nothing was done to it that its sender left undone, or all is said again.
+pub(super) fn is_whole(asked: &NetHeader, got: &NetHeader) -> bool {
+    if !asked.needs_csum {
+        return !got.needs_csum && got.gso == Gso::None;
+    }
+    let same_checksum =
+        got.needs_csum && (got.csum_start, got.csum_offset) == (asked.csum_start, asked.csum_offset);
+    same_checksum
+        && got.gso == asked.gso
+        && (asked.gso == Gso::None || (got.gso_size, got.ecn) == (asked.gso_size, asked.ecn))
+}
+
+/// Whether the checksum is left to the receiver, and the pseudo header's sum is in its place.
+pub(super) fn is_partial(header: &NetHeader, bytes: &[u8]) -> bool {
+    transport(bytes).is_some_and(|transport| {
+        let at = transport.checksum_at();
+        usize::from(header.csum_start) == transport.start
+            && usize::from(header.csum_start + header.csum_offset) == at
+            && bytes[at..at + 2] == transport.pseudo().to_be_bytes()
+    })
+}

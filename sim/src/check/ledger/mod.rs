@@ -26,7 +26,7 @@ use crate::net::read::{Neighbour, flow, macs, neighbour, transport};
 use crate::network::Network;
 use crate::trace::hash;
 use engine::DropReason;
-use forms::{Forms, Piece};
+use forms::{Forms, Piece, is_partial, is_whole};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use virtio_driver::{Gso, NetHeader};
@@ -379,28 +379,6 @@ impl Ledger {
         }
         isolation::check_answer(network, to, epoch, address, mac)
     }
-}
-
-/// Whether a frame that arrived with `got` is whole: nothing was done to it that its sender left undone, or all is said again.
-fn is_whole(asked: &NetHeader, got: &NetHeader) -> bool {
-    if !asked.needs_csum {
-        return !got.needs_csum && got.gso == Gso::None;
-    }
-    let same_checksum =
-        got.needs_csum && (got.csum_start, got.csum_offset) == (asked.csum_start, asked.csum_offset);
-    same_checksum
-        && got.gso == asked.gso
-        && (asked.gso == Gso::None || (got.gso_size, got.ecn) == (asked.gso_size, asked.ecn))
-}
-
-/// Whether the checksum is left to the receiver, and the pseudo header's sum is in its place.
-fn is_partial(header: &NetHeader, bytes: &[u8]) -> bool {
-    transport(bytes).is_some_and(|transport| {
-        let at = transport.checksum_at();
-        usize::from(header.csum_start) == transport.start
-            && usize::from(header.csum_start + header.csum_offset) == at
-            && bytes[at..at + 2] == transport.pseudo().to_be_bytes()
-    })
 }
 
 #[cfg(test)]
