@@ -59,8 +59,8 @@
 //!
 //! Attacked by: `tests/hostile_{rings,chains}.rs` (G-01 to G-29, G-43, G-44, G-48), `tests/small_scope.rs` (all edges, G-45), `tests/mutators.rs` (G-30 to G-34),
 //! `tests/notify.rs` (G-42, G-46, S-15, V-20), `tests/in_order.rs` (G-47), `tests/ahead.rs` (buffers reserved from burst to burst), `steps` (every short
-//! sequence of what loops do with a ring), and `tests/differential.rs` against
-//! `virtio-queue` and a model of section 2.8.
+//! sequence of what loops do with a ring), `tests/differential.rs` against
+//! `virtio-queue` and a model of section 2.8, and the fuzz target `tests/fuzz/targets/rings.rs`.
 #![allow(unsafe_code, reason = "touches rings and buffers shared with guests")]
 
 mod area;
