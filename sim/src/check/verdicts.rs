@@ -157,6 +157,8 @@ pub struct Checks<'a> {
     pub ledger: &'a mut Ledger,
     /// Who sends on which queue pair.
     pub steering: &'a mut Steering,
+    /// The worker knows all queues: a step that did as many commands as one may do has left some, and steers by what it knew before.
+    pub up_to_date: bool,
     /// What the operator wants.
     pub network: &'a Network,
     /// The guest of each port, also of one that is about to be forgotten, and its queue pairs.
@@ -255,7 +257,8 @@ impl Checks<'_> {
             };
         };
         if let Some((to, pairs)) = to {
-            self.ledger.decided(at, to, self.steering.pair(target, slot, pairs))?;
+            let pair = self.up_to_date.then(|| self.steering.pair(target, slot, pairs));
+            self.ledger.decided(at, to, pair)?;
         }
         let entry = self.ledger.entry(at);
         match entry.expect {

@@ -9,6 +9,8 @@ use virtqueue::Counter;
 
 /// How long a worker waits until it looks again after it found nothing, in nanoseconds; doubles up to the last.
 const IDLE_STEPS: [u64; 4] = [2_000, 4_000, 8_000, 16_000];
+/// Commands that a worker does in one step, at most; the rest waits for the next.
+const COMMANDS_PER_STEP: u32 = 64;
 /// How often the books are compared, in steps.
 const AUDIT_EVERY: u64 = 16;
 
@@ -92,7 +94,7 @@ impl Scene {
         );
         let queues: usize = self.guests.iter().map(|guest| usize::from(guest.options.nic.pairs)).sum();
         work::check(&progress, queues as u64, self.seats.len())?;
-        self.take_seen(watch.seen)?;
+        self.take_seen(watch.seen, progress.commands < COMMANDS_PER_STEP)?;
         if self.stats.steps.is_multiple_of(AUDIT_EVERY) {
             self.audit()?;
         }
@@ -104,7 +106,7 @@ impl Scene {
         Ok((progress.is_idle(), took))
     }
 
-    pub(super) fn take_seen(&mut self, seen: Vec<Seen>) -> Checked {
+    pub(super) fn take_seen(&mut self, seen: Vec<Seen>, up_to_date: bool) -> Checked {
         for event in &seen {
             match event {
                 Seen::Received { port, key, .. } => {
@@ -137,6 +139,7 @@ impl Scene {
         let mut checks = Checks {
             ledger: &mut self.ledger,
             steering: &mut self.steering,
+            up_to_date,
             network: &self.network,
             guest_of: &guest_of,
         };

@@ -61,8 +61,8 @@ pub struct Sent {
     pub header: NetHeader,
     /// The switch took it.
     pub seen: bool,
-    /// Whom the switch decided to give it to, and on which of their queue pairs.
-    pub decided: Option<(usize, usize)>,
+    /// Whom the switch decided to give it to, and on which of their queue pairs if that can be known.
+    pub decided: Option<(usize, Option<usize>)>,
     /// What is left of a frame whose sender's memory was taken away under way: nobody knows where it was in its flow.
     torn: bool,
     /// Its sender put the right sum where the device completes the checksum.
@@ -213,7 +213,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Later ones of its flow were decided before.
-    pub fn decided(&mut self, entry: usize, to: usize, pair: usize) -> Checked {
+    pub fn decided(&mut self, entry: usize, to: usize, pair: Option<usize>) -> Checked {
         let entry = &mut self.entries[entry];
         entry.decided = Some((to, pair));
         if entry.torn {
@@ -292,7 +292,11 @@ impl Ledger {
     /// The frames and segments that this may be: decided for this guest and this pair, in this form, and not arrived yet.
     fn candidates(&self, to: usize, received: &Received) -> Vec<Piece> {
         let (bytes, header) = (&received.bytes, &received.header);
-        let here = |at: usize| self.entries[at].decided == Some((to, received.pair));
+        let here = |at: usize| {
+            self.entries[at]
+                .decided
+                .is_some_and(|(guest, pair)| guest == to && pair.is_none_or(|pair| pair == received.pair))
+        };
         let fresh =
             |at: usize| !self.entries[at].arrived && !self.entries[at].segments.iter().any(|piece| *piece);
         let finished = !header.needs_csum && header.gso == Gso::None;
@@ -324,9 +328,11 @@ impl Ledger {
             "again, or in a form its sender did not ask for"
         };
         let elsewhere = alike.iter().filter(|(at, _)| !self.has_arrived(*at)).find_map(|(at, _)| {
-            self.entries[*at].decided.filter(|(guest, pair)| *guest == to && *pair != received.pair)
+            self.entries[*at]
+                .decided
+                .and_then(|(guest, pair)| pair.filter(|pair| guest == to && *pair != received.pair))
         });
-        if let Some((_, pair)) = elsewhere {
+        if let Some(pair) = elsewhere {
             let what = format!(
                 "guest {to} got a packet on pair {} whose conversation it sends on pair {pair}",
                 received.pair
@@ -430,7 +436,7 @@ mod tests {
             let mut ledger = Ledger::new(2);
             for frame in frames {
                 let at = ledger.sent_and_taken(0, &header, frame, 0);
-                ledger.decided(at, 1, 0).unwrap();
+                ledger.decided(at, 1, Some(0)).unwrap();
             }
             ledger
         };
@@ -453,7 +459,7 @@ mod tests {
         let (header, frame) = large(&network);
         let mut ledger = Ledger::new(2);
         let at = ledger.sent_and_taken(0, &header, &frame, 0);
-        ledger.decided(at, 1, 1).unwrap();
+        ledger.decided(at, 1, Some(1)).unwrap();
         let first = &cut(&network, &header, &frame)[0];
         assert_eq!(ledger.arrived(1, first, &network).unwrap_err().checker, "steering");
         let moved = Received { pair: 1, ..first.clone() };
