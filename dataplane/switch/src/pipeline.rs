@@ -31,4 +31,5 @@ pub(crate) fn run(
     port_security::run(batch, profile, ingress.counters);
     neighbours::run(batch, profile, port, &tables.addresses, ingress.announcements, announce);
     forward::run(batch, &tables.macs, profile.subnet, port);
+    debug_assert_eq!(batch.undecided(), 0, "what no stage routed or dropped would be lost unnamed");
 }

@@ -472,7 +472,7 @@ fn g42_no_wish_for_an_interrupt_is_missed_however_many_queues_were_used_in_a_ste
         waits.push((rx_waits, tx_waits));
         ends.push((sends, receives));
     }
-    world.step();
+    while world.step_one(0).commands > 0 {}
     for (port, (sends, _)) in (0..PORTS).zip(&mut ends) {
         sends.send(&[Frame::from_head(&udp(port, (port + 1) % PORTS, port), Offload::NONE)]);
         sends.flush();
