@@ -85,6 +85,12 @@ impl OutputPort {
         (chosen, there.fold(1 << first, |bits, index| bits | 1 << index))
     }
 
+    /// Takes away what is longer than its MTU, given the length of the longest; how many.
+    #[inline(always)]
+    fn fit(&self, frames: &mut ArrayVec<Frame<'_, '_>, BURST_PACKETS>, longest: usize) -> u32 {
+        if longest > usize::from(self.mtu) + ETHERNET_HEADER { remove_too_long(frames, self.mtu) } else { 0 }
+    }
+
     /// Remembers that this port's guest sent the packets of `batch` on `pair`.
     #[inline(always)]
     pub(crate) fn steer(&self, batch: &Batch<'_, '_>, pair: u16) {
@@ -157,12 +163,7 @@ impl Delivery<'_> {
                     frames.iter().for_each(|frame| observer.forwarded(ingress, output, frame));
                 }
                 let plain = packets & batch.burst.with_offload() == 0;
-                let too_long = match target {
-                    Some(target) if longest > usize::from(target.mtu) + ETHERNET_HEADER => {
-                        remove_too_long(&mut frames, target.mtu)
-                    }
-                    _ => 0,
-                };
+                let too_long = target.map_or(0, |target| target.fit(&mut frames, longest));
                 let mut report = match target {
                     Some(target) => self.send(target, port, pair, ingress, &frames, plain),
                     None => GroupReport::stopped(frames.len()),

@@ -20,7 +20,7 @@ use tables::{AddressReader, MacReader};
 /// Handed-over packets delivered per step and peer.
 const HANDOVERS_PER_STEP: usize = 64;
 /// Commands done per step: a control thread that leaves them without pause does not keep packets waiting.
-const COMMANDS_PER_STEP: u32 = 64;
+const COMMANDS_PER_STEP: u32 = 1024;
 
 /// A change of what a worker polls or delivers to.
 pub enum Command {
@@ -166,7 +166,7 @@ impl Worker {
         self.counters.clone()
     }
 
-    /// Looks once at everything that is due at `now` (nanoseconds). Bounded: 64 commands, 64 handovers per peer, one burst per queue last found short, one
+    /// Looks once at everything that is due at `now` (nanoseconds). Bounded: 1,024 commands, 64 handovers per peer, one burst per queue last found short, one
     /// burst of one queue last found full.
     pub fn step<C: Clock, O: Observer>(&mut self, now: u64, clock: &mut C, observer: &mut O) -> Progress {
         let mut progress = Progress { commands: self.do_commands(), ..Progress::default() };
