@@ -33,7 +33,10 @@ impl Served {
         let mut port = Port::server(path);
         let ended = Arc::clone(&end);
         let thread = std::thread::spawn(move || {
+            let start = std::time::Instant::now();
             while !ended.load(Ordering::Acquire) {
+                // A front end that tries too often is let in later: time must pass for that.
+                port.now = start.elapsed();
                 port.run();
                 let mut fds: Vec<_> = port
                     .device
