@@ -88,6 +88,8 @@ pub struct LatencySummary {
     pub p999: u64,
     /// The slowest.
     pub max: u64,
+    /// How many took more than a millisecond.
+    pub above_1ms: u64,
 }
 
 /// What a run measured.
@@ -119,6 +121,8 @@ pub struct Stalls {
     pub count: u64,
     /// The longest, ns.
     pub longest: u64,
+    /// How many of more than 0.9 ms: a frame that waited for one took about a millisecond or more.
+    pub above_900us: u64,
 }
 
 /// Why a run ended early.
@@ -147,6 +151,8 @@ pub struct Generator {
 const STALL: Duration = Duration::from_millis(100);
 /// A turn that takes longer than this was interrupted.
 const PAUSE: Duration = Duration::from_micros(100);
+/// One that makes a frame take a millisecond.
+const LONG_PAUSE: Duration = Duration::from_micros(900);
 /// How long a stopping run waits for what is under way.
 const DRAIN: Duration = Duration::from_millis(50);
 
@@ -161,6 +167,7 @@ struct Run<'a> {
     stall: u64,
     /// Pauses of the loop itself, in ticks: above which they count, how many and the longest, and when it last went round.
     pause: u64,
+    long_pause: u64,
     pauses: Stalls,
     last: u64,
 }
@@ -174,6 +181,7 @@ impl Run<'_> {
         if pause > self.pause {
             self.pauses.count += 1;
             self.pauses.longest = self.pauses.longest.max(pause);
+            self.pauses.above_900us += u64::from(pause > self.long_pause);
         }
     }
 }
@@ -264,6 +272,7 @@ impl Generator {
             progress: vec![now; n],
             stall: self.clock.ticks(STALL),
             pause: self.clock.ticks(PAUSE),
+            long_pause: self.clock.ticks(LONG_PAUSE),
             pauses: Stalls::default(),
             last: now,
         }
@@ -381,8 +390,9 @@ impl Generator {
                 p99: h.value_at_quantile(0.99),
                 p999: h.value_at_quantile(0.999),
                 max: h.max(),
+                above_1ms: h.count_between(1_000_000, u64::MAX),
             },
-            stalls: Stalls { count: run.pauses.count, longest: self.clock.nanoseconds(run.pauses.longest) },
+            stalls: Stalls { longest: self.clock.nanoseconds(run.pauses.longest), ..run.pauses },
         }
     }
 

@@ -268,12 +268,13 @@ fn print(args: &RunArgs, report: Report, probes: Vec<Probe>) -> anyhow::Result<(
         );
         let l = report.latency;
         println!(
-            "latency ns: p50 {}, p99 {}, p99.9 {}, max {} ({} samples)",
-            l.p50, l.p99, l.p999, l.max, l.samples
+            "latency ns: p50 {}, p99 {}, p99.9 {}, max {} ({} samples, {} above 1 ms)",
+            l.p50, l.p99, l.p999, l.max, l.samples, l.above_1ms
         );
+        let stalls = report.stalls;
         println!(
-            "the generator itself stood still {} times, at most {} ns",
-            report.stalls.count, report.stalls.longest
+            "the generator itself stood still {} times, {} times for more than 0.9 ms, at most {} ns",
+            stalls.count, stalls.above_900us, stalls.longest
         );
         for probe in &probes {
             println!("core round trip {:.0} ns", probe.round_trip_ns);
