@@ -138,15 +138,15 @@ pub(crate) struct Delivery<'w> {
 }
 
 impl Delivery<'_> {
-    /// Delivers every packet alive in `batch`; returns how many frames were sent.
+    /// Delivers every packet alive in `batch`.
     #[inline(always)]
     pub(crate) fn run<O: Observer>(
         &mut self,
         batch: &mut Batch<'_, '_>,
         ingress: PortIndex,
         observer: &mut O,
-    ) -> u32 {
-        let (mut sent, mut at) = (0, 0);
+    ) {
+        let mut at = 0;
         while let Some(Group { output, packets }) = batch.group(at) {
             at += 1;
             let Output::Port(port) = output;
@@ -170,11 +170,9 @@ impl Delivery<'_> {
                 };
                 report.too_large += too_long;
                 drop(frames);
-                sent += report.sent;
                 report.count(batch);
             }
         }
-        sent
     }
 
     #[inline(always)]
@@ -224,7 +222,7 @@ impl Delivery<'_> {
         ingress: PortIndex,
         frames: &[Frame<'_, '_>],
     ) -> GroupReport {
-        let mut report = GroupReport::default();
+        let (mut report, mut handed_over) = (GroupReport::default(), 0);
         for frame in frames {
             let Some(packet) = self.pool.copy(frame) else {
                 report.pool_exhausted += 1;
@@ -237,11 +235,11 @@ impl Delivery<'_> {
                 self.links.push(target.home, handover)
             };
             match pushed {
-                Ok(()) => report.sent += 1,
+                Ok(()) => handed_over += 1,
                 Err(_) => report.handover_full += 1,
             }
         }
-        target.counters.handed_over.add(u64::from(report.sent));
+        target.counters.handed_over.add(handed_over);
         if self.links.is_asleep(target.home) {
             *self.wake |= 1u64.wrapping_shl(target.home as u32);
         }
@@ -284,10 +282,9 @@ pub(crate) fn transmit(
     report
 }
 
-/// What became of one group of packets.
+/// What was lost of one group of packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct GroupReport {
-    sent: u32,
     full: u32,
     too_large: u32,
     stopped: u32,
@@ -298,13 +295,7 @@ pub(crate) struct GroupReport {
 impl From<TxReport> for GroupReport {
     #[inline(always)]
     fn from(report: TxReport) -> Self {
-        Self {
-            sent: report.sent,
-            full: report.full,
-            too_large: report.too_large,
-            stopped: report.stopped,
-            ..Self::default()
-        }
+        Self { full: report.full, too_large: report.too_large, stopped: report.stopped, ..Self::default() }
     }
 }
 

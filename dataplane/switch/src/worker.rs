@@ -63,8 +63,6 @@ impl Mailbox {
 pub struct WorkerCounters {
     /// Packets taken from queues.
     pub packets: Counter,
-    /// Frames delivered.
-    pub delivered: Counter,
     /// Cycles of polls that found packets, and of what was done with them.
     pub busy_cycles: Counter,
     /// Cycles of everything else: empty polls, commands.
@@ -308,7 +306,7 @@ impl Worker {
                 wake: &mut progress.wake,
                 unsettled: &mut self.unsettled,
             };
-            let delivered = delivery.run(&mut batch, id.port, observer);
+            delivery.run(&mut batch, id.port, observer);
             for (reason, packets) in batch.drops() {
                 counters.count_drop(reason, packets);
                 (0..packets).for_each(|_| observer.dropped(id.port, reason));
@@ -316,7 +314,6 @@ impl Worker {
             counters.rx_packets.add(u64::from(count));
             counters.rx_bytes.add(u64::from(bytes));
             self.counters.packets.add(u64::from(count));
-            self.counters.delivered.add(u64::from(delivered));
             self.counters.bursts.add(1);
             progress.packets += count;
             progress.bytes += bytes;
@@ -373,15 +370,15 @@ impl Worker {
 
     /// Delivers what other workers handed over and what was kept. A packet leaves its ring only once it was delivered or lost.
     fn take_handovers(&mut self) -> u32 {
-        let Self { links, kept, outputs, unsettled, counters, .. } = self;
+        let Self { links, kept, outputs, unsettled, .. } = self;
         let mut taken = 0;
         if !kept.is_empty() {
-            taken += kept.drain(|kept| deliver_one(kept, outputs, unsettled, counters));
+            taken += kept.drain(|kept| deliver_one(kept, outputs, unsettled));
         }
         for consumer in &mut links.from {
             for _ in 0..HANDOVERS_PER_STEP {
                 let Ok(handover) = consumer.peek() else { break };
-                if !deliver_one(handover, outputs, unsettled, counters) {
+                if !deliver_one(handover, outputs, unsettled) {
                     break;
                 }
                 let _ = consumer.pop();
@@ -439,12 +436,7 @@ fn is_quiet(entry: &mut PollQueue, now: u64) -> bool {
 }
 
 /// Delivers a packet that waited, or counts it as lost; `false` when its queue is somebody else's just now.
-fn deliver_one(
-    handover: &Handover,
-    outputs: &[Option<OutputPort>],
-    unsettled: &mut Unsettled,
-    counters: &WorkerCounters,
-) -> bool {
+fn deliver_one(handover: &Handover, outputs: &[Option<OutputPort>], unsettled: &mut Unsettled) -> bool {
     let output = outputs.get(usize::from(handover.output.0)).and_then(Option::as_ref);
     let queue = output.and_then(|output| Some((output, output.queues.get(usize::from(handover.pair))?)));
     let mut reason = Some(DropReason::ReceiverStopped);
@@ -457,7 +449,6 @@ fn deliver_one(
                 queue.settle();
             }
             reason = lost_for(&report);
-            counters.delivered.add(u64::from(report.sent));
         }
     }
     if let (Some(reason), Some(counters)) = (reason, own_counters(outputs, handover.ingress)) {
