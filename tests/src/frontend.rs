@@ -158,29 +158,7 @@ impl Frontend {
     /// # Errors
     /// The switch broke the ring.
     pub fn try_receive(&mut self) -> Result<Option<Vec<u8>>> {
-        let mut bytes = None;
-        let memory = &self.memory;
-        let mut fault = None;
-        self.rx.receive(1, |frame| {
-            let mut packet = Vec::with_capacity(frame.len as usize);
-            for &(address, length) in frame.parts {
-                match memory.read_vec(address, length as usize) {
-                    Ok(part) => packet.extend(part),
-                    Err(e) => fault = Some(e),
-                }
-            }
-            bytes = Some(packet);
-        })?;
-        if let Some(e) = fault {
-            return Err(e).context("a received packet lies outside of memory");
-        }
-        if bytes.is_some() {
-            self.rx.refill(1);
-            if self.rx.queue().needs_kick() {
-                self.kicks[0].write(1).context("kick")?;
-            }
-        }
-        Ok(bytes)
+        receive_one(&mut self.rx, &self.memory, &self.kicks[0])
     }
 
     /// Wait for the next packet.
@@ -306,4 +284,36 @@ pub fn ping_pong(
         longest = longest.max(begin.elapsed());
     }
     Ok(longest)
+}
+
+/// The next packet of a queue, if there is one; its buffer is made available again.
+///
+/// # Errors
+/// The switch broke the ring.
+pub(crate) fn receive_one(
+    rx: &mut RxQueue,
+    memory: &SharedMemory,
+    kick: &EventFd,
+) -> Result<Option<Vec<u8>>> {
+    let (mut bytes, mut fault) = (None, None);
+    rx.receive(1, |frame| {
+        let mut packet = Vec::with_capacity(frame.len as usize);
+        for &(address, length) in frame.parts {
+            match memory.read_vec(address, length as usize) {
+                Ok(part) => packet.extend(part),
+                Err(e) => fault = Some(e),
+            }
+        }
+        bytes = Some(packet);
+    })?;
+    if let Some(e) = fault {
+        return Err(e).context("a received packet lies outside of memory");
+    }
+    if bytes.is_some() {
+        rx.refill(1);
+        if rx.queue().needs_kick() {
+            kick.write(1).context("kick")?;
+        }
+    }
+    Ok(bytes)
 }

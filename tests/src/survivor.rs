@@ -20,7 +20,7 @@ use virtio_driver::{
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::frontend::{region, start_ring};
+use crate::frontend::{receive_one, region, start_ring};
 use crate::{Result, wait};
 
 const MEMORY: usize = 8 << 20;
@@ -210,28 +210,7 @@ impl Survivor {
     /// # Errors
     /// The switch returned what it did not have, or returned it twice.
     pub fn try_receive(&mut self) -> Result<Option<Vec<u8>>> {
-        let (mut bytes, mut fault) = (None, None);
-        let memory = &self.memory;
-        self.rx.receive(1, |frame| {
-            let mut packet = Vec::with_capacity(frame.len as usize);
-            for &(address, length) in frame.parts {
-                match memory.read_vec(address, length as usize) {
-                    Ok(part) => packet.extend(part),
-                    Err(e) => fault = Some(e),
-                }
-            }
-            bytes = Some(packet);
-        })?;
-        if let Some(e) = fault {
-            return Err(e).context("a received packet lies outside of memory");
-        }
-        if bytes.is_some() {
-            self.rx.refill(1);
-            if self.rx.queue().needs_kick() {
-                self.events[0][0].write(1).context("kick")?;
-            }
-        }
-        Ok(bytes)
+        receive_one(&mut self.rx, &self.memory, &self.events[0][0])
     }
 
     /// Send a message with 8 bytes that the `vhost` crate has no call for; whether it was accepted.
