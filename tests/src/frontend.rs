@@ -144,8 +144,18 @@ impl Frontend {
     /// # Errors
     /// The switch broke the ring, or takes nothing any more.
     pub fn send(&mut self, packet: &[u8]) -> Result<()> {
+        self.send_together(packet, 1)
+    }
+
+    /// Sends `count` times the same packet: the switch is shown all of them or none, so that they come in one burst.
+    ///
+    /// # Errors
+    /// The ring is full.
+    pub fn send_together(&mut self, packet: &[u8], count: usize) -> Result<()> {
         self.tx.reclaim(RING.into())?;
-        self.tx.send_bytes(&NetHeader::default(), packet).context("the transmit ring is full")?;
+        for _ in 0..count {
+            self.tx.send_bytes(&NetHeader::default(), packet).context("the transmit ring is full")?;
+        }
         self.tx.queue().publish();
         if self.tx.queue().needs_kick() {
             self.kicks[1].write(1).context("kick")?;

@@ -464,15 +464,13 @@ impl Attack<'_> {
         Ok(())
     }
 
-    /// The peer sends `count` packets to the guest; their bytes.
+    /// The peer sends `count` packets to the guest, in one burst; their bytes.
     ///
     /// # Errors
     /// The peer's ring is stuck.
     pub fn send_to_guest(&mut self, count: usize) -> Result<Vec<u8>> {
         let packet = udp(&self.stage.peer_port(), &self.port, &[0xc3; 600])?;
-        for _ in 0..count {
-            self.stage.peer.send(&packet)?;
-        }
+        self.stage.peer.send_together(&packet, count)?;
         Ok(packet)
     }
 
