@@ -2,6 +2,7 @@
 //!
 //! * [`MacWriter`] / [`MacReader`]: who has a MAC address of a subnet.
 //! * [`AddressWriter`] / [`AddressReader`]: who has an IP address of a subnet, and at which MAC address.
+//! * [`Location`], [`Endpoint`], [`NextHop`]: what the tables say.
 //! * [`PortProfile`]: what one port may send as.
 //! * [`TokenBucket`]: how often something may happen.
 //!
@@ -14,12 +15,14 @@ mod address;
 mod atomic;
 mod hash;
 mod line;
+mod location;
 mod mac;
 mod profile;
 mod table;
 mod token_bucket;
 
 pub use address::{AddressEntry, AddressReader, AddressWriter};
+pub use location::{Endpoint, Location, NextHop};
 pub use mac::{MacReader, MacTable, MacWriter};
 pub use profile::{AllowedAddress, PortProfile, link_local};
 pub use token_bucket::TokenBucket;
