@@ -14,6 +14,11 @@ pub const BURST_EXTENTS: usize = 1088;
 pub const HEAD_BYTES: usize = 128;
 /// Room before the head for outer headers (VXLAN over IPv6 with a VLAN tag needs 74): what is left of two lines behind a packet's fields.
 pub const HEAD_ROOM: usize = 116;
+/// Bytes of outer headers that [`Burst::load_long_heads`] loads besides [`HEAD_BYTES`], so that a frame that comes out of a tunnel has a whole head
+/// too: VXLAN over IPv6, and over IPv4 with a VLAN tag.
+pub const TUNNEL_BYTES: usize = 70;
+/// The longest head: one loaded after as many bytes as there is room for.
+pub const MAX_HEAD_BYTES: usize = HEAD_ROOM + HEAD_BYTES;
 
 /// The burst's arena of extents is full; the packet that needed one more is to be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,18 @@ impl Packet {
         self.head_start = start as u16;
         self.head_len += header.len() as u16;
         self.len += header.len() as u32;
+        true
+    }
+
+    /// Takes `bytes` bytes off the front of the head: a tunnel's headers. False (and nothing done) when the head has no more than that.
+    #[inline]
+    pub fn strip(&mut self, bytes: usize) -> bool {
+        if bytes >= usize::from(self.head_len) {
+            return false;
+        }
+        self.head_start += bytes as u16;
+        self.head_len -= bytes as u16;
+        self.len -= bytes as u32;
         true
     }
 
@@ -253,11 +270,24 @@ impl<'m> Burst<'m> {
     /// ([`Extent::prefetch`]) of all packets before.
     #[inline(always)]
     pub fn load_heads(&mut self) {
+        self.load::<0>();
+    }
+
+    /// The same with [`TUNNEL_BYTES`] more in each head: for drivers of uplinks.
+    #[inline(always)]
+    pub fn load_long_heads(&mut self) {
+        self.load::<TUNNEL_BYTES>();
+    }
+
+    /// `MORE` bytes are loaded besides [`HEAD_BYTES`], into the room before the head.
+    #[inline(always)]
+    fn load<const MORE: usize>(&mut self) {
+        const { assert!(MORE <= HEAD_ROOM) };
         let mut at = self.loaded_extents;
         if self.all_single() {
             for (index, at) in (self.loaded..self.count).zip(at..) {
                 // SAFETY: all these packets are of `added`: one extent each, one after the other, all written.
-                unsafe { self.load_single(index, at) };
+                unsafe { self.load_single::<MORE>(index, at) };
             }
             self.loaded = self.count;
             self.loaded_extents = self.used_extents;
@@ -267,10 +297,10 @@ impl<'m> Burst<'m> {
             if self.single >> (index & 31) & 1 != 0 {
                 // SAFETY: `added` set the bit with this index below BURST_PACKETS; extents of packets follow each other in the order of
                 // the packets, so `at` is this one's, which was written.
-                unsafe { self.load_single(index, at) };
+                unsafe { self.load_single::<MORE>(index, at) };
                 at += 1;
             } else {
-                at += self.load_head(index);
+                at += self.load_head::<MORE>(index);
             }
         }
         self.loaded = self.count;
@@ -290,7 +320,7 @@ impl<'m> Burst<'m> {
     ///
     /// Both are inside their arrays, and the extent was written.
     #[inline(always)]
-    unsafe fn load_single(&mut self, index: usize, at: usize) {
+    unsafe fn load_single<const MORE: usize>(&mut self, index: usize, at: usize) {
         // SAFETY: the caller's promise.
         let (slot, extent) = unsafe {
             (
@@ -299,17 +329,13 @@ impl<'m> Burst<'m> {
             )
         };
         let len = extent.len();
-        let want = len.min(HEAD_BYTES);
-        // SAFETY: `slot` is valid for writes, and `want` <= HEAD_BYTES bytes follow HEAD_ROOM; private memory and memory of others do
-        // not overlap; the extent has at least `want` bytes.
+        let (start, want) = (HEAD_ROOM - MORE, len.min(HEAD_BYTES + MORE));
+        // SAFETY: `slot` is valid for writes, and `want` <= HEAD_BYTES + MORE bytes follow HEAD_ROOM - MORE; private memory and memory of
+        // others do not overlap; the extent has at least `want` bytes.
         unsafe {
-            crate::copy::copy_bytes(
-                extent.as_ptr(),
-                (&raw mut (*slot).bytes).cast::<u8>().add(HEAD_ROOM),
-                want,
-            );
+            crate::copy::copy_bytes(extent.as_ptr(), (&raw mut (*slot).bytes).cast::<u8>().add(start), want);
             (&raw mut (*slot).len).write(len as u32);
-            (&raw mut (*slot).head_start).write(HEAD_ROOM as u16);
+            (&raw mut (*slot).head_start).write(start as u16);
             (&raw mut (*slot).head_len).write(want as u16);
             (&raw mut (*slot).first_extent).write(at as u16);
             (&raw mut (*slot).extents).write(0);
@@ -323,19 +349,20 @@ impl<'m> Burst<'m> {
 
     /// Loads the head of a packet made by `commit`; returns how many extents it has.
     #[inline(never)]
-    fn load_head(&mut self, index: usize) -> usize {
+    fn load_head<const MORE: usize>(&mut self, index: usize) -> usize {
         // SAFETY: index < count and it is not `single`, so the packet's fields were written by `commit`.
         let packet = unsafe { self.packets[index].assume_init_mut() };
         let extents = usize::from(packet.extents);
-        let want = (packet.len as usize).min(HEAD_BYTES);
+        let (start, want) = (HEAD_ROOM - MORE, (packet.len as usize).min(HEAD_BYTES + MORE));
+        packet.head_start = start as u16;
         let first = usize::from(packet.first_extent);
         // SAFETY: a committed packet has at least one extent, below used_extents.
         let extent = unsafe { self.extents[first].assume_init_mut() };
         if extent.len() >= want {
             let (head, rest) = extent.split_at(want);
-            // SAFETY: `want` <= HEAD_BYTES bytes follow HEAD_ROOM; private memory and memory of others do not overlap.
+            // SAFETY: `want` <= HEAD_BYTES + MORE bytes follow HEAD_ROOM - MORE; private memory and memory of others do not overlap.
             unsafe {
-                crate::copy::copy_bytes(head.as_ptr(), packet.bytes.as_mut_ptr().add(HEAD_ROOM).cast(), want);
+                crate::copy::copy_bytes(head.as_ptr(), packet.bytes.as_mut_ptr().add(start).cast(), want);
             }
             packet.head_len = want as u16;
             *extent = rest;
@@ -344,13 +371,13 @@ impl<'m> Burst<'m> {
                 packet.extents -= 1;
             }
         } else {
-            self.gather_head(index, want);
+            self.gather_head(index, start, want);
         }
         extents
     }
 
     #[cold]
-    fn gather_head(&mut self, index: usize, want: usize) {
+    fn gather_head(&mut self, index: usize, start: usize, want: usize) {
         // SAFETY: as in `load_head`.
         let packet = unsafe { self.packets[index].assume_init_mut() };
         let mut filled = 0;
@@ -358,9 +385,9 @@ impl<'m> Burst<'m> {
             // SAFETY: first_extent stays below used_extents while `extents` counts down.
             let extent = unsafe { self.extents[usize::from(packet.first_extent)].assume_init_mut() };
             let (part, rest) = extent.split_at(want - filled);
-            // SAFETY: filled + part.len() <= want <= HEAD_BYTES.
+            // SAFETY: start + filled + part.len() <= start + want <= HEAD_ROOM + HEAD_BYTES.
             unsafe {
-                let target = packet.bytes.as_mut_ptr().add(HEAD_ROOM + filled).cast();
+                let target = packet.bytes.as_mut_ptr().add(start + filled).cast();
                 crate::copy::copy_bytes(part.as_ptr(), target, part.len());
             }
             filled += part.len();
@@ -548,6 +575,29 @@ mod tests {
         assert!(!packet.prepend(&[9]));
         assert_eq!(packet.len(), 200 + HEAD_ROOM);
         assert_eq!(burst.frame(0).unwrap().to_vec().len(), 200 + HEAD_ROOM);
+    }
+
+    #[test]
+    fn burst_long_heads_are_whole_after_a_tunnel_is_taken_off() {
+        let bytes: Vec<u8> = (0..300u32).map(|at| at as u8).collect();
+        let mut burst = Burst::new();
+        for parts in [&[&bytes[..]][..], &[&bytes[..30], &bytes[30..220], &bytes[220..]], &[&bytes[..90]]] {
+            for part in parts {
+                burst.push_extent(Extent::from_slice(part)).unwrap();
+            }
+            assert!(burst.commit(Offload::NONE));
+        }
+        burst.load_long_heads();
+        for (index, len) in [(0, 300), (1, 300), (2, 90)] {
+            let packet = &mut burst.packets_mut()[index];
+            assert_eq!(packet.head(), &bytes[..len.min(HEAD_BYTES + TUNNEL_BYTES)]);
+            assert!(!packet.strip(packet.head().len()));
+            assert!(packet.strip(50));
+            assert_eq!((packet.len(), packet.head().len()), (len - 50, (len - 50).min(HEAD_BYTES + 20)));
+            assert_eq!(burst.frame(index).unwrap().to_vec(), &bytes[50..len]);
+            assert!(burst.packets_mut()[index].prepend(&bytes[..50]));
+            assert_eq!(burst.frame(index).unwrap().to_vec(), &bytes[..len]);
+        }
     }
 
     #[test]

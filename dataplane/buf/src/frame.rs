@@ -37,6 +37,12 @@ impl<'a, 'm> Frame<'a, 'm> {
         Frame { head, body: self.body, skip: self.skip + skip, body_len: len, offload }
     }
 
+    /// The frame without the first `bytes` bytes of its head; without all of it if it has fewer. Asks for nothing.
+    #[inline]
+    pub fn strip(&self, bytes: usize) -> Self {
+        Self { head: self.head.get(bytes..).unwrap_or_default(), offload: Offload::NONE, ..*self }
+    }
+
     /// Length of the whole frame in bytes.
     #[inline(always)]
     #[expect(clippy::len_without_is_empty, reason = "a frame of no bytes is never made")]

@@ -35,7 +35,8 @@ mod offload;
 mod owned;
 
 pub use burst::{
-    BURST_BYTES, BURST_EXTENTS, BURST_PACKETS, Burst, HEAD_BYTES, HEAD_ROOM, Packet, TooManyExtents,
+    BURST_BYTES, BURST_EXTENTS, BURST_PACKETS, Burst, HEAD_BYTES, HEAD_ROOM, MAX_HEAD_BYTES, Packet,
+    TUNNEL_BYTES, TooManyExtents,
 };
 pub use extent::{Extent, ExtentMut};
 pub use frame::{Frame, FrameReader};

@@ -48,9 +48,11 @@ pub struct Offload {
     pub checksum: Checksum,
     /// The cut, if the packet is larger than its path.
     pub segment: Option<Segment>,
+    /// Bytes of a tunnel's headers before the frame that is to be cut; 0 without a tunnel. `checksum` still counts from the first byte of all.
+    pub tunnel: u8,
 }
 
 impl Offload {
     /// Nothing asked, nothing vouched for.
-    pub const NONE: Offload = Offload { checksum: Checksum::Unverified, segment: None };
+    pub const NONE: Offload = Offload { checksum: Checksum::Unverified, segment: None, tunnel: 0 };
 }

@@ -50,7 +50,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-const ASKS: Offload = Offload { checksum: Checksum::Partial { start: 34, offset: 6 }, segment: None };
+const ASKS: Offload =
+    Offload { checksum: Checksum::Partial { start: 34, offset: 6 }, segment: None, tunnel: 0 };
 
 /// What a packet is supposed to be.
 struct Model {

@@ -15,7 +15,7 @@ const UDP_CHECKSUM: u16 = 6;
 #[inline(always)]
 pub(crate) fn vouched(flags: u64) -> Offload {
     let good = flags & d::TOWPATH_MBUF_F_RX_L4_CKSUM_MASK == d::TOWPATH_MBUF_F_RX_L4_CKSUM_GOOD;
-    Offload { checksum: if good { Checksum::Valid } else { Checksum::Unverified }, segment: None }
+    Offload { checksum: if good { Checksum::Valid } else { Checksum::Unverified }, segment: None, tunnel: 0 }
 }
 
 /// Whether the packet was on no wire and has something left to be done: no checksum yet, or larger than its path.
@@ -42,6 +42,7 @@ pub(crate) fn requested(flags: u64, segment_size: u16, head: &[u8], len: u32) ->
     Offload {
         checksum: Checksum::Partial { start: u16::from(headers.l4_offset), offset },
         segment: large.then_some(Segment { kind, ecn: false, size: segment_size }),
+        tunnel: 0,
     }
 }
 
@@ -51,7 +52,15 @@ pub(crate) fn capabilities(tx_offloads: u64) -> OffloadCapabilities {
     let checksum = has(d::TOWPATH_ETH_TX_OFFLOAD_TCP_CKSUM | d::TOWPATH_ETH_TX_OFFLOAD_UDP_CKSUM);
     let tso = checksum && has(d::TOWPATH_ETH_TX_OFFLOAD_TCP_TSO | d::TOWPATH_ETH_TX_OFFLOAD_MULTI_SEGS);
     // UDP: DPDK's flag means fragments in some drivers and datagrams in others. CWR: drivers repeat it in every segment or do not.
-    OffloadCapabilities { checksum, tso4: tso, tso6: tso, uso4: false, uso6: false, ecn: false }
+    OffloadCapabilities {
+        checksum,
+        tso4: tso,
+        tso6: tso,
+        uso4: false,
+        uso6: false,
+        ecn: false,
+        tunnel: false,
+    }
 }
 
 /// How a frame is given to a device.
@@ -155,7 +164,7 @@ mod tests {
     fn ask(traffic: Traffic, segment: Option<Segment>, tx_offloads: u64) -> Request {
         let frame = traffic.packet(3000);
         request(
-            Offload { checksum: traffic.partial(), segment },
+            Offload { checksum: traffic.partial(), segment, tunnel: 0 },
             &frame[..128],
             frame.len() as u32,
             tx_offloads,
@@ -193,7 +202,12 @@ mod tests {
     fn what_no_flag_describes_is_summed_here() {
         let frame = Traffic::Tcp4.packet(500);
         let ask = |checksum, tx_offloads| {
-            request(Offload { checksum, segment: None }, &frame[..128], frame.len() as u32, tx_offloads)
+            request(
+                Offload { checksum, segment: None, tunnel: 0 },
+                &frame[..128],
+                frame.len() as u32,
+                tx_offloads,
+            )
         };
         let inner = Checksum::Partial { start: 84, offset: 16 };
         assert_eq!(ask(inner, CHECKSUMS), Request::Sum { start: 84, offset: 16 });
@@ -227,7 +241,8 @@ mod tests {
         ] {
             assert_eq!(ask(traffic, segment(kind), tx_offloads), Request::Refuse, "{traffic:?} as {kind:?}");
         }
-        let unsummed = Offload { checksum: Checksum::Unverified, segment: segment(SegmentKind::TcpV4) };
+        let unsummed =
+            Offload { checksum: Checksum::Unverified, segment: segment(SegmentKind::TcpV4), tunnel: 0 };
         let frame = Traffic::Tcp4.packet(3000);
         assert_eq!(request(unsummed, &frame[..128], frame.len() as u32, CUTS), Request::Refuse);
     }
@@ -246,7 +261,7 @@ mod tests {
             assert_eq!(found.checksum, traffic.partial(), "{traffic:?}");
             assert_eq!(found.segment.map(|segment| segment.size), Some(1400));
             let small = requested(d::TOWPATH_MBUF_F_RX_L4_CKSUM_NONE, 0, &frame[..128], frame.len() as u32);
-            assert_eq!(small, Offload { checksum: traffic.partial(), segment: None });
+            assert_eq!(small, Offload { checksum: traffic.partial(), segment: None, tunnel: 0 });
         }
         assert_eq!(requested(flags, 1400, &[0; 60], 60), Offload::NONE);
     }

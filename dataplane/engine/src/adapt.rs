@@ -5,10 +5,10 @@
 
 use crate::{OffloadCapabilities, TxQueue, TxReport};
 use arrayvec::ArrayVec;
-use buf::{Checksum, Frame, HEAD_BYTES, Offload, Segment, SegmentKind};
-use packet::L3;
-use packet::checksum::{Sum, complete_partial};
+use buf::{Checksum, Frame, MAX_HEAD_BYTES, Offload, Segment, SegmentKind};
+use packet::checksum::{Sum, complete_partial, pseudo_header};
 use packet::segment::{SegmentRange, Segmenter};
+use packet::{L3, vxlan};
 
 /// Segments sent together.
 const CHUNK: usize = 16;
@@ -48,24 +48,27 @@ fn takes_segment(capabilities: &OffloadCapabilities, frame: &Frame<'_, '_>, segm
         SegmentKind::TcpV4 => capabilities.tso4,
         SegmentKind::TcpV6 => capabilities.tso6,
         SegmentKind::Udp if capabilities.uso4 == capabilities.uso6 => capabilities.uso4,
-        SegmentKind::Udp => match packet::parse(frame.head(), frame.len() as u32).map(|headers| headers.l3) {
+        SegmentKind::Udp => match packet::parse(inner_of(frame).head(), inner_of(frame).len() as u32)
+            .map(|headers| headers.l3)
+        {
             Ok(L3::Ipv4) => capabilities.uso4,
             _ => capabilities.uso6,
         },
     };
-    kind && capabilities.checksum && (capabilities.ecn || !segment.ecn)
+    let tunnel = capabilities.tunnel || frame.offload.tunnel == 0;
+    kind && tunnel && capabilities.checksum && (capabilities.ecn || !segment.ecn)
 }
 
 /// Sends `frame` with its checksum completed.
 fn send_completed(queue: &mut dyn TxQueue, frame: &Frame<'_, '_>) -> TxReport {
     let Checksum::Partial { start, offset } = frame.offload.checksum else { return queue.send(&[*frame]) };
-    let mut head = [0; HEAD_BYTES];
+    let mut head = [0; MAX_HEAD_BYTES];
     let Some(head) = head.get_mut(..frame.head().len()) else { return refused() };
     head.copy_from_slice(frame.head());
     if complete_partial(head, start, offset, body_sum(frame)).is_none() {
         return refused();
     }
-    let offload = Offload { checksum: Checksum::Valid, segment: None };
+    let offload = Offload { checksum: Checksum::Valid, segment: None, tunnel: 0 };
     queue.send(&[frame.segment(head, frame.head().len(), frame.body_len(), offload)])
 }
 
@@ -77,9 +80,10 @@ fn send_segments(
     segment: Segment,
     capabilities: &OffloadCapabilities,
 ) -> TxReport {
-    let cut = packet::parse(frame.head(), frame.len() as u32)
+    let inner = inner_of(frame);
+    let cut = packet::parse(inner.head(), inner.len() as u32)
         .ok()
-        .and_then(|headers| Segmenter::new(frame.head(), &headers, segment));
+        .and_then(|headers| Segmenter::new(inner.head(), &headers, segment));
     let Some(cut) = cut else { return refused() };
     let mut total = TxReport::default();
     let mut first = 0;
@@ -102,23 +106,66 @@ fn send_chunk(
     indices: std::ops::Range<usize>,
     partial: bool,
 ) -> TxReport {
-    let mut heads = [[0u8; HEAD_BYTES]; CHUNK];
+    let inner = inner_of(frame);
+    let tunnel = frame.head().get(..frame.head().len() - inner.head().len()).unwrap_or_default();
+    let mut heads = [[0u8; MAX_HEAD_BYTES]; CHUNK];
     let mut pieces: ArrayVec<(usize, SegmentRange, Offload), CHUNK> = ArrayVec::new();
     for (index, head) in indices.zip(&mut heads) {
         let Some(range) = cut.range(index) else { break };
         let sum = (!partial)
-            .then(|| body_sum(&frame.segment(&[], range.body_from, range.body_length, Offload::NONE)));
-        let Some(written) = cut.write(index, sum, head) else { break };
-        pieces.push((written.head_length, range, Offload { checksum: written.checksum, segment: None }));
+            .then(|| body_sum(&inner.segment(&[], range.body_from, range.body_length, Offload::NONE)));
+        let Some(written) = head.get_mut(tunnel.len()..).and_then(|head| cut.write(index, sum, head)) else {
+            break;
+        };
+        let (length, mut checksum) = (written.head_length + tunnel.len(), written.checksum);
+        if !tunnel.is_empty() {
+            let Some(moved) = wrap(head, tunnel, length, range.body_length, checksum) else { break };
+            checksum = moved;
+        }
+        pieces.push((length, range, Offload { checksum, segment: None, tunnel: tunnel.len() as u8 }));
     }
     let frames: ArrayVec<Frame<'_, '_>, CHUNK> = pieces
         .iter()
         .zip(&heads)
         .filter_map(|((len, range, offload), head)| {
-            Some(frame.segment(head.get(..*len)?, range.body_from, range.body_length, *offload))
+            Some(inner.segment(head.get(..*len)?, range.body_from, range.body_length, *offload))
         })
         .collect();
     queue.send(&frames)
+}
+
+/// What a tunnel carries; without one, the frame itself.
+fn inner_of<'a, 'm>(frame: &Frame<'a, 'm>) -> Frame<'a, 'm> {
+    frame.strip(usize::from(frame.offload.tunnel).min(frame.head().len()))
+}
+
+/// Puts the tunnel's headers before the segment in `head`, of which `length` bytes are head and `body` follow; where its checksum is now.
+fn wrap(
+    head: &mut [u8; MAX_HEAD_BYTES],
+    tunnel: &[u8],
+    length: usize,
+    body: usize,
+    checksum: Checksum,
+) -> Option<Checksum> {
+    let outer = tunnel.len();
+    head.get_mut(..outer)?.copy_from_slice(tunnel);
+    vxlan::set_inner_length(head, outer, length - outer + body)?;
+    if outer == vxlan::OUTER_LENGTH_V6 {
+        let inner = head.get(outer..length)?;
+        let headers = packet::parse(inner, (inner.len() + body) as u32).ok()?;
+        let pseudo = match checksum {
+            Checksum::Partial { start, offset } => {
+                let field = inner.get(usize::from(start + offset)..)?.first_chunk::<2>()?;
+                Sum::from_folded(u16::from_be_bytes(*field))
+            }
+            _ => pseudo_header(inner, &headers)?,
+        };
+        vxlan::checksum_from_inner(head, outer, outer + usize::from(headers.l4_offset), pseudo)?;
+    }
+    Some(match checksum {
+        Checksum::Partial { start, offset } => Checksum::Partial { start: start + outer as u16, offset },
+        other => other,
+    })
 }
 
 fn body_sum(frame: &Frame<'_, '_>) -> Sum {
@@ -216,6 +263,7 @@ mod tests {
     const TSO: Offload = Offload {
         checksum: Checksum::Partial { start: 34, offset: 16 },
         segment: Some(Segment { kind: SegmentKind::TcpV4, ecn: false, size: 1460 }),
+        tunnel: 0,
     };
 
     #[test]
@@ -283,10 +331,65 @@ mod tests {
             let ip = !naive_sum(&frame[14..34]);
             frame[24..26].copy_from_slice(&ip.to_be_bytes());
             let mut sink = Sink::default();
-            let offload = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, segment: None };
+            let offload =
+                Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, segment: None, tunnel: 0 };
             assert_eq!(send(&mut sink, &frame, offload).sent, 1);
             assert!(tcp_is_right(&sink.frames[0].0), "payload {payload}");
             assert_eq!(sink.frames[0].1.checksum, Checksum::Valid);
+        }
+    }
+
+    #[test]
+    fn a_large_packet_in_a_tunnel_is_cut_inside_it() {
+        use std::net::IpAddr;
+        let ends = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]]
+            .map(|ends| ends.map(|text| text.parse::<IpAddr>().unwrap()));
+        for ([source, destination], checksum) in
+            [(ends[0], false), (ends[1], false), (ends[0], true), (ends[1], true)]
+        {
+            let outer = vxlan::Outer::new(packet::MacAddr([2; 6]), source, destination, 64).unwrap();
+            let inner = large(4000);
+            let mut bytes = [outer.template(), &inner].concat();
+            let per = vxlan::PerPacket {
+                destination_mac: packet::MacAddr([4; 6]),
+                vni: 7,
+                policy: 0,
+                source_port: 50_000,
+                traffic_class: 0,
+                inner_length: inner.len(),
+            };
+            outer.write(&mut bytes, &per).unwrap();
+            let tunnel = outer.length();
+            let asks = Offload {
+                checksum: Checksum::Partial { start: 34 + tunnel as u16, offset: 16 },
+                tunnel: tunnel as u8,
+                ..TSO
+            };
+            let mut sink = Sink {
+                capabilities: OffloadCapabilities { checksum, tso4: true, ..Default::default() },
+                ..Sink::default()
+            };
+            let head = tunnel + 128;
+            let body = [Extent::from_slice(&bytes[head..])];
+            let frame = Frame::new(&bytes[..head], &body, bytes.len() - head, asks);
+            assert_eq!(deliver_adapted(&mut sink, &[frame]).sent, 1);
+            assert_eq!(sink.frames.len(), 3);
+            let mut seen = Vec::new();
+            for (frame, offload) in &mut sink.frames {
+                let headers = packet::parse(frame, frame.len() as u32).unwrap();
+                assert_eq!((headers.l3_end() as usize, headers.destination_port), (frame.len(), vxlan::PORT));
+                if let Checksum::Partial { start, offset } = offload.checksum {
+                    assert!(checksum);
+                    assert!(complete_partial(frame, start, offset, Sum::ZERO).is_some());
+                }
+                assert!(tcp_is_right(&frame[tunnel..]));
+                if source.is_ipv6() {
+                    let pseudo = pseudo_header(frame, &headers).unwrap();
+                    assert!(pseudo.plus(Sum::of(&frame[54..])).is_right());
+                }
+                seen.extend_from_slice(&frame[tunnel + 54..]);
+            }
+            assert_eq!(seen, inner[54..]);
         }
     }
 

@@ -76,6 +76,8 @@ pub struct OffloadCapabilities {
     pub uso6: bool,
     /// TCP larger than the MTU with CWR set.
     pub ecn: bool,
+    /// What is said of TCP and UDP larger than the MTU also holds inside a VXLAN tunnel: the outer headers of each segment are made.
+    pub tunnel: bool,
 }
 
 /// What became of the frames given to a transmit queue: `sent`, `full`, `too_large` and `stopped` add up to the number of frames.

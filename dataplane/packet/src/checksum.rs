@@ -147,6 +147,18 @@ pub fn pseudo_header_v6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, l
     addresses.plus(Sum::of_word(length)).plus(Sum::of_word(u32::from(protocol)))
 }
 
+/// Of the pseudo header of the TCP or UDP packet that `headers` found whole in `head` (source routing aside); `None` unless it is IP.
+#[inline]
+#[must_use]
+pub fn pseudo_header(head: &[u8], headers: &crate::Headers) -> Option<Sum> {
+    let length = headers.l3_end().checked_sub(u32::from(headers.l4_offset))?;
+    if let Some(ip) = headers.ipv4(head) {
+        return Some(pseudo_header_v4(ip.source(), ip.destination(), headers.protocol, length as u16));
+    }
+    let ip = headers.ipv6(head)?;
+    Some(pseudo_header_v6(ip.source(), ip.destination(), headers.protocol, length))
+}
+
 /// The checksum after one 16-bit word under it changed from `old` to `new` (RFC 1624, equation 3).
 #[inline]
 #[must_use]

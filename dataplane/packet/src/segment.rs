@@ -75,6 +75,7 @@ impl Segmenter {
         let asked = buf::Offload {
             checksum: Checksum::Partial { start: headers.l4_offset.into(), offset: checksum as u16 },
             segment: Some(segment),
+            tunnel: 0,
         };
         crate::validate_offload(headers, asked, headers.l3_end()).ok()?;
         let head = head.get(..head.len().min(HEAD_LENGTH).min(headers.l3_end() as usize))?;

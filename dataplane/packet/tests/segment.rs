@@ -11,7 +11,7 @@ use towpath_packet::segment::{MAX_SEGMENTS, Segmenter};
 use towpath_packet::{L3, L4, OffloadError, validate_offload};
 
 fn partial(start: u16, offset: u16) -> Offload {
-    Offload { checksum: Checksum::Partial { start, offset }, segment: None }
+    Offload { checksum: Checksum::Partial { start, offset }, segment: None, tunnel: 0 }
 }
 
 fn cut(start: u16, offset: u16, kind: SegmentKind, size: u16) -> Offload {
@@ -266,7 +266,7 @@ proptest! {
         let headers = parse(&large.frame).unwrap();
         let kind = [SegmentKind::TcpV4, SegmentKind::TcpV6, SegmentKind::Udp][kind];
         let segment = Segment { kind, ecn, size };
-        let offload = Offload { checksum: Checksum::Partial { start, offset }, segment: Some(segment) };
+        let offload = Offload { checksum: Checksum::Partial { start, offset }, segment: Some(segment), tunnel: 0 };
         let _ = validate_offload(&headers, offload, large.frame.len() as u32);
         let short = &large.frame[..cut_head.min(large.frame.len())];
         if let Some(segmenter) = Segmenter::new(short, &headers, segment) {

@@ -113,7 +113,15 @@ impl fmt::Debug for LoopbackTx {
 
 impl TxQueue for LoopbackTx {
     fn capabilities(&self) -> OffloadCapabilities {
-        OffloadCapabilities { checksum: true, tso4: true, tso6: true, uso4: true, uso6: true, ecn: true }
+        OffloadCapabilities {
+            checksum: true,
+            tso4: true,
+            tso6: true,
+            uso4: true,
+            uso6: true,
+            ecn: true,
+            tunnel: true,
+        }
     }
 
     fn send(&mut self, frames: &[Frame<'_, '_>]) -> TxReport {

@@ -10,7 +10,15 @@ pub struct NullTx;
 
 impl TxQueue for NullTx {
     fn capabilities(&self) -> OffloadCapabilities {
-        OffloadCapabilities { checksum: true, tso4: true, tso6: true, uso4: true, uso6: true, ecn: true }
+        OffloadCapabilities {
+            checksum: true,
+            tso4: true,
+            tso6: true,
+            uso4: true,
+            uso6: true,
+            ecn: true,
+            tunnel: true,
+        }
     }
 
     fn send(&mut self, frames: &[Frame<'_, '_>]) -> TxReport {

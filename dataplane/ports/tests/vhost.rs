@@ -126,6 +126,7 @@ fn offload(header: &NetHeader) -> Offload {
     Offload {
         checksum,
         segment: kind.map(|kind| buf::Segment { kind, ecn: header.ecn, size: header.gso_size }),
+        tunnel: 0,
     }
 }
 
@@ -303,7 +304,8 @@ fn a_frame_longer_than_a_receive_buffer_is_too_large() {
 fn offloads_stay_with_their_packets_when_queues_share_a_burst() {
     for layout in [RingLayout::Split, RingLayout::Packed] {
         let mut ports: Vec<Port> = (0..3).map(|_| attach(layout, features::NET_MRG_RXBUF)).collect();
-        let asks = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, segment: None };
+        let asks =
+            Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, segment: None, tunnel: 0 };
         let mut expected = Vec::new();
         for (number, port) in ports.iter_mut().enumerate() {
             for at in 0..5u8 {

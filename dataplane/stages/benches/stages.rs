@@ -93,7 +93,7 @@ fn stages(criterion: &mut Criterion) {
     let one = [udp(2)];
     let many: Vec<_> = (0..BURST_PACKETS as u16).map(|number| udp(2 + number * 31)).collect();
     let asks = [arp(2)];
-    let partial = Offload { checksum: Checksum::Partial { start: 34, offset: 6 }, segment: None };
+    let partial = Offload { checksum: Checksum::Partial { start: 34, offset: 6 }, segment: None, tunnel: 0 };
 
     // Each row has the stages before it, whose rows are above: the difference is the stage's own.
     bench(criterion, BenchmarkId::new("none", "udp"), &one, Offload::NONE, (|_| {}, |_| {}));

@@ -44,8 +44,11 @@ mod tests {
 
     #[test]
     fn p01_refuses_a_checksum_range_outside_the_packet() {
-        let offload =
-            |start, offset| Offload { checksum: Checksum::Partial { start, offset }, segment: None };
+        let offload = |start, offset| Offload {
+            checksum: Checksum::Partial { start, offset },
+            segment: None,
+            tunnel: 0,
+        };
         let traffic = Traffic::with_offloads([
             (udp4(), offload(34, 6)),
             (udp4(), offload(34, 60_000)),

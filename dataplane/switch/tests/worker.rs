@@ -177,6 +177,7 @@ fn what_is_longer_than_the_receivers_mtu_is_dropped_and_nothing_else() {
     let segments = |size: u16| Offload {
         checksum: Checksum::Partial { start: 34, offset: 6 },
         segment: Some(Segment { kind: SegmentKind::Udp, ecn: false, size }),
+        tunnel: 0,
     };
     let set_mtu = |world: &mut World, port: u16, mtu: u16| {
         let ip = IpAddr::V4(address(port));

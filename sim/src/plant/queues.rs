@@ -67,6 +67,7 @@ impl TxMischief {
                 uso4: true,
                 uso6: true,
                 ecn: true,
+                tunnel: false,
             },
             _ => real.capabilities(),
         }

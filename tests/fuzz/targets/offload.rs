@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
     let segment = kind.map(|kind| Segment { kind, ecn: flags & 4 != 0, size });
     let head = &frame[..frame.len().min(HEAD_LENGTH)];
     let Ok(headers) = parse(head, frame.len() as u32) else { return };
-    if validate_offload(&headers, Offload { checksum, segment }, frame.len() as u32).is_err() {
+    if validate_offload(&headers, Offload { checksum, segment, tunnel: 0 }, frame.len() as u32).is_err() {
         return;
     }
     let Some(segment) = segment else {

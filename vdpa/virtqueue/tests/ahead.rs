@@ -170,7 +170,7 @@ impl Numbers {
 
 #[test]
 fn runs_and_single_frames_fill_the_same_buffers_with_the_same_bytes() {
-    let asks = Offload { checksum: Checksum::Valid, segment: None };
+    let asks = Offload { checksum: Checksum::Valid, segment: None, tunnel: 0 };
     for mode in MODES {
         for mergeable in [false, true] {
             let features = RingFeatures { mergeable, ..features(mode) };

@@ -104,7 +104,7 @@ pub fn offloads_arrive_as_they_were_asked<F: Fixture>(make: impl FnOnce() -> F) 
             );
             assert_eq!(taken.map(|frame| frame.offload), Some(offload), "{traffic:?}");
         }
-        let vouched = Offload { checksum: Checksum::Valid, segment: None };
+        let vouched = Offload { checksum: Checksum::Valid, segment: None, tunnel: 0 };
         assert_eq!(send_one(fixture.tx(), &bytes, 1, vouched).sent, 1);
         let taken = fixture.take().map(|frame| frame.offload);
         assert!(taken == Some(vouched) || taken == Some(Offload::NONE), "a valid checksum became {taken:?}");

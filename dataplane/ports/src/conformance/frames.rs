@@ -129,12 +129,12 @@ const V6: [Ipv6Addr; 2] =
 pub(crate) fn requests(traffic: Traffic, takes: OffloadCapabilities) -> Vec<Offload> {
     let mut requests = vec![Offload::NONE];
     if takes.checksum {
-        requests.push(Offload { checksum: traffic.partial(), segment: None });
+        requests.push(Offload { checksum: traffic.partial(), segment: None, tunnel: 0 });
         if let Some(segment) = traffic.segment(takes, 1400) {
-            requests.push(Offload { checksum: traffic.partial(), segment: Some(segment) });
+            requests.push(Offload { checksum: traffic.partial(), segment: Some(segment), tunnel: 0 });
             if takes.ecn && traffic.is_tcp() {
                 let segment = Some(Segment { ecn: true, ..segment });
-                requests.push(Offload { checksum: traffic.partial(), segment });
+                requests.push(Offload { checksum: traffic.partial(), segment, tunnel: 0 });
             }
         }
     }

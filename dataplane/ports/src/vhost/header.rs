@@ -42,6 +42,7 @@ impl NetFeatures {
             ecn: has(13),
             uso4: has(56),
             uso6: has(56),
+            tunnel: false,
         };
         let receives = OffloadCapabilities {
             checksum: has(1),
@@ -50,6 +51,7 @@ impl NetFeatures {
             ecn: has(9),
             uso4: has(54),
             uso6: has(55),
+            tunnel: false,
         };
         Self { sends, receives, header_length: if has(32) || has(15) { 12 } else { 10 } }
     }
@@ -65,6 +67,7 @@ impl NetFeatures {
 const IMPOSSIBLE: Offload = Offload {
     checksum: Checksum::Unverified,
     segment: Some(Segment { kind: SegmentKind::TcpV4, ecn: false, size: 0 }),
+    tunnel: 0,
 };
 
 /// Whether a driver asks anything in `header`.
@@ -151,8 +154,15 @@ fn tcp_header_length(head: &[u8], start: u16) -> u16 {
 mod tests {
     use super::*;
 
-    const ALL: OffloadCapabilities =
-        OffloadCapabilities { checksum: true, tso4: true, tso6: true, uso4: true, uso6: true, ecn: true };
+    const ALL: OffloadCapabilities = OffloadCapabilities {
+        checksum: true,
+        tso4: true,
+        tso6: true,
+        uso4: true,
+        uso6: true,
+        ecn: true,
+        tunnel: false,
+    };
 
     #[test]
     fn headers_round_trip() {
@@ -163,8 +173,8 @@ mod tests {
             for ecn in [false, true] {
                 let segment = Some(Segment { kind, ecn: ecn && kind != SegmentKind::Udp, size: 1448 });
                 for offload in [
-                    Offload { checksum: partial, segment },
-                    Offload { checksum: partial, segment: None },
+                    Offload { checksum: partial, segment, tunnel: 0 },
+                    Offload { checksum: partial, segment: None, tunnel: 0 },
                     Offload::NONE,
                 ] {
                     let header = write(&Frame::from_head(&head, offload), &ALL);
@@ -176,6 +186,7 @@ mod tests {
         let tso = Offload {
             checksum: partial,
             segment: Some(Segment { kind: SegmentKind::TcpV4, ecn: false, size: 1448 }),
+            tunnel: 0,
         };
         assert_eq!(
             write(&Frame::from_head(&head, tso), &ALL)[2..4],
@@ -201,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_receiver_without_checksum_offload_gets_an_empty_header() {
-        let offload = Offload { checksum: Checksum::Valid, segment: None };
+        let offload = Offload { checksum: Checksum::Valid, segment: None, tunnel: 0 };
         let header = write(&Frame::from_head(&[0; 60], offload), &OffloadCapabilities::default());
         assert_eq!(header, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
     }

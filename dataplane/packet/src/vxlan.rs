@@ -1,0 +1,443 @@
+//! VXLAN (RFC 7348) with the group policy extension (draft-smith-vxlan-group-policy): its header, and the outer headers around a frame.
+//!
+//! [`Outer`] is everything between two tunnel end points that is the same for each packet, made once; [`Outer::write`] puts it before a frame
+//! and fills in the rest. The differential services field and ECN follow RFC 2983 (pipe) and RFC 6040: [`encapsulated_ecn`], [`decapsulate_ecn`].
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::bytes::{array, put, put16};
+use crate::checksum::{self, Sum, pseudo_header_v6};
+use crate::{Fragment, Headers, L3, L4, MacAddr, ethernet, ipv4, ipv6, udp};
+
+/// The UDP port of tunnel end points.
+pub const PORT: u16 = 4789;
+/// Bytes of the VXLAN header.
+pub const HEADER_LENGTH: usize = 8;
+/// Bytes before the inner frame over IPv4: Ethernet, IP, UDP, VXLAN.
+pub const OUTER_LENGTH_V4: usize = 50;
+/// The same over IPv6.
+pub const OUTER_LENGTH_V6: usize = 70;
+/// Bytes that the inner network layer loses against the underlay's MTU over IPv4: the inner Ethernet header and all outer ones but Ethernet's.
+pub const OVERHEAD_V4: u16 = 50;
+/// The same over IPv6.
+pub const OVERHEAD_V6: u16 = 70;
+/// The greatest VXLAN network identifier.
+pub const MAX_VNI: u32 = 0x00ff_ffff;
+
+/// The VNI is valid.
+const FLAG_VNI: u8 = 0x08;
+/// The group policy field is valid.
+const FLAG_POLICY: u8 = 0x80;
+/// Bits of the first byte by which other formats at this port say what they are: the version and next-protocol bits of VXLAN-GPE.
+const FLAGS_FOREIGN: u8 = 0x34;
+
+/// A VXLAN header.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a>(&'a [u8; HEADER_LENGTH]);
+
+impl<'a> View<'a> {
+    /// The header at `at`, if the head has it.
+    #[inline]
+    #[must_use]
+    pub fn new(head: &'a [u8], at: usize) -> Option<Self> {
+        array(head, at).map(View)
+    }
+
+    /// Whether it says that its VNI is valid, and not that it is of another format (VXLAN-GPE). Other reserved bits are ignored.
+    #[inline]
+    #[must_use]
+    pub fn is_vxlan(&self) -> bool {
+        self.0[0] & (FLAG_VNI | FLAGS_FOREIGN) == FLAG_VNI
+    }
+
+    /// The network identifier, 0 to [`MAX_VNI`].
+    #[inline]
+    #[must_use]
+    pub fn vni(&self) -> u32 {
+        u32::from_be_bytes([0, self.0[4], self.0[5], self.0[6]])
+    }
+
+    /// The group policy identifier, if there is one.
+    #[inline]
+    #[must_use]
+    pub fn policy(&self) -> Option<u16> {
+        (self.0[0] & FLAG_POLICY != 0).then(|| u16::from_be_bytes([self.0[2], self.0[3]]))
+    }
+}
+
+/// Outer headers as they are for all packets between two end points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outer {
+    bytes: [u8; OUTER_LENGTH_V6],
+    length: u8,
+    /// Of the IPv4 header as it is in `bytes`; of the pseudo header without the length over IPv6.
+    sum: Sum,
+}
+
+/// What differs between the outer headers of packets of one tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerPacket {
+    /// The next hop on the underlay.
+    pub destination_mac: MacAddr,
+    /// The network.
+    pub vni: u32,
+    /// The sender's group policy identifier; none is written for 0.
+    pub policy: u16,
+    /// UDP source port: the inner flow's [`source_port`].
+    pub source_port: u16,
+    /// The traffic class: DSCP and ECN.
+    pub traffic_class: u8,
+    /// Bytes of the inner frame.
+    pub inner_length: usize,
+}
+
+impl Outer {
+    /// The headers from `source` (at `source_mac`) to `destination` with this time to live; `None` if the two are not of one family.
+    #[must_use]
+    pub fn new(source_mac: MacAddr, source: IpAddr, destination: IpAddr, time_to_live: u8) -> Option<Self> {
+        let mut bytes = [0; OUTER_LENGTH_V6];
+        let (ether_type, length) = match source {
+            IpAddr::V4(_) => (ethernet::IPV4, OUTER_LENGTH_V4),
+            IpAddr::V6(_) => (ethernet::IPV6, OUTER_LENGTH_V6),
+        };
+        ethernet::emit(&mut bytes, MacAddr::default(), source_mac, ether_type)?;
+        let l3 = ethernet::HEADER_LENGTH;
+        let sum = match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                // Do not fragment (RFC 7348 section 4.3); an identification of 0 is right for such (RFC 6864).
+                put(&mut bytes, l3, [0x45, 0, 0, 0, 0, 0, 0x40, 0, time_to_live, udp::PROTOCOL, 0, 0])?;
+                put(&mut bytes, l3 + 12, source.octets())?;
+                put(&mut bytes, l3 + 16, destination.octets())?;
+                Sum::of(bytes.get(l3..l3 + ipv4::MIN_HEADER_LENGTH)?)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                put(&mut bytes, l3, [0x60, 0, 0, 0, 0, 0, udp::PROTOCOL, time_to_live])?;
+                put(&mut bytes, l3 + 8, source.octets())?;
+                put(&mut bytes, l3 + 24, destination.octets())?;
+                pseudo_header_v6(source, destination, udp::PROTOCOL, 0)
+            }
+            _ => return None,
+        };
+        put16(&mut bytes, length - HEADER_LENGTH - udp::HEADER_LENGTH + 2, PORT)?;
+        put(&mut bytes, length - HEADER_LENGTH, [FLAG_VNI])?;
+        Some(Self { bytes, length: length as u8, sum })
+    }
+
+    /// Bytes of the headers.
+    #[inline]
+    #[must_use]
+    pub fn length(&self) -> usize {
+        usize::from(self.length)
+    }
+
+    /// Whether the underlay is IPv6, where the UDP checksum is not optional.
+    #[inline]
+    #[must_use]
+    pub fn is_v6(&self) -> bool {
+        self.length() == OUTER_LENGTH_V6
+    }
+
+    /// The headers as far as they are the same for all packets, to be put before a frame and then completed by [`Outer::write`].
+    #[inline]
+    #[must_use]
+    pub fn template(&self) -> &[u8] {
+        self.bytes.get(..self.length()).unwrap_or_default()
+    }
+
+    /// Completes the template at the front of `head`. Over IPv6 the UDP checksum field then holds the sum of the pseudo header, over IPv4 it is 0.
+    /// `None`, and nothing useful in `head`, if that is too short.
+    #[inline]
+    pub fn write(&self, head: &mut [u8], packet: &PerPacket) -> Option<()> {
+        let l3 = ethernet::HEADER_LENGTH;
+        put(head, 0, packet.destination_mac.0)?;
+        if self.is_v6() {
+            let head: &mut [u8; OUTER_LENGTH_V6] = head.first_chunk_mut()?;
+            let class = packet.traffic_class;
+            (head[l3], head[l3 + 1]) = (0x60 | class >> 4, class << 4);
+            self.write_rest::<{ OUTER_LENGTH_V6 - 16 }>(head, packet)
+        } else {
+            let head: &mut [u8; OUTER_LENGTH_V4] = head.first_chunk_mut()?;
+            head[l3 + 1] = packet.traffic_class;
+            self.write_rest::<{ OUTER_LENGTH_V4 - 16 }>(head, packet)
+        }
+    }
+
+    /// What follows the network header's first bytes; the UDP header is at `UDP`.
+    #[inline(always)]
+    fn write_rest<const UDP: usize>(&self, head: &mut [u8], packet: &PerPacket) -> Option<()> {
+        put16(head, UDP, packet.source_port)?;
+        let vni = packet.vni.to_be_bytes();
+        put(head, UDP + 12, [vni[1], vni[2], vni[3]])?;
+        if packet.policy != 0 {
+            put(head, UDP + 8, [FLAG_VNI | FLAG_POLICY])?;
+            put16(head, UDP + 10, packet.policy)?;
+        }
+        self.set_length(head, packet.inner_length)
+    }
+
+    /// Writes the lengths, and the checksums that depend on them, for an inner frame of `inner_length` bytes.
+    #[inline]
+    pub fn set_length(&self, head: &mut [u8], inner_length: usize) -> Option<()> {
+        let l3 = ethernet::HEADER_LENGTH;
+        let udp_at = self.length() - HEADER_LENGTH - udp::HEADER_LENGTH;
+        let udp_length = (udp::HEADER_LENGTH + HEADER_LENGTH + inner_length) as u16;
+        put16(head, udp_at + udp::LENGTH_OFFSET, udp_length)?;
+        if self.is_v6() {
+            put16(head, l3 + ipv6::PAYLOAD_LENGTH_OFFSET, udp_length)?;
+            let sum = self.sum.plus(Sum::of_word(u32::from(udp_length)));
+            return put16(head, udp_at + udp::CHECKSUM_OFFSET, sum.folded());
+        }
+        let total = udp_length + ipv4::MIN_HEADER_LENGTH as u16;
+        put16(head, l3 + ipv4::TOTAL_LENGTH_OFFSET, total)?;
+        let class = array::<2>(head, l3)?[1];
+        let sum = self.sum.plus(Sum::of_word(u32::from(total))).plus(Sum::of_word(u32::from(class)));
+        put16(head, l3 + ipv4::CHECKSUM_OFFSET, sum.finish())
+    }
+}
+
+/// Rewrites the outer headers of `tunnel` bytes at the front of `head` for an inner frame of another length: that of a segment. `None` if they are none.
+#[inline]
+pub fn set_inner_length(head: &mut [u8], tunnel: usize, inner_length: usize) -> Option<()> {
+    let l3 = ethernet::HEADER_LENGTH;
+    let udp_at = tunnel.checked_sub(HEADER_LENGTH + udp::HEADER_LENGTH)?;
+    let udp_length = (udp::HEADER_LENGTH + HEADER_LENGTH + inner_length) as u16;
+    put16(head, udp_at + udp::LENGTH_OFFSET, udp_length)?;
+    if tunnel == OUTER_LENGTH_V6 {
+        return put16(head, l3 + ipv6::PAYLOAD_LENGTH_OFFSET, udp_length);
+    }
+    put16(head, l3 + ipv4::TOTAL_LENGTH_OFFSET, udp_length + ipv4::MIN_HEADER_LENGTH as u16)?;
+    put16(head, l3 + ipv4::CHECKSUM_OFFSET, 0)?;
+    let sum = Sum::of(head.get(l3..l3 + ipv4::MIN_HEADER_LENGTH)?);
+    put16(head, l3 + ipv4::CHECKSUM_OFFSET, sum.finish())
+}
+
+/// Writes the outer UDP checksum over IPv6 without reading the inner payload: what the inner transport checksum covers sums up, with that
+/// checksum in it, to the complement of its pseudo header (local checksum offload). `start` is where the inner checksum begins to cover, `pseudo`
+/// the sum of its pseudo header; everything before `start` is in `head`. Over IPv4 it stays 0: nothing is done.
+pub fn checksum_from_inner(head: &mut [u8], tunnel: usize, start: usize, pseudo: Sum) -> Option<()> {
+    if tunnel != OUTER_LENGTH_V6 {
+        return Some(());
+    }
+    let udp_at = tunnel - HEADER_LENGTH - udp::HEADER_LENGTH;
+    let ip = ipv6::View::new(head, ethernet::HEADER_LENGTH)?;
+    let outer =
+        pseudo_header_v6(ip.source(), ip.destination(), udp::PROTOCOL, u32::from(ip.payload_length()));
+    put16(head, udp_at + udp::CHECKSUM_OFFSET, 0)?;
+    let sum = outer.plus(Sum::of(head.get(udp_at..start)?)).plus(Sum::from_folded(!pseudo.folded()));
+    put16(head, udp_at + udp::CHECKSUM_OFFSET, sum.finish_nonzero())
+}
+
+/// The source port of a flow's tunnel packets: 49152 to 65535, the same for all its packets, so that the underlay can spread flows over its
+/// paths (RFC 7348 section 5). From addresses, protocol and ports; for every fragment of a datagram from the first three alone.
+#[inline]
+#[must_use]
+pub fn source_port(head: &[u8], headers: &Headers) -> u16 {
+    let addresses = match headers.l3 {
+        L3::Ipv4 => headers
+            .ipv4(head)
+            .map(|ip| u64::from(ip.source().to_bits()) << 32 | u64::from(ip.destination().to_bits())),
+        L3::Ipv6 => headers.ipv6(head).map(|ip| mix_v6(ip.source(), ip.destination())),
+        // Whoever talks by something else is told apart by the Ethernet addresses.
+        L3::Arp | L3::Other => array::<8>(head, 4).map(|bytes| u64::from_ne_bytes(*bytes)),
+    };
+    let whole = headers.fragment == Fragment::Whole && headers.l4 != L4::None;
+    let ports =
+        if whole { u64::from(headers.source_port) << 16 | u64::from(headers.destination_port) } else { 0 };
+    let key = addresses.unwrap_or(0)
+        ^ (ports << 8 | u64::from(headers.protocol)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    0xc000 | (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50) as u16
+}
+
+fn mix_v6(source: Ipv6Addr, destination: Ipv6Addr) -> u64 {
+    let fold = |address: Ipv6Addr| {
+        let bits = address.to_bits();
+        (bits >> 64) as u64 ^ (bits as u64).rotate_left(17)
+    };
+    fold(source).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ fold(destination)
+}
+
+/// The ECN field of the outer header for an inner packet: the same (RFC 6040 section 4.1, normal mode). 0 for anything but IP.
+#[inline]
+#[must_use]
+pub fn encapsulated_ecn(head: &[u8], headers: &Headers) -> u8 {
+    traffic_class(head, headers) & ECN
+}
+
+/// Congestion experienced.
+const CE: u8 = 0b11;
+/// ECN-capable, codepoint 1 and 0.
+const ECT_1: u8 = 0b01;
+const ECT_0: u8 = 0b10;
+const ECN: u8 = 0b11;
+
+/// The traffic class of an IP packet: DSCP and ECN; 0 for anything else.
+#[inline]
+#[must_use]
+pub fn traffic_class(head: &[u8], headers: &Headers) -> u8 {
+    let bytes = || array::<2>(head, usize::from(headers.l3_offset));
+    match headers.l3 {
+        L3::Ipv4 => bytes().map_or(0, |bytes| bytes[1]),
+        L3::Ipv6 => bytes().map_or(0, |bytes| bytes[0] << 4 | bytes[1] >> 4),
+        L3::Arp | L3::Other => 0,
+    }
+}
+
+/// Puts what the outer ECN field says into the inner packet (RFC 6040 section 4.2). False when the packet is to be dropped: it met congestion and its
+/// sender would not understand.
+#[inline]
+#[must_use]
+pub fn decapsulate_ecn(outer: u8, head: &mut [u8], headers: &Headers) -> bool {
+    let (outer, inner) = (outer & ECN, traffic_class(head, headers) & ECN);
+    let wanted = match (outer, inner) {
+        (CE, 0) => return !headers.is_ip(),
+        (CE, _) => CE,
+        (ECT_1, ECT_0) => ECT_1,
+        _ => return true,
+    };
+    if wanted != inner {
+        set_ecn(head, headers, wanted);
+    }
+    true
+}
+
+#[cold]
+fn set_ecn(head: &mut [u8], headers: &Headers, ecn: u8) -> Option<()> {
+    let at = usize::from(headers.l3_offset);
+    let [first, second] = *array::<2>(head, at)?;
+    if headers.l3 == L3::Ipv6 {
+        return put(head, at + 1, [second & !(ECN << 4) | ecn << 4]);
+    }
+    let after = second & !ECN | ecn;
+    let sum = u16::from_be_bytes(*array(head, at + ipv4::CHECKSUM_OFFSET)?);
+    let (old, new) = (u16::from_be_bytes([first, second]), u16::from_be_bytes([first, after]));
+    put(head, at + 1, [after])?;
+    put16(head, at + ipv4::CHECKSUM_OFFSET, checksum::update(sum, old, new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse;
+
+    fn inner(len: usize) -> Vec<u8> {
+        let mut frame = vec![2, 0, 0, 0, 1, 0xb, 2, 0, 0, 0, 1, 0xa, 8, 0, 0x45, 0];
+        frame.extend(((len - 14) as u16).to_be_bytes());
+        frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 1, 10, 10, 0, 1, 11, 3, 0xe8, 3, 0xe9]);
+        frame.extend(((len - 34) as u16).to_be_bytes());
+        frame.extend([0, 0]);
+        frame.resize(len, 7);
+        let sum = Sum::of(&frame[14..34]).finish();
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    }
+
+    fn wrapped(addresses: [&str; 2], frame: &[u8], per: PerPacket) -> Vec<u8> {
+        let [source, destination] = addresses.map(|text| text.parse().unwrap());
+        let outer = Outer::new(MacAddr([2, 0, 0, 0, 0, 1]), source, destination, 64).unwrap();
+        let mut bytes = [outer.template(), frame].concat();
+        outer.write(&mut bytes, &per).unwrap();
+        bytes
+    }
+
+    fn per(frame: &[u8]) -> PerPacket {
+        PerPacket {
+            destination_mac: MacAddr([2, 0, 0, 0, 0, 2]),
+            vni: 0x00ab_cdef,
+            policy: 0,
+            source_port: 50_000,
+            traffic_class: 0xb9,
+            inner_length: frame.len(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_parses_as_the_headers_say() {
+        for (addresses, length) in
+            [(["192.0.2.1", "192.0.2.2"], OUTER_LENGTH_V4), (["2001:db8::1", "2001:db8::2"], OUTER_LENGTH_V6)]
+        {
+            let frame = inner(90);
+            let bytes = wrapped(addresses, &frame, PerPacket { policy: 0x1234, ..per(&frame) });
+            let headers = parse(&bytes, bytes.len() as u32).unwrap();
+            assert_eq!((headers.l4, headers.destination_port, headers.source_port), (L4::Udp, PORT, 50_000));
+            assert_eq!(usize::from(headers.payload_offset) + HEADER_LENGTH, length);
+            assert_eq!(headers.l3_end() as usize, bytes.len());
+            assert_eq!(traffic_class(&bytes, &headers), 0xb9);
+            let view = View::new(&bytes, usize::from(headers.payload_offset)).unwrap();
+            assert!(view.is_vxlan());
+            assert_eq!((view.vni(), view.policy()), (0x00ab_cdef, Some(0x1234)));
+            if headers.l3 == L3::Ipv4 {
+                assert!(Sum::of(&bytes[14..34]).is_right());
+            }
+            let mut shorter = bytes.clone();
+            set_inner_length(&mut shorter, length, 60).unwrap();
+            assert_eq!(
+                shorter[..length],
+                wrapped(addresses, &frame, PerPacket { policy: 0x1234, inner_length: 60, ..per(&frame) })
+                    [..length]
+                    .iter()
+                    .enumerate()
+                    .map(|(at, byte)| if length == OUTER_LENGTH_V6 && (60..62).contains(&at) {
+                        shorter[at]
+                    } else {
+                        *byte
+                    })
+                    .collect::<Vec<_>>()
+            );
+        }
+    }
+
+    #[test]
+    fn the_outer_checksum_follows_from_the_inner_one() {
+        let mut frame = inner(131);
+        let pseudo = checksum::pseudo_header_v4([10, 0, 1, 10].into(), [10, 0, 1, 11].into(), 17, 97);
+        let sum = pseudo.plus(Sum::of(&frame[34..])).finish_nonzero();
+        frame[40..42].copy_from_slice(&sum.to_be_bytes());
+        let mut bytes = wrapped(["2001:db8::1", "2001:db8::2"], &frame, per(&frame));
+        checksum_from_inner(&mut bytes, OUTER_LENGTH_V6, OUTER_LENGTH_V6 + 34, pseudo).unwrap();
+        let ip = ipv6::View::new(&bytes, 14).unwrap();
+        let outer = pseudo_header_v6(ip.source(), ip.destination(), 17, (bytes.len() - 54) as u32);
+        assert!(outer.plus(Sum::of(&bytes[54..])).is_right());
+    }
+
+    #[test]
+    fn p25_other_formats_at_the_port_are_none_and_reserved_bits_are_ignored() {
+        let is = |first: u8| View(&[first, 0xff, 0, 0, 0, 0, 1, 0xff]).is_vxlan();
+        assert!(is(0x08) && is(0x88) && is(0x49));
+        assert!(!is(0x00) && !is(0x0c) && !is(0x18) && !is(0x28));
+    }
+
+    #[test]
+    fn fragments_of_a_datagram_share_a_source_port_and_flows_spread() {
+        let frame = inner(90);
+        let headers = parse(&frame, 90).unwrap();
+        let port =
+            |source_port, fragment| source_port_of(&frame, Headers { source_port, fragment, ..headers });
+        fn source_port_of(frame: &[u8], headers: Headers) -> u16 {
+            super::source_port(frame, &headers)
+        }
+        assert_eq!(port(1000, Fragment::First), port(0, Fragment::Later));
+        let all: std::collections::BTreeSet<u16> = (0..4000).map(|p| port(p, Fragment::Whole)).collect();
+        assert!(all.len() > 3000 && all.iter().all(|port| *port >= 0xc000), "{}", all.len());
+    }
+
+    #[test]
+    fn o11_ecn_follows_rfc_6040() {
+        let frame = inner(90);
+        let headers = parse(&frame, 90).unwrap();
+        // Outer by row, inner by column (not ECT, ECT(0), ECT(1), CE), as figure 4 of the RFC; 9: dropped.
+        let table = [(0, [0, 2, 1, 3]), (ECT_0, [0, 2, 1, 3]), (ECT_1, [0, 1, 1, 3]), (CE, [9, 3, 3, 3])];
+        for (outer, expected) in table {
+            for (inner, expected) in [0, ECT_0, ECT_1, CE].into_iter().zip(expected) {
+                let mut frame = frame.clone();
+                set_ecn(&mut frame, &headers, inner);
+                assert!(Sum::of(&frame[14..34]).is_right());
+                let passes = decapsulate_ecn(outer | 0xb8, &mut frame, &headers);
+                assert_eq!(passes, expected != 9);
+                if passes {
+                    assert_eq!(frame[15], expected, "{outer} {inner}");
+                    assert!(Sum::of(&frame[14..34]).is_right());
+                }
+            }
+        }
+    }
+}
