@@ -32,6 +32,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Control.
     ("model", &["packet"]),
     ("agent", &["model", "tables", "engine", "packet"]),
+    // What the switch answers itself knows wire formats and nothing of ports, plans or workers.
+    ("services", &["packet", "buf"]),
     ("api", &["model"]),
     ("cli", &["api", "model"]),
 ];
