@@ -1,6 +1,9 @@
 //! Look-up tables of the packet path: reader and writer halves.
 //!
 //! * [`MacWriter`] / [`MacReader`]: who has a MAC address of a subnet.
+//! * [`EndpointWriter`] / [`EndpointReader`]: who has an IP address of a VPC, at which MAC address, and where.
+//! * [`VtepWriter`] / [`VtepReader`], [`VniWriter`] / [`VniReader`]: numbers of remote tunnel addresses and of VPCs.
+//! * [`RouteTable`]: longest prefix match; immutable, replaced as a whole.
 //! * [`AddressWriter`] / [`AddressReader`]: who has an IP address of a subnet, and at which MAC address.
 //! * [`Location`], [`Endpoint`], [`NextHop`]: what the tables say.
 //! * [`PortProfile`]: what one port may send as.
@@ -13,16 +16,23 @@
 
 mod address;
 mod atomic;
+mod endpoint_line;
+mod endpoints;
+mod fabric;
 mod hash;
 mod line;
 mod location;
 mod mac;
 mod profile;
+mod routes;
 mod table;
 mod token_bucket;
 
 pub use address::{AddressEntry, AddressReader, AddressWriter};
+pub use endpoints::{EndpointReader, EndpointWriter};
+pub use fabric::{VniReader, VniWriter, VtepReader, VtepWriter};
 pub use location::{Endpoint, Location, NextHop};
 pub use mac::{MacReader, MacTable, MacWriter};
 pub use profile::{AllowedAddress, PortProfile, link_local};
+pub use routes::RouteTable;
 pub use token_bucket::TokenBucket;

@@ -7,7 +7,7 @@
 //!
 //! * Filling a slot: raise the version; write value and key; write the marker (release) last.
 //! * Clearing a slot: empty the marker. What it said stays readable.
-//! * A new value for a key: one store into its slot.
+//! * A new value for a key: one store into its slot, or what `endpoint_line.rs` tells where a value is more than a word.
 //! * A reader loads the version, looks for its key's marker (acquire), loads the value, and loads the version again. If it
 //!   did not change, no slot was filled meanwhile, so the value belongs to the key, or did until just now.
 //!
@@ -35,7 +35,7 @@ const ATTEMPTS: usize = 16;
 pub(crate) trait Line: Default + Send + Sync {
     /// What is looked for.
     type Key: Copy + Eq;
-    /// What is found; fits one atomic word.
+    /// What is found.
     type Value: Copy + Eq;
     /// Slots in a line.
     const SLOTS: usize;
@@ -52,7 +52,7 @@ pub(crate) trait Line: Default + Send + Sync {
     fn value(&self, slot: usize) -> Option<Self::Value>;
     /// Writes value, key and, last and with release, the marker.
     fn write(&self, slot: usize, key: Self::Key, value: Self::Value);
-    /// Replaces the value with one store.
+    /// Replaces the value: readers find the old one or the new one.
     fn set_value(&self, slot: usize, value: Self::Value);
     /// Empties the marker with release.
     fn clear(&self, slot: usize);
@@ -74,11 +74,16 @@ pub(crate) trait Line: Default + Send + Sync {
         (0..ATTEMPTS).find_map(|_| self.try_find(key)).unwrap_or((None, false))
     }
 
-    /// Puts a key into an empty slot.
-    fn fill(&self, slot: usize, key: Self::Key, value: Self::Value) {
+    /// Says, before a slot is written, that it will be.
+    fn raise_version(&self) {
         let control = self.control().load(Relaxed);
         self.control().store(control.wrapping_add(VERSION), Release);
         fence(Release);
+    }
+
+    /// Puts a key into an empty slot.
+    fn fill(&self, slot: usize, key: Self::Key, value: Self::Value) {
+        self.raise_version();
         self.write(slot, key, value);
     }
 

@@ -47,6 +47,13 @@ pub struct Endpoint {
     pub location: Location,
 }
 
+impl Endpoint {
+    /// Numbers a subnet may have on a host: 0 to this, exclusive.
+    pub const SUBNETS: u16 = 1 << 14;
+    /// Numbers a VPC may have on a host: 0 to this, exclusive.
+    pub const VPCS: u16 = 1 << 15;
+}
+
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NextHop {

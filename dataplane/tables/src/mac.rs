@@ -1,4 +1,4 @@
-//! Who has a MAC address of a subnet.
+//! Who has a MAC address of a subnet, or among the local ports of a VPC.
 
 use std::time::Duration;
 
@@ -10,18 +10,21 @@ use crate::hash::Hash;
 use crate::line::Line;
 use crate::table::{TableReader, Writer};
 
-/// Words that writer and readers of a MAC table share.
+/// Words that writer and readers of a MAC table share: keys are (space, MAC address), values [`Location::pack`](crate::Location::pack).
+///
+/// A space is a subnet (below 2^14: who may be reached inside it, here and elsewhere) or `0x8000 | VPC` (the VPC's ports on this host: whom
+/// the underlay may reach).
 pub struct MacTable;
 
 impl MacTable {
     /// What a look-up gives for a key that has no value. No value is this.
     pub const ABSENT: u32 = u32::MAX;
 
-    /// The key of a MAC address in a subnet. Key 0, nobody's MAC address in subnet 0, is never in a table.
+    /// The key of a MAC address in a space. Key 0, nobody's MAC address in space 0, is never in a table.
     #[inline(always)]
     #[must_use]
-    pub const fn key(subnet: u16, mac: MacAddr) -> u64 {
-        (subnet as u64) << 48 | mac.to_u64()
+    pub const fn key(space: u16, mac: MacAddr) -> u64 {
+        (space as u64) << 48 | mac.to_u64()
     }
 }
 
@@ -148,6 +151,17 @@ impl MacWriter {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Makes room for this many more keys at once, where insertions would by and by.
+    pub fn reserve(&mut self, additional: usize) {
+        self.0.reserve(additional);
+    }
+
+    /// Bytes that readers of the present table look at. An outgrown one comes on top until they left it.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.0.memory_bytes()
     }
 
     /// Frees outgrown tables that no reader looks at any more; returns how many are still looked at.

@@ -16,7 +16,7 @@ use crate::line::Line;
 /// Lines of a new table.
 const FIRST_LINES: usize = 16;
 /// Keys that a batch looks up at a time.
-const BATCH: usize = 32;
+pub(crate) const BATCH: usize = 32;
 
 /// The lines.
 pub(crate) struct Lines<L> {
@@ -52,9 +52,19 @@ impl<L: Line> Lines<L> {
         if second == first { first ^ 1 } else { second }
     }
 
+    /// Asks for the first line of `key`, and returns which it is.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, key: L::Key) -> u32 {
+        let first = self.first_of(key);
+        if let Some(line) = self.lines.get(first) {
+            cpu::prefetch_read(line);
+        }
+        first as u32
+    }
+
     /// The value of `key`, whose first line is `first`, and how many lines were read.
     #[inline(always)]
-    fn find_from(&self, key: L::Key, first: usize) -> (Option<L::Value>, usize) {
+    pub(crate) fn find_from(&self, key: L::Key, first: usize) -> (Option<L::Value>, usize) {
         let Some(line) = self.lines.get(first) else { return (None, 0) };
         match line.try_find(key) {
             Some((Some(value), _)) => (Some(value), 1),
@@ -196,15 +206,33 @@ impl<L: Line> Writer<L> {
         Some(value)
     }
 
+    /// Makes room for `additional` more keys at once.
+    pub(crate) fn reserve(&mut self, additional: usize) {
+        let (entries, lines) = L::FULL;
+        let count = ((self.len + additional) * lines).div_ceil(entries).next_power_of_two();
+        if count > self.current.lines.len() {
+            self.rebuild(count, None);
+        }
+    }
+
+    /// Bytes of the lines.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.current.lines)
+    }
+
     /// Publishes a larger table with everything in it, and the new key.
     fn grow(&mut self, key: L::Key, value: L::Value) {
-        let mut count = self.current.lines.len();
+        self.rebuild(self.current.lines.len() * 2, Some((key, value)));
+    }
+
+    /// Publishes a table of `count` lines with everything in it, and the new entry.
+    fn rebuild(&mut self, mut count: usize, new: Option<(L::Key, L::Value)>) {
         loop {
-            // Each attempt has a new hash and half the load, so that a second one is hardly ever needed.
-            count *= 2;
             self.generation += 1;
             let larger = Lines::new(count, self.secret, self.generation);
-            let mut entries = self.current.entries().chain([(key, value)]);
+            // Each attempt has a new hash and half the load, so that a second one is hardly ever needed.
+            count *= 2;
+            let mut entries = self.current.entries().chain(new);
             if entries.all(|(key, value)| larger.place(key, value)) {
                 drop(entries);
                 self.published.publish(larger);
@@ -240,6 +268,12 @@ impl<L: Line> TableReader<L> {
 
     pub(crate) fn off_line(&mut self) {
         self.0.off_line();
+    }
+
+    /// The table taken up.
+    #[inline(always)]
+    pub(crate) fn lines(&self) -> &Lines<L> {
+        self.0.get()
     }
 
     #[inline]
