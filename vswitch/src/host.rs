@@ -268,14 +268,22 @@ impl Host {
                     self.with_port(index, |port, around| port.change(*plan, around));
                 }
                 Action::ClosePort { index } => self.close_port(index),
-                Action::BindMac { subnet, mac, port } => self.control.bind_mac(subnet, mac, port),
-                Action::UnbindMac { subnet, mac, port } => self.control.unbind_mac(subnet, mac, port),
-                Action::BindAddress { subnet, address, mac, port } => {
-                    self.control.bind_address(subnet, address, mac, port);
+                Action::BindMac { space, mac, location } => self.control.place_mac(space, mac, location),
+                Action::UnbindMac { space, mac } => self.control.forget_mac(space, mac),
+                Action::BindEndpoint { vpc, address, endpoint } => {
+                    self.control.place_endpoint(vpc, address, endpoint);
                 }
-                Action::UnbindAddress { subnet, address, port } => {
-                    self.control.unbind_address(subnet, address, port);
-                }
+                Action::UnbindEndpoint { vpc, address } => self.control.forget_endpoint(vpc, address),
+                // Of no use before there is an uplink and a routing stage.
+                Action::Announce { .. }
+                | Action::SetVpc { .. }
+                | Action::RemoveVpc { .. }
+                | Action::SetSubnet { .. }
+                | Action::RemoveSubnet { .. }
+                | Action::SetRoutes { .. }
+                | Action::RemoveRoutes { .. }
+                | Action::SetVtep { .. }
+                | Action::RemoveVtep { .. } => {}
             }
         }
         // Commands are done between bursts; a sleeping worker has none.

@@ -1,5 +1,6 @@
 //! The state machine.
 
+use crate::action::Action;
 use crate::holders::Holders;
 use crate::index::Indices;
 use crate::plan::PortPlan;
@@ -9,71 +10,10 @@ use model::{Name, ObjectName, PortSpec, ResourceSet, Typed, VhostUserAttachment}
 use packet::MacAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use tables::{Endpoint, Location, vpc_space};
 
 /// Ports one host can have.
 const PORT_LIMIT: usize = 16_384;
-
-/// One thing to do. Actions are carried out in the order given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Make the port: open its socket, let workers know it. Nothing reaches it before its addresses are bound.
-    OpenPort {
-        /// Its index.
-        index: PortIndex,
-        /// What it is.
-        plan: Box<PortPlan>,
-    },
-    /// Change the port without closing its socket.
-    ChangePort {
-        /// Its index.
-        index: PortIndex,
-        /// What it is from now on.
-        plan: Box<PortPlan>,
-    },
-    /// Take the port away. Its addresses are unbound already.
-    ClosePort {
-        /// Its index.
-        index: PortIndex,
-    },
-    /// Frames to `mac` in `subnet` go to `port`.
-    BindMac {
-        /// The subnet's number.
-        subnet: u16,
-        /// The address.
-        mac: MacAddr,
-        /// The port.
-        port: PortIndex,
-    },
-    /// Frames to `mac` in `subnet` go nowhere, if they still go to `port`.
-    UnbindMac {
-        /// The subnet's number.
-        subnet: u16,
-        /// The address.
-        mac: MacAddr,
-        /// The port.
-        port: PortIndex,
-    },
-    /// Who asks for `address` in `subnet` is told `mac`.
-    BindAddress {
-        /// The subnet's number.
-        subnet: u16,
-        /// The address.
-        address: IpAddr,
-        /// What is answered.
-        mac: MacAddr,
-        /// The port that has it.
-        port: PortIndex,
-    },
-    /// Who asks for `address` in `subnet` gets no answer, if it is still `port` that has it.
-    UnbindAddress {
-        /// The subnet's number.
-        subnet: u16,
-        /// The address.
-        address: IpAddr,
-        /// The port.
-        port: PortIndex,
-    },
-}
 
 /// This host has no number left for another port or subnet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -97,7 +37,10 @@ pub struct Agent {
     ports: BTreeMap<ObjectName, Realized>,
     by_index: BTreeMap<PortIndex, ObjectName>,
     subnets: BTreeMap<ObjectName, u16>,
+    vpcs: BTreeMap<ObjectName, u16>,
+    vpc_of_subnet: BTreeMap<u16, u16>,
     port_indices: Indices,
+    vpc_indices: Indices,
     subnet_indices: Indices,
     holders: Holders,
     stations: Stations,
@@ -111,7 +54,10 @@ impl Agent {
             ports: BTreeMap::new(),
             by_index: BTreeMap::new(),
             subnets: BTreeMap::new(),
+            vpcs: BTreeMap::new(),
+            vpc_of_subnet: BTreeMap::new(),
             port_indices: Indices::default(),
+            vpc_indices: Indices::default(),
             subnet_indices: Indices::default(),
             holders: Holders::default(),
             stations: Stations::default(),
@@ -148,7 +94,7 @@ impl Agent {
             return Vec::new();
         };
         let profile = &realized.plan.profile;
-        let subnet = profile.subnet;
+        let (vpc, subnet) = (realized.plan.vpc, profile.subnet);
         let own_of_one = self.stations.has_address(subnet, address);
         if own_of_one || !profile.up || !profile.may_announce(mac, address) {
             return Vec::new();
@@ -156,12 +102,14 @@ impl Agent {
         let own_mac = mac == profile.mac;
         let Ok(before) = self.holders.set(subnet, address, port, mac) else { return Vec::new() };
         let mut actions = Vec::new();
+        let location = Location::Local(port.0);
         if !own_mac {
-            actions.push(Action::BindMac { subnet, mac, port });
+            actions.push(Action::BindMac { space: subnet, mac, location });
+            actions.push(Action::BindMac { space: vpc_space(vpc), mac, location });
         }
-        actions.push(Action::BindAddress { subnet, address, mac, port });
+        actions.push(Action::BindEndpoint { vpc, address, endpoint: Endpoint { mac, subnet, location } });
         if let Some((old_port, old_mac)) = before {
-            self.unbind_spare_mac(subnet, old_port, old_mac, &mut actions);
+            self.unbind_spare_mac(vpc, subnet, old_port, old_mac, &mut actions);
         }
         actions
     }
@@ -210,7 +158,18 @@ impl Agent {
                 number
             }
         };
-        let plan = PortPlan::of(port, desired, subnet);
+        let vpc =
+            desired.subnet(&port.spec.subnet).map(|subnet| subnet.spec.vpc.clone()).ok_or_else(no_room)?;
+        let vpc = match self.vpcs.get(&vpc) {
+            Some(number) => *number,
+            None => {
+                let number = self.vpc_indices.take(PORT_LIMIT).ok_or_else(no_room)?;
+                self.vpcs.insert(vpc, number);
+                number
+            }
+        };
+        self.vpc_of_subnet.insert(subnet, vpc);
+        let plan = PortPlan::of(port, desired, vpc, subnet);
         if let Some(realized) = self.ports.get(&name)
             && needs_reopening(&realized.plan, &plan)
         {
@@ -242,7 +201,7 @@ impl Agent {
         self.by_index.remove(&realized.index);
         self.stations.remove(&realized.plan);
         self.drop_unheld(actions);
-        unbind(realized.index, &realized.plan, actions);
+        unbind(&realized.plan, actions);
         actions.push(Action::ClosePort { index: realized.index });
     }
 
@@ -258,22 +217,35 @@ impl Agent {
         });
         for (subnet, address, port, mac) in gone {
             // An address that became some port's own was bound to it after it was announced.
+            let Some(vpc) = self.vpc_of(subnet) else { continue };
             if !self.stations.has_address(subnet, address) {
-                actions.push(Action::UnbindAddress { subnet, address, port });
+                actions.push(Action::UnbindEndpoint { vpc, address });
             }
-            self.unbind_spare_mac(subnet, port, mac, actions);
+            self.unbind_spare_mac(vpc, subnet, port, mac, actions);
         }
     }
 
     /// Unbinds a MAC address that only announced addresses went by, when none does any more.
-    fn unbind_spare_mac(&self, subnet: u16, port: PortIndex, mac: MacAddr, actions: &mut Vec<Action>) {
+    fn unbind_spare_mac(
+        &self,
+        vpc: u16,
+        subnet: u16,
+        port: PortIndex,
+        mac: MacAddr,
+        actions: &mut Vec<Action>,
+    ) {
         let of_a_port = self.stations.has_mac(subnet, mac);
         let moved = actions
             .iter()
             .any(|action| matches!(action, Action::BindMac { mac: bound, .. } if *bound == mac));
         if !of_a_port && !moved && !self.holders.uses(subnet, port, mac) {
-            actions.push(Action::UnbindMac { subnet, mac, port });
+            actions.push(Action::UnbindMac { space: subnet, mac });
+            actions.push(Action::UnbindMac { space: vpc_space(vpc), mac });
         }
+    }
+
+    fn vpc_of(&self, subnet: u16) -> Option<u16> {
+        self.vpc_of_subnet.get(&subnet).copied()
     }
 
     fn drop_unused_subnets(&mut self) {
@@ -304,34 +276,36 @@ fn bind(port: PortIndex, plan: &PortPlan, actions: &mut Vec<Action>) {
     if !profile.up {
         return;
     }
-    actions.push(Action::BindMac { subnet: profile.subnet, mac: profile.mac, port });
-    for address in plan.addresses() {
-        actions.push(Action::BindAddress {
-            subnet: profile.subnet,
-            address: *address,
-            mac: profile.mac,
-            port,
-        });
-    }
+    let location = Location::Local(port.0);
+    actions.push(Action::BindMac { space: profile.subnet, mac: profile.mac, location });
+    actions.push(Action::BindMac { space: vpc_space(plan.vpc), mac: profile.mac, location });
+    plan.addresses().iter().for_each(|address| bind_address(port, plan, *address, actions));
 }
 
-fn unbind(port: PortIndex, plan: &PortPlan, actions: &mut Vec<Action>) {
+fn bind_address(port: PortIndex, plan: &PortPlan, address: IpAddr, actions: &mut Vec<Action>) {
+    let (mac, subnet) = (plan.profile.mac, plan.profile.subnet);
+    let endpoint = Endpoint { mac, subnet, location: Location::Local(port.0) };
+    actions.push(Action::BindEndpoint { vpc: plan.vpc, address, endpoint });
+}
+
+fn unbind(plan: &PortPlan, actions: &mut Vec<Action>) {
     let profile = &plan.profile;
-    actions.push(Action::UnbindMac { subnet: profile.subnet, mac: profile.mac, port });
-    for address in plan.addresses() {
-        actions.push(Action::UnbindAddress { subnet: profile.subnet, address: *address, port });
-    }
+    actions.push(Action::UnbindMac { space: profile.subnet, mac: profile.mac });
+    actions.push(Action::UnbindMac { space: vpc_space(plan.vpc), mac: profile.mac });
+    let unbind = |address: &IpAddr| Action::UnbindEndpoint { vpc: plan.vpc, address: *address };
+    actions.extend(plan.addresses().iter().map(unbind));
 }
 
 /// From `old` to `new`: what is not new is unbound first, the profile changes, what was not old is bound last.
 fn rebind(port: PortIndex, old: &PortPlan, new: &PortPlan, actions: &mut Vec<Action>) {
     let (before, after) = (&old.profile, &new.profile);
-    let same_station = (before.subnet, before.mac, before.up) == (after.subnet, after.mac, after.up);
+    let same_station =
+        (old.vpc, before.subnet, before.mac, before.up) == (new.vpc, after.subnet, after.mac, after.up);
     if !same_station {
-        unbind(port, old, actions);
+        unbind(old, actions);
     } else {
         for address in old.addresses().iter().filter(|address| !new.addresses().contains(address)) {
-            actions.push(Action::UnbindAddress { subnet: before.subnet, address: *address, port });
+            actions.push(Action::UnbindEndpoint { vpc: old.vpc, address: *address });
         }
     }
     actions.push(Action::ChangePort { index: port, plan: Box::new(new.clone()) });
@@ -339,12 +313,7 @@ fn rebind(port: PortIndex, old: &PortPlan, new: &PortPlan, actions: &mut Vec<Act
         bind(port, new, actions);
     } else if after.up {
         for address in new.addresses().iter().filter(|address| !old.addresses().contains(address)) {
-            actions.push(Action::BindAddress {
-                subnet: after.subnet,
-                address: *address,
-                mac: after.mac,
-                port,
-            });
+            bind_address(port, new, *address, actions);
         }
     }
 }
@@ -380,7 +349,7 @@ spec: {subnet: web, host: node-a, mac: \"02:00:00:00:01:0a\", ips: [10.0.1.10], 
 
     fn binds(actions: &[Action]) -> usize {
         let is_bind =
-            |action: &&Action| matches!(action, Action::BindMac { .. } | Action::BindAddress { .. });
+            |action: &&Action| matches!(action, Action::BindMac { .. } | Action::BindEndpoint { .. });
         actions.iter().filter(is_bind).count()
     }
 
@@ -388,7 +357,7 @@ spec: {subnet: web, host: node-a, mac: \"02:00:00:00:01:0a\", ips: [10.0.1.10], 
     fn a_port_that_is_shut_down_is_reached_by_nobody() {
         let mut agent = Agent::new(Name::parse("node-a").unwrap());
         let bound = binds(&apply(&mut agent, ""));
-        assert_eq!(bound, 3, "MAC, own and link-local address");
+        assert_eq!(bound, 4, "the MAC address in both spaces, the own and the link-local address");
         let down = apply(&mut agent, ", shutdown: true");
         assert!(down.iter().any(|action| matches!(action, Action::UnbindMac { .. })));
         assert_eq!(binds(&down), 0);

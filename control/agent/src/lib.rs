@@ -5,11 +5,13 @@
 //! behind when it goes. [`Agent::announced`] does the same for an address that moves between ports. Whoever drives the switch (the daemon, the
 //! simulator) carries the actions out; a port's index is free again when it says so with [`Agent::closed`].
 
+mod action;
 mod agent;
 mod holders;
 mod index;
 mod plan;
 mod stations;
 
-pub use agent::{Action, Agent, Exhausted};
-pub use plan::PortPlan;
+pub use action::{Action, VtepKind};
+pub use agent::{Agent, Exhausted};
+pub use plan::{DhcpPlan, PortPlan, SubnetPlan, VpcPlan};

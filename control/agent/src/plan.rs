@@ -1,8 +1,65 @@
 //! What this host makes of a Port resource.
 
+use ipnet::IpNet;
 use model::{PortSpec, ResourceSet, Typed, Uid, VhostUserAttachment};
+use packet::MacAddr;
 use std::net::IpAddr;
+use std::time::Duration;
 use tables::{AllowedAddress, PortProfile};
+
+/// A VPC as this host needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VpcPlan {
+    /// `project/name`.
+    pub name: String,
+    /// Its number on the wire, 1 to 2^24 - 1.
+    pub vni: u32,
+    /// Largest network-layer packet, in bytes.
+    pub mtu: u16,
+    /// Whether it has ports here. Of one that has not, which is here because a peer of it has, endpoints are known, but no packets
+    /// are taken from the underlay.
+    pub local: bool,
+    /// Tunnel end points that know the whole VPC, without this host's own.
+    pub directory: Vec<u16>,
+    /// VPCs it is peered with: packets of its ports may be for them, and come from them.
+    pub peers: Vec<u16>,
+    /// Whether TCP's maximum segment size is lowered to fit the MTU.
+    pub clamp_mss: bool,
+}
+
+/// A subnet as this host needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubnetPlan {
+    /// `project/name`.
+    pub name: String,
+    /// The number of its VPC.
+    pub vpc: u16,
+    /// Its networks.
+    pub prefixes: Vec<IpNet>,
+    /// The gateway of each network.
+    pub gateways: Vec<IpAddr>,
+    /// The gateways' MAC address, the same on every host.
+    pub gateway_mac: MacAddr,
+    /// What DHCP and router advertisements say; `None`: they are not answered.
+    pub dhcp: Option<DhcpPlan>,
+    /// Whether multicast is sent to all of the subnet.
+    pub multicast: bool,
+    /// The route table its ports use; `None` where it has no ports here.
+    pub routes: Option<u16>,
+}
+
+/// What a subnet's ports are told by DHCP and router advertisements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DhcpPlan {
+    /// Name servers, in the order preferred.
+    pub dns: Vec<IpAddr>,
+    /// The domain of their names.
+    pub domain: Option<String>,
+    /// How long an address is lent; whole seconds.
+    pub lease: Duration,
+    /// URL of the service behind the metadata address, `http://HOST:PORT`.
+    pub metadata: Option<String>,
+}
 
 /// Everything needed to realize one port here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,13 +70,15 @@ pub struct PortPlan {
     pub uid: Uid,
     /// How a guest attaches; `None` while the manifest names nothing.
     pub attachment: Option<VhostUserAttachment>,
+    /// The number of its VPC; that of its subnet is in the profile.
+    pub vpc: u16,
     /// What the packet path checks.
     pub profile: PortProfile,
 }
 
 impl PortPlan {
     /// The plan for `port`; its subnet has number `subnet` on this host.
-    pub(crate) fn of(port: Typed<'_, PortSpec>, set: &ResourceSet, subnet: u16) -> Self {
+    pub(crate) fn of(port: Typed<'_, PortSpec>, set: &ResourceSet, subnet: u16, number: u16) -> Self {
         let spec = port.spec;
         let vpc = set.subnet(&spec.subnet).map(|subnet| subnet.spec.vpc.clone());
         let mtu = vpc.and_then(|vpc| set.mtu(&vpc)).unwrap_or(model::vpc::MTU_WITHOUT_UPLINK);
@@ -32,7 +91,7 @@ impl PortPlan {
         profile.up = !spec.shutdown;
         let attachment =
             spec.attachment.as_ref().map(|model::Attachment::VhostUser(vhost_user)| vhost_user.clone());
-        Self { name: port.meta.object().to_string(), uid: port.meta.uid, attachment, profile }
+        Self { name: port.meta.object().to_string(), uid: port.meta.uid, attachment, vpc: number, profile }
     }
 
     /// The addresses others of the subnet may ask for.

@@ -14,7 +14,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use sync::{Published, Shared};
-use tables::{AddressEntry, AddressWriter, MacTable, MacWriter, PortProfile, TokenBucket};
+use tables::{
+    AddressEntry, AddressWriter, Endpoint, Location, MacTable, MacWriter, PortProfile, TokenBucket,
+};
 
 /// Announcements that may wait for the control plane.
 const ANNOUNCEMENTS: usize = 1024;
@@ -55,6 +57,8 @@ pub struct Removal(Vec<u64>);
 pub struct Control {
     macs: MacWriter,
     addresses: AddressWriter,
+    /// The subnet of each address placed, until the endpoint table takes the place of the address table.
+    endpoints: BTreeMap<(u16, IpAddr), u16>,
     mailboxes: Vec<Mailbox>,
     queues_of: Vec<usize>,
     ports: BTreeMap<PortIndex, Port>,
@@ -87,6 +91,7 @@ impl Control {
         let control = Self {
             macs,
             addresses,
+            endpoints: BTreeMap::new(),
             mailboxes,
             queues_of: vec![0; count],
             ports: BTreeMap::new(),
@@ -226,6 +231,36 @@ impl Control {
     ) -> Option<R> {
         let slot = self.ports.get(&index)?.tx.get(usize::from(pair))?;
         slot.take().as_deref_mut().map(look)
+    }
+
+    /// Frames to `mac` in `space` (a subnet, or `tables::vpc_space`) go to `location`. Places that are not local are not reached yet.
+    pub fn place_mac(&mut self, space: u16, mac: MacAddr, location: Location) {
+        match location {
+            Location::Local(_) => drop(self.macs.insert(MacTable::key(space, mac), location.pack())),
+            Location::Remote(_) | Location::Directory(_) => self.forget_mac(space, mac),
+        }
+    }
+
+    /// Frames to `mac` in `space` go nowhere.
+    pub fn forget_mac(&mut self, space: u16, mac: MacAddr) {
+        self.macs.remove(MacTable::key(space, mac));
+    }
+
+    /// `address` in `vpc` is `endpoint`.
+    pub fn place_endpoint(&mut self, vpc: u16, address: IpAddr, endpoint: Endpoint) {
+        self.forget_endpoint(vpc, address);
+        let Endpoint { mac, subnet, location } = endpoint;
+        if let Location::Local(port) = location {
+            self.endpoints.insert((vpc, address), subnet);
+            self.addresses.insert(subnet, address, AddressEntry { mac, port });
+        }
+    }
+
+    /// Nobody has `address` in `vpc`.
+    pub fn forget_endpoint(&mut self, vpc: u16, address: IpAddr) {
+        if let Some(subnet) = self.endpoints.remove(&(vpc, address)) {
+            self.addresses.remove(subnet, address);
+        }
     }
 
     /// Frames to `mac` in `subnet` go to `port`.

@@ -31,7 +31,7 @@ mod token_bucket;
 pub use address::{AddressEntry, AddressReader, AddressWriter};
 pub use endpoints::{EndpointReader, EndpointWriter};
 pub use fabric::{VniReader, VniWriter, VtepReader, VtepWriter};
-pub use location::{Endpoint, Location, NextHop};
+pub use location::{Endpoint, Location, NextHop, vpc_space};
 pub use mac::{MacReader, MacTable, MacWriter};
 pub use profile::{AllowedAddress, PortProfile, link_local};
 pub use routes::RouteTable;

@@ -36,6 +36,13 @@ impl Location {
     }
 }
 
+/// The space, in the MAC table, of the MAC addresses of VPC number `vpc` (below 0x8000) that the underlay may reach. The
+/// spaces below 0x8000 are subnets'.
+#[must_use]
+pub const fn vpc_space(vpc: u16) -> u16 {
+    0x8000 | vpc
+}
+
 /// Who answers for an address of a VPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {

@@ -7,7 +7,7 @@ use agent::Action;
 use anyhow::Context;
 use engine::{Announcement, PortIndex};
 use std::net::{IpAddr, Ipv4Addr};
-use tables::{AllowedAddress, PortProfile};
+use tables::{AllowedAddress, Location, PortProfile};
 
 impl World {
     /// Realizes what the network's description says.
@@ -35,27 +35,38 @@ impl World {
                     }
                 }
                 Action::ClosePort { index } => self.close(index)?,
-                Action::BindMac { subnet, mac, port } => {
-                    self.control.bind_mac(subnet, mac, port);
+                Action::BindMac { space, mac, location } => {
+                    self.control.place_mac(space, mac, location);
                     if self.mischief.is(Plant::ForeignMac) {
-                        (0..SUBNET_NUMBERS).for_each(|other| self.control.bind_mac(other, mac, port));
+                        (0..SUBNET_NUMBERS).for_each(|other| self.control.place_mac(other, mac, location));
                     }
                 }
-                Action::UnbindMac { subnet, mac, port } => {
+                Action::UnbindMac { space, mac } => {
                     if !self.mischief.is(Plant::GhostMac) {
-                        self.control.unbind_mac(subnet, mac, port);
+                        self.control.forget_mac(space, mac);
                     }
                 }
-                Action::BindAddress { subnet, address, mac, port } => {
-                    self.control.bind_address(subnet, address, mac, port);
-                    if self.mischief.is(Plant::ForeignNeighbour) {
+                Action::BindEndpoint { vpc, address, endpoint } => {
+                    self.control.place_endpoint(vpc, address, endpoint);
+                    if let (true, Location::Local(port)) =
+                        (self.mischief.is(Plant::ForeignNeighbour), endpoint.location)
+                    {
+                        let (mac, port) = (endpoint.mac, PortIndex(port));
                         (0..SUBNET_NUMBERS)
                             .for_each(|other| self.control.bind_address(other, address, mac, port));
                     }
                 }
-                Action::UnbindAddress { subnet, address, port } => {
-                    self.control.unbind_address(subnet, address, port);
-                }
+                Action::UnbindEndpoint { vpc, address } => self.control.forget_endpoint(vpc, address),
+                // Of no use before there is an uplink and a routing stage.
+                Action::Announce { .. }
+                | Action::SetVpc { .. }
+                | Action::RemoveVpc { .. }
+                | Action::SetSubnet { .. }
+                | Action::RemoveSubnet { .. }
+                | Action::SetRoutes { .. }
+                | Action::RemoveRoutes { .. }
+                | Action::SetVtep { .. }
+                | Action::RemoveVtep { .. } => {}
             }
         }
         self.scene.wake_all();

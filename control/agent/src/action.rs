@@ -1,0 +1,132 @@
+//! What the agent asks of the switch and the daemon.
+
+use crate::plan::{PortPlan, SubnetPlan, VpcPlan};
+use engine::PortIndex;
+use ipnet::IpNet;
+use packet::MacAddr;
+use std::net::IpAddr;
+use tables::{Endpoint, Location, NextHop};
+
+/// Whose tunnel end point it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum VtepKind {
+    /// A Host's: a towpathd, which says who sends (architecture.md 7).
+    Host,
+    /// An Endpoint's: somebody else's.
+    Foreign,
+}
+
+/// One thing to do. Actions are carried out in the order given: nothing points at a number that is not set, and nothing
+/// is removed while something points at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make the port: open its socket, let workers know it. Nothing reaches it before its addresses are bound.
+    OpenPort {
+        /// Its index.
+        index: PortIndex,
+        /// What it is.
+        plan: Box<PortPlan>,
+    },
+    /// Change the port without closing its socket.
+    ChangePort {
+        /// Its index.
+        index: PortIndex,
+        /// What it is from now on.
+        plan: Box<PortPlan>,
+    },
+    /// Take the port away. Its addresses are unbound already.
+    ClosePort {
+        /// Its index.
+        index: PortIndex,
+    },
+    /// Tell the fabric that the port is here (gratuitous ARP, unsolicited NA, RARP).
+    Announce {
+        /// Its index.
+        port: PortIndex,
+    },
+    /// A VPC is known here, or says something else.
+    SetVpc {
+        /// Its number.
+        vpc: u16,
+        /// What it is.
+        plan: Box<VpcPlan>,
+    },
+    /// A VPC is not known here any more.
+    RemoveVpc {
+        /// Its number.
+        vpc: u16,
+    },
+    /// A subnet is known here, or says something else.
+    SetSubnet {
+        /// Its number.
+        subnet: u16,
+        /// What it is.
+        plan: Box<SubnetPlan>,
+    },
+    /// A subnet is not known here any more.
+    RemoveSubnet {
+        /// Its number.
+        subnet: u16,
+    },
+    /// A route table is in use here, or says something else.
+    SetRoutes {
+        /// Its number.
+        routes: u16,
+        /// Each destination once. The VPC's subnets are among them.
+        plan: Vec<(IpNet, NextHop)>,
+    },
+    /// A route table is not in use here any more.
+    RemoveRoutes {
+        /// Its number.
+        routes: u16,
+    },
+    /// A tunnel end point is known here, or has other addresses.
+    SetVtep {
+        /// Its number.
+        vtep: u16,
+        /// Where packets to it go.
+        address: IpAddr,
+        /// Where packets from it come from: `address`, and a host's other ones.
+        sources: Vec<IpAddr>,
+        /// Whose it is.
+        kind: VtepKind,
+    },
+    /// A tunnel end point is not known here any more.
+    RemoveVtep {
+        /// Its number.
+        vtep: u16,
+    },
+    /// Frames to `mac` in `space` go to `location`, whatever was said before.
+    BindMac {
+        /// A subnet's number: who may be reached inside it. Or [`tables::vpc_space`] of a VPC's: who may be reached from the
+        /// underlay, which is its local ports, and ports that moved away just now.
+        space: u16,
+        /// The address.
+        mac: MacAddr,
+        /// Where they go.
+        location: Location,
+    },
+    /// Frames to `mac` in `space` go nowhere.
+    UnbindMac {
+        /// As in [`Action::BindMac`].
+        space: u16,
+        /// The address.
+        mac: MacAddr,
+    },
+    /// `address` in `vpc` is `endpoint`, whatever was said before.
+    BindEndpoint {
+        /// The VPC's number.
+        vpc: u16,
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        endpoint: Endpoint,
+    },
+    /// Nobody has `address` in `vpc`.
+    UnbindEndpoint {
+        /// The VPC's number.
+        vpc: u16,
+        /// The address.
+        address: IpAddr,
+    },
+}
