@@ -1,4 +1,5 @@
 //! DHCPv4: every state of a client, and clients that lie.
+#![allow(clippy::expect_used, reason = "helpers of tests: what is wrong ends the test")]
 
 mod support;
 
