@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Drivers and the switch.
     ("ports", &["engine", "virtqueue", "guest-mem", "buf", "packet", "cpu", "sync"]),
     ("dpdk", &["engine", "buf", "dpdk-sys", "packet"]),
+    ("kernel-io", &["engine", "buf", "packet", "sync", "cpu"]),
     ("switch", &["stages", "ports", "engine", "tables", "packet", "buf", "cpu", "sync"]),
     // Control.
     ("model", &["packet"]),
@@ -41,7 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// May import any of ours but these: binaries that put the rest together.
 const ASSEMBLIES: &[(&str, &[&str])] = &[
     ("towpathd", &["sim", "bench", "tests", "cli", "guest-agent"]),
-    ("sim", &["dpdk", "dpdk-sys", "towpathd", "bench", "tests", "cli", "guest-agent"]),
+    ("sim", &["dpdk", "dpdk-sys", "kernel-io", "towpathd", "bench", "tests", "cli", "guest-agent"]),
     ("bench", &["towpathd", "tests", "guest-agent"]),
     ("benches", &["towpathd", "tests", "guest-agent"]),
     ("tests", &["towpathd"]),

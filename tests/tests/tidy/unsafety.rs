@@ -12,6 +12,7 @@ const ALLOWED: &[&str] = &[
     "dataplane/sync",
     "dataplane/dpdk-sys",
     "dataplane/dpdk",
+    "dataplane/kernel-io",
 ];
 
 /// Phrases of SAFETY comments that pass a lint and tell a reader nothing.

@@ -1,0 +1,180 @@
+//! A receive queue.
+
+use super::Ring;
+use super::ring::{HEADER_BYTES, Header, SLOT_BYTES, Slot};
+use crate::state::{ETHERNET, RxCounters, State};
+use crate::{sys, vnet};
+use buf::{Burst, Extent, Offload};
+use engine::{Armed, QueueFault, RxQueue, RxReport};
+use packet::vlan;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Slots ahead whose first lines are asked for.
+const AHEAD: usize = 4;
+
+/// A receive queue of a packet socket. Packets lie in slots of the ring until [`RxQueue::complete`] gives those back.
+#[derive(Debug)]
+pub(crate) struct PacketRx {
+    ring: Ring,
+    /// The slot looked at next.
+    next: usize,
+    /// Slots before it that are ours: shown in the current burst, or refused.
+    held: usize,
+    fault_told: bool,
+    socket: Arc<OwnedFd>,
+    state: Arc<State>,
+    counters: Arc<RxCounters>,
+}
+
+/// Why a slot holds no packet.
+enum Refusal {
+    Truncated,
+    Malformed,
+}
+
+impl PacketRx {
+    pub(crate) fn new(
+        socket: Arc<OwnedFd>,
+        ring: Ring,
+        state: Arc<State>,
+        counters: Arc<RxCounters>,
+    ) -> Self {
+        Self { ring, next: 0, held: 0, fault_told: false, socket, state, counters }
+    }
+
+    /// Whether the slot looked at next holds a frame.
+    #[inline(always)]
+    fn is_ready(&self) -> bool {
+        self.held < self.ring.len() && self.ring.slot(self.next).status() & libc::TP_STATUS_USER != 0
+    }
+
+    /// Shows what is in the slot looked at next, if it is ours; false if it is not.
+    #[inline(always)]
+    fn show<'q>(&mut self, burst: &mut Burst<'q>, report: &mut RxReport) -> bool {
+        if self.held == self.ring.len() {
+            return false;
+        }
+        let slot = self.ring.slot(self.next);
+        let status = slot.status();
+        if status & libc::TP_STATUS_USER == 0 {
+            return false;
+        }
+        let ahead = self.next + AHEAD;
+        self.ring.slot(if ahead < self.ring.len() { ahead } else { ahead - self.ring.len() }).prefetch();
+        let frame = frame(slot, slot.header(status));
+        self.next = self.ring.after(self.next);
+        self.held += 1;
+        let committed = match frame {
+            Ok((extent, offload)) => {
+                extent.prefetch();
+                burst.push_extent(extent).is_ok() && burst.commit(offload)
+            }
+            Err(Refusal::Truncated) => {
+                self.counters.truncated.add(1);
+                false
+            }
+            Err(Refusal::Malformed) => {
+                self.counters.malformed.add(1);
+                false
+            }
+        };
+        report.refused += u32::from(!committed);
+        true
+    }
+
+    /// Whether the interface was removed. Asked when the socket has an error to tell.
+    #[cold]
+    fn look_for_removal(&self) {
+        let index = sys::bound::<libc::sockaddr_ll>(&self.socket).map(|address| address.sll_ifindex);
+        if index.is_ok_and(|index| index <= 0) {
+            self.state.set_gone();
+        }
+    }
+
+    #[cold]
+    fn ended(&mut self) -> RxReport {
+        let fault = (!self.fault_told).then_some(QueueFault::Device);
+        self.fault_told = true;
+        RxReport { fault, ..RxReport::default() }
+    }
+}
+
+/// Finds the frame in a slot that is ours. Nothing the header says is believed without a look: whatever it holds, the bytes lie in the
+/// slot. A VLAN tag that the kernel took out is put back, over the virtio-net header, which was read before.
+#[inline(always)]
+fn frame<'q>(slot: Slot<'_>, header: Header) -> Result<(Extent<'q>, Offload), Refusal> {
+    if header.in_slot < header.len {
+        return Err(Refusal::Truncated);
+    }
+    let (start, len) = (usize::from(header.at), header.in_slot as usize);
+    if start < HEADER_BYTES + vnet::LENGTH || len < ETHERNET || len > SLOT_BYTES - start {
+        return Err(Refusal::Malformed);
+    }
+    // SAFETY: the ten bytes before the frame are in the slot, by the check above; the slot is ours.
+    let wishes = unsafe { slot.at(start - vnet::LENGTH).cast::<[u8; vnet::LENGTH]>().read_unaligned() };
+    let tagged = header.status & libc::TP_STATUS_VLAN_VALID != 0;
+    let inserted = if tagged { vlan::TAG_LENGTH } else { 0 };
+    let offload = vnet::read(wishes, inserted as u16).ok_or(Refusal::Malformed)?;
+    if tagged {
+        put_back(slot, start, header);
+    }
+    // SAFETY: `start - inserted` is behind the slot's header and the end is inside the slot, by the check above. The kernel does not write
+    // to a slot that is ours, and it stays ours until `complete`, which the burst's borrow of the queue ('q) keeps away.
+    let extent = unsafe { Extent::<'q>::new(slot.at(start - inserted), len + inserted) };
+    Ok((extent, offload))
+}
+
+/// Moves the MAC addresses four bytes to the front and writes the tag behind them.
+#[cold]
+fn put_back(slot: Slot<'_>, start: usize, header: Header) {
+    let known = header.status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+    let tpid = if known { header.vlan_tpid } else { vlan::CUSTOMER };
+    let [a, b] = tpid.to_be_bytes();
+    let [c, d] = header.vlan_tci.to_be_bytes();
+    let addresses = slot.at(start).cast::<[u8; 12]>();
+    // SAFETY: the caller checked that ten bytes before `start` and fourteen behind it are in the slot, which is ours; unaligned and
+    // overlapping is fine because the addresses are read as a value before they are written.
+    unsafe {
+        let value = addresses.read_unaligned();
+        slot.at(start - vlan::TAG_LENGTH).cast::<[u8; 12]>().write_unaligned(value);
+        slot.at(start + 12 - vlan::TAG_LENGTH).cast::<[u8; 4]>().write_unaligned([a, b, c, d]);
+    }
+}
+
+impl RxQueue for PacketRx {
+    fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
+        self.complete();
+        if self.state.is_gone() {
+            return self.ended();
+        }
+        let mut report = RxReport::default();
+        while !burst.is_full() && self.show(burst, &mut report) {}
+        burst.load_heads();
+        report.more = burst.is_full() && self.is_ready();
+        report
+    }
+
+    #[inline]
+    fn complete(&mut self) {
+        let mut slot = self.next;
+        while self.held > 0 {
+            slot = self.ring.before(slot);
+            self.ring.slot(slot).set_status(libc::TP_STATUS_KERNEL);
+            self.held -= 1;
+        }
+    }
+
+    /// The socket's descriptor becomes readable with the next packet; nothing needs to be asked for. What it has to tell of the
+    /// interface going down is taken here, so that nobody is woken by it twice.
+    fn arm(&mut self) -> Armed {
+        let error = sys::option::<i32>(&self.socket, libc::SOL_SOCKET, libc::SO_ERROR);
+        if error.is_ok_and(|error| error != 0) {
+            self.look_for_removal();
+        }
+        let fault = self.state.is_gone() && !self.fault_told;
+        if fault || self.is_ready() { Armed::Ready } else { Armed::Quiet }
+    }
+
+    fn disarm(&mut self) {}
+}

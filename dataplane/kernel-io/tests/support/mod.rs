@@ -1,0 +1,140 @@
+//! Interfaces in a network namespace of the test's own: they are gone when its thread ends.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(unsafe_code, reason = "a thread enters a namespace")]
+
+use engine::{OffloadCapabilities, RxQueue, TxQueue};
+use ports::conformance::{Fixture, Taken, receive, send_one};
+use rustix::event::{Timespec, epoll};
+use std::collections::VecDeque;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::process::Command;
+use towpath_kernel_io::{Interface, Options};
+
+/// Runs `ip` with these words, in the namespace of this thread.
+pub(crate) fn ip(words: &str) {
+    let output = Command::new("ip").args(words.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Gives this thread a network namespace of its own, in which the kernel says nothing by itself.
+pub(crate) fn enter_namespace() {
+    // SAFETY: concerns this thread alone; descriptors stay.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "{}: root is needed", std::io::Error::last_os_error());
+    for of in ["all", "default"] {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{of}/disable_ipv6"), "1").unwrap();
+    }
+}
+
+/// Makes two interfaces joined to each other, `near` and `far`, up.
+pub(crate) fn veth(mtu: u32) {
+    ip(&format!("link add near mtu {mtu} type veth peer name far mtu {mtu}"));
+    ip("link set near up");
+    ip("link set far up");
+}
+
+/// Everything is received.
+pub(crate) fn plain() -> Options {
+    Options { tunnel_port: None, ..Options::default() }
+}
+
+/// An interface with one pair of queues.
+pub(crate) struct End {
+    pub(crate) interface: Interface,
+    pub(crate) rx: Box<dyn RxQueue>,
+    pub(crate) tx: Box<dyn TxQueue>,
+}
+
+pub(crate) fn open(ifname: &str, options: &Options) -> End {
+    let (interface, mut queues) = Interface::open(ifname, options).unwrap();
+    assert_eq!(queues.len(), 1);
+    let (rx, tx) = queues.remove(0);
+    End { interface, rx, tx }
+}
+
+/// Waits for edges of one descriptor.
+pub(crate) struct Waiter(OwnedFd);
+
+impl Waiter {
+    pub(crate) fn new(event: BorrowedFd<'_>) -> Self {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        epoll::add(&set, event, epoll::EventData::new_u64(1), epoll::EventFlags::IN | epoll::EventFlags::ET)
+            .unwrap();
+        Self(set)
+    }
+
+    /// Whether there was an edge, waiting for it as long.
+    pub(crate) fn wait(&self, milliseconds: i64) -> bool {
+        let mut events = Vec::with_capacity(4);
+        let timeout = Timespec { tv_sec: milliseconds / 1000, tv_nsec: (milliseconds % 1000) * 1_000_000 };
+        epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).unwrap() > 0
+    }
+}
+
+/// A veth pair under the conformance suite: `near` is under test, `far` the other end.
+pub(crate) struct Pair {
+    pub(crate) near: End,
+    pub(crate) far: End,
+    pub(crate) waiter: Waiter,
+    pub(crate) taken: VecDeque<Taken>,
+    pub(crate) longest: usize,
+    pub(crate) depth: usize,
+}
+
+pub(crate) fn pair(mtu: u32, options: &Options, depth: usize) -> Pair {
+    enter_namespace();
+    veth(mtu);
+    let (near, far) = (open("near", options), open("far", options));
+    let waiter = Waiter::new(near.interface.event_fd(0).unwrap());
+    Pair { near, far, waiter, taken: VecDeque::new(), longest: mtu as usize + 14, depth }
+}
+
+impl Fixture for Pair {
+    fn rx(&mut self) -> &mut dyn RxQueue {
+        &mut *self.near.rx
+    }
+
+    fn tx(&mut self) -> &mut dyn TxQueue {
+        &mut *self.near.tx
+    }
+
+    fn give(&mut self, pieces: &[&[u8]], offload: buf::Offload) -> bool {
+        send_one(&mut *self.far.tx, &pieces.concat(), pieces.len(), offload).sent == 1
+    }
+
+    fn take(&mut self) -> Option<Taken> {
+        if self.taken.is_empty() {
+            self.taken.extend(receive(&mut *self.far.rx).0);
+        }
+        self.taken.pop_front()
+    }
+
+    fn shortest(&self) -> usize {
+        14
+    }
+
+    fn longest(&self) -> usize {
+        self.longest
+    }
+
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Slots belong to mappings that are gone with the queues: the checks that count them are not for this driver.
+    fn free_buffers(&self) -> Box<dyn Fn() -> usize> {
+        unreachable!("rings are counted by tests of their own")
+    }
+
+    fn gives(&self) -> OffloadCapabilities {
+        self.far.tx.capabilities()
+    }
+
+    fn woken(&mut self) -> Option<bool> {
+        Some(self.waiter.wait(0))
+    }
+}
+
+pub(crate) fn measure(run: &mut dyn FnMut()) -> u64 {
+    allocation_counter::measure(run).count_total
+}
