@@ -13,7 +13,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_dev_(probe|remove)",
     "rte_eth_(from_rings|link_get_nowait|macaddr_get|promiscuous_enable|stats_get|stats_reset)",
     "rte_eth_(rx|tx)_queue_setup",
-    "rte_eth_dev_(configure|start|stop|close|info_get|get_port_by_name|socket_id|adjust_nb_rx_tx_desc)",
+    "rte_eth_dev_(configure|start|stop|close|info_get|get_mtu|get_port_by_name|socket_id|adjust_nb_rx_tx_desc)",
     "towpath_.*",
 ];
 

@@ -1,6 +1,6 @@
 //! Ethernet devices: probe, configure, start, stop.
 
-use crate::port::{Beneath, Port, SegmentLimits, failed, registry, shape};
+use crate::port::{self, Beneath, Port, SegmentLimits, failed, registry, shape};
 use crate::{DeviceError, DpdkRx, DpdkTx, Eal, Errno, Mempool};
 use dpdk_sys::{rte_eth_link, rte_eth_stats};
 use std::ffi::CString;
@@ -13,20 +13,21 @@ const LINK_BYTES: usize = 14 + 8;
 /// How a device is to be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceOptions {
-    /// Pairs of a receive and a transmit queue, at least 1. Received flows are spread over them by the device (RSS).
+    /// Pairs of a receive and a transmit queue, at least 1; a device that has fewer gets what it has ([`EthDev::queue_pairs`]). Received
+    /// flows are spread over them by the device (RSS).
     pub queue_pairs: u16,
     /// Descriptors of each receive queue; rounded to what the driver can.
     pub rx_descriptors: u16,
     /// Descriptors of each transmit queue; rounded likewise.
     pub tx_descriptors: u16,
-    /// The longest IP packet, in bytes. Frames are up to 22 bytes longer.
-    pub mtu: u16,
+    /// The longest IP packet, in bytes. Frames are up to 22 bytes longer. Absent: what the device is set to.
+    pub mtu: Option<u16>,
 }
 
 impl Default for DeviceOptions {
-    /// One pair, 1,024 descriptors each way, 1,500 bytes.
+    /// One pair, 1,024 descriptors each way, the device's MTU.
     fn default() -> Self {
-        Self { queue_pairs: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: 1500 }
+        Self { queue_pairs: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: None }
     }
 }
 
@@ -68,6 +69,9 @@ pub struct Statistics {
 pub struct EthDev {
     port: Arc<Port>,
     options: DeviceOptions,
+    queue_pairs: u16,
+    mtu: u16,
+    driver: String,
     rx_offloads: u64,
     tx_offloads: u64,
     most_segments: SegmentLimits,
@@ -122,24 +126,31 @@ impl EthDev {
         let info = port.info()?;
         let device = || port.name.clone();
         let most = info.max_rx_queues.min(info.max_tx_queues);
-        if options.queue_pairs == 0 || options.queue_pairs > most {
+        if options.queue_pairs == 0 || most == 0 {
             return Err(DeviceError::QueuePairs { device: device(), asked: options.queue_pairs, most });
         }
+        let pairs = options.queue_pairs.min(most);
+        let mtu = match options.mtu {
+            Some(mtu) => mtu,
+            None => port.mtu()?,
+        };
         let scatters = info.rx_offload_capa & dpdk_sys::TOWPATH_ETH_RX_OFFLOAD_SCATTER != 0;
-        let needs_scatter = usize::from(options.mtu) + LINK_BYTES > crate::mempool::DATA_ROOM_BYTES;
+        let needs_scatter = usize::from(mtu) + LINK_BYTES > crate::mempool::DATA_ROOM_BYTES;
         // Some drivers (net_vhost) scatter without saying so; one that cannot refuses the MTU itself.
-        let shape = shape(&info, needs_scatter && scatters, options);
-        let pairs = options.queue_pairs;
+        let shape = shape(&info, needs_scatter && scatters, pairs, mtu);
         // SAFETY: the port is open and stopped; the configuration is copied.
         let result = unsafe { dpdk_sys::rte_eth_dev_configure(port.id, pairs, pairs, &shape) };
-        if result < 0 && !(info.min_mtu..=info.max_mtu).contains(&options.mtu) {
+        if result < 0 && !(info.min_mtu..=info.max_mtu).contains(&mtu) {
             let (least, most) = (info.min_mtu, info.max_mtu);
-            return Err(DeviceError::Mtu { device: device(), asked: options.mtu, least, most });
+            return Err(DeviceError::Mtu { device: device(), asked: mtu, least, most });
         }
         port.check("configuring it", result)?;
         let most_segments = SegmentLimits::of(&info.tx_desc_lim, shape.txmode.offloads);
         Ok(Self {
             options: *options,
+            queue_pairs: pairs,
+            mtu,
+            driver: port::driver_name(&info),
             rx_offloads: shape.rxmode.offloads,
             tx_offloads: shape.txmode.offloads,
             most_segments,
@@ -159,8 +170,8 @@ impl EthDev {
         // SAFETY: the port is configured, stopped, and nobody polls it.
         self.port.check("starting it", unsafe { dpdk_sys::rte_eth_dev_start(self.port.id) })?;
         self.port.started.store(true, Relaxed);
-        let longest = usize::from(self.options.mtu) + LINK_BYTES;
-        Ok((0..self.options.queue_pairs)
+        let longest = usize::from(self.mtu) + LINK_BYTES;
+        Ok((0..self.queue_pairs)
             .map(|queue| {
                 let rx = DpdkRx::new(self.port.clone(), self.queues.clone(), queue);
                 let tx = DpdkTx::new(
@@ -188,7 +199,7 @@ impl EthDev {
         tx_conf.offloads = self.tx_offloads;
         // SAFETY: no conditions; a port of no node says so with a negative number, which becomes "any".
         let node = unsafe { dpdk_sys::rte_eth_dev_socket_id(port.id) } as u32;
-        for queue in 0..self.options.queue_pairs {
+        for queue in 0..self.queue_pairs {
             // SAFETY: the port is stopped and has that many queues; configurations are copied, and the pool lives as long as the port.
             let result = unsafe {
                 dpdk_sys::rte_eth_rx_queue_setup(port.id, queue, rx, node, &rx_conf, port.pool.as_ptr())
@@ -222,6 +233,21 @@ impl EthDev {
     /// Its name: the devargs up to the first comma.
     pub fn name(&self) -> &str {
         &self.port.name
+    }
+
+    /// The driver's name, as `net_ixgbe`.
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// Pairs of queues that [`EthDev::start`] makes: as many as asked for, or as many as the device has.
+    pub fn queue_pairs(&self) -> u16 {
+        self.queue_pairs
+    }
+
+    /// The longest IP packet, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
     }
 
     /// Its Ethernet address.

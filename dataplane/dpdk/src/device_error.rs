@@ -17,8 +17,8 @@ pub enum DeviceError {
         /// The device.
         device: String,
     },
-    /// More queues than the device has, or none.
-    #[error("DPDK device {device}: {asked} queue pairs: the device has 1 to {most}")]
+    /// No queues were asked for, or the device has none.
+    #[error("DPDK device {device}: {asked} queue pairs of the device's {most}: ask for one at least")]
     QueuePairs {
         /// The device.
         device: String,

@@ -1,7 +1,8 @@
 //! An ethdev port while somebody holds it, and what of its abilities is used.
 
-use crate::{DeviceError, DeviceOptions, Errno, Mempool};
+use crate::{DeviceError, Errno, Mempool};
 use dpdk_sys::{rte_eth_conf, rte_eth_dev_info};
+use std::ffi::CStr;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,6 +57,23 @@ impl Port {
         self.check("asking for its abilities", result)?;
         Ok(info)
     }
+
+    /// The MTU it is set to.
+    pub(crate) fn mtu(&self) -> Result<u16, DeviceError> {
+        let mut mtu = 0;
+        // SAFETY: the port is open; DPDK fills the number.
+        self.check("asking for its MTU", unsafe { dpdk_sys::rte_eth_dev_get_mtu(self.id, &mut mtu) })?;
+        Ok(mtu)
+    }
+}
+
+/// The name of a device's driver.
+pub(crate) fn driver_name(info: &rte_eth_dev_info) -> String {
+    if info.driver_name.is_null() {
+        return String::new();
+    }
+    // SAFETY: not null, so the name of a driver in the memory of its library, which is never unloaded.
+    unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
 }
 
 impl Drop for Port {
@@ -107,10 +125,10 @@ impl SegmentLimits {
 }
 
 /// What of a device's abilities is used.
-pub(crate) fn shape(info: &rte_eth_dev_info, scatter: bool, options: &DeviceOptions) -> rte_eth_conf {
+pub(crate) fn shape(info: &rte_eth_dev_info, scatter: bool, queue_pairs: u16, mtu: u16) -> rte_eth_conf {
     use dpdk_sys as d;
     let mut conf = rte_eth_conf::default();
-    conf.rxmode.mtu = u32::from(options.mtu);
+    conf.rxmode.mtu = u32::from(mtu);
     conf.rxmode.offloads = info.rx_offload_capa
         & (d::TOWPATH_ETH_RX_OFFLOAD_IPV4_CKSUM
             | d::TOWPATH_ETH_RX_OFFLOAD_TCP_CKSUM
@@ -125,7 +143,7 @@ pub(crate) fn shape(info: &rte_eth_dev_info, scatter: bool, options: &DeviceOpti
             | d::TOWPATH_ETH_TX_OFFLOAD_UDP_CKSUM
             | d::TOWPATH_ETH_TX_OFFLOAD_TCP_TSO);
     let spread = info.flow_type_rss_offloads & d::TOWPATH_ETH_RSS_IP_TCP_UDP;
-    if options.queue_pairs > 1 && spread != 0 {
+    if queue_pairs > 1 && spread != 0 {
         conf.rxmode.mq_mode = d::RTE_ETH_MQ_RX_RSS;
         conf.rx_adv_conf.rss_conf.rss_hf = spread;
     }

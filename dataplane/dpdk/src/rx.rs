@@ -113,7 +113,7 @@ impl RxQueue for DpdkRx {
         }
         self.shown = shown;
         report.refused = refused.count_ones();
-        burst.load_heads();
+        burst.load_long_heads();
         if requests {
             Self::read_requests(self.mbufs.get(..shown).unwrap_or_default(), refused, burst, first);
         }

@@ -16,7 +16,7 @@ const SLOTS: u32 = 256;
 
 fn make() -> Joined {
     let pool = pool(2047);
-    let options = DeviceOptions { mtu: u16::MAX, ..DeviceOptions::default() };
+    let options = DeviceOptions { mtu: Some(u16::MAX), ..DeviceOptions::default() };
     let mut devices = ring_pair(eal(), &name("c"), SLOTS, [&pool, &pool], &options).unwrap();
     let mut queues = devices.each_mut().map(|device| device.start().unwrap().remove(0)).into_iter();
     Joined {
@@ -88,7 +88,7 @@ fn several_queue_pairs_are_several_wires() {
 #[test]
 fn an_exhausted_pool_is_a_full_receiver() {
     let pool = pool(63);
-    let options = DeviceOptions { mtu: 9000, ..DeviceOptions::default() };
+    let options = DeviceOptions { mtu: Some(9000), ..DeviceOptions::default() };
     let [mut near, mut far] = ring_pair(eal(), &name("x"), 1024, [&pool, &pool], &options).unwrap();
     let (mut tx, mut rx) = (near.start().unwrap().remove(0).1, far.start().unwrap().remove(0).0);
     let small: Vec<Vec<u8>> = (0..60).map(|at| vec![at; 60]).collect();

@@ -37,7 +37,7 @@ fn join() -> Joined {
     let options = DeviceOptions {
         rx_descriptors: DESCRIPTORS,
         tx_descriptors: DESCRIPTORS,
-        mtu: 9000,
+        mtu: Some(9000),
         ..DeviceOptions::default()
     };
     let backend = format!("{},iface={},tso=1", name("net_vhost"), socket.display());
