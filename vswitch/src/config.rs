@@ -1,7 +1,12 @@
 //! `towpathd.yaml`, the daemon's own file: typed, with a default for everything, all problems at once.
 //!
-//! What a later version will do (an uplink, a store, TLS) is refused by name instead of ignored. Without a file the daemon
+//! What a later version will do (a store, TLS) is refused by name instead of ignored. Without a file the daemon
 //! runs on its defaults, and [`Config::notes`] says what that means.
+
+mod uplink;
+
+pub(crate) use uplink::unreachable_gateway;
+pub use uplink::{HAS_DPDK, UplinkConfig, UplinkDriver};
 
 use model::fields::{Fields, Parsed, Reader, Refusal};
 use model::load::read_file;
@@ -30,6 +35,10 @@ pub struct Config {
     pub host: Name,
     /// The polling threads.
     pub workers: Workers,
+    /// How it reaches other hosts; absent: not at all.
+    pub uplink: Option<UplinkConfig>,
+    /// Arguments for DPDK's EAL, beside those that towpathd chooses.
+    pub eal: Vec<String>,
     /// Socket of the API.
     pub api_socket: PathBuf,
     /// Address on which metrics are served over HTTP; port 0 takes any that is free.
@@ -155,10 +164,13 @@ impl Config {
         let mut notes = Vec::new();
         if self.file.is_none() {
             let core = self.workers.cores.first().copied().unwrap_or(0);
-            notes.push(format!(
-                "no configuration file: host {}, one worker on core {core}, no uplink",
-                self.host
-            ));
+            notes.push(format!("no configuration file: host {}, one worker on core {core}", self.host));
+        }
+        if self.uplink.is_none() {
+            notes.push("no uplink: ports of this host reach each other and no other host".to_owned());
+        }
+        if !HAS_DPDK {
+            notes.push("built without DPDK: an uplink can only be an interface of the kernel".to_owned());
         }
         if self.manifests.is_none() {
             notes.push(
@@ -181,18 +193,8 @@ fn read_fields(
     let api_socket = read_api(&mut fields, reader);
     let metrics = read_metrics(&mut fields, reader);
     let manifests = fields.parse(reader, "manifests", |text| read_folder(text, file));
-    fields.unsupported(
-        reader,
-        "uplink",
-        "uplinks are not supported by this version",
-        "remove the field: ports of this host reach each other, and no other host",
-    );
-    fields.unsupported(
-        reader,
-        "eal",
-        "DPDK devices are not supported by this version",
-        "remove the field: without an uplink there is nothing for DPDK's EAL to do",
-    );
+    let uplink = uplink::read_uplink(&mut fields, reader);
+    let eal = uplink::read_eal(&mut fields, reader, uplink.as_ref());
     fields.unsupported(
         reader,
         "store",
@@ -209,7 +211,7 @@ fn read_fields(
         limits.finish(reader);
     }
     fields.finish(reader);
-    Config { file: file.map(Path::to_owned), host, workers, api_socket, metrics, manifests }
+    Config { file: file.map(Path::to_owned), host, workers, uplink, eal, api_socket, metrics, manifests }
 }
 
 fn read_host(fields: &mut Fields<'_>, reader: &mut Reader, machine: &Machine) -> Name {
@@ -321,12 +323,12 @@ mod tests {
         Machine { hostname: "node-x".into(), cores: vec![0, 1, 2, 3] }
     }
 
-    fn read(text: &str) -> Result<Config, Vec<String>> {
+    pub(super) fn read(text: &str) -> Result<Config, Vec<String>> {
         let result = Config::read(text, Some(Path::new("/etc/towpath/towpathd.yaml")), &machine());
         result.map_err(|problems| problems.iter().map(ToString::to_string).collect())
     }
 
-    fn refused(text: &str, parts: &[&str]) {
+    pub(super) fn refused(text: &str, parts: &[&str]) {
         let problems = read(text).unwrap_err();
         assert_eq!(problems.len(), 1, "{text}: {problems:#?}");
         for part in parts {
@@ -343,12 +345,14 @@ mod tests {
                 file: None,
                 host: Name::parse("node-x").unwrap(),
                 workers: Workers { cores: vec![3], idle: Idle::Adaptive },
+                uplink: None,
+                eal: Vec::new(),
                 api_socket: "/run/towpath/api.sock".into(),
                 metrics: "127.0.0.1:9464".parse().unwrap(),
                 manifests: None,
             }
         );
-        assert_eq!(config.notes().len(), 2);
+        assert_eq!(config.notes().len(), if HAS_DPDK { 3 } else { 4 });
         assert!(config.notes()[0].contains("one worker on core 3"));
         for empty in ["", "---\n", "# nothing\n", "api:\nworkers:\nmetrics: {listen: null}\n"] {
             assert_eq!(read(empty).unwrap().workers.cores, [3], "{empty}");
@@ -360,7 +364,7 @@ mod tests {
         let config = read(
             "host: node-a\nworkers: {cores: [2, 3], idle: poll}\n\
              api: {socket: /run/x/api.sock, listen: null, tls: null}\nmetrics: {listen: '[::1]:0'}\nmanifests: manifests\n\
-             store: null\nuplink:\neal:\nlimits: {}\n",
+             store: null\nuplink: {kernel: {ifname: u0}}\neal:\nlimits: {}\n",
         )
         .unwrap();
         assert_eq!(config.host.as_str(), "node-a");
@@ -368,16 +372,16 @@ mod tests {
         assert_eq!(config.api_socket, Path::new("/run/x/api.sock"));
         assert_eq!(config.metrics, "[::1]:0".parse().unwrap());
         assert_eq!(config.manifests.as_deref(), Some(Path::new("/etc/towpath/manifests")));
-        assert_eq!(config.notes(), Vec::<String>::new());
+        assert_eq!(config.uplink.as_ref().map(|uplink| uplink.driver.device()), Some("u0"));
+        assert!(config.notes().len() <= usize::from(!HAS_DPDK), "{:?}", config.notes());
     }
 
     #[test]
     fn what_later_versions_do_is_refused_by_name() {
         refused(
-            "uplink: {kernel: {ifname: eth1}}",
-            &["towpathd.yaml:1:9: uplink: uplinks are not supported by this version"],
+            "store: {embedded: {path: /x}}",
+            &["towpathd.yaml:1:8: store: stores are not supported by this version"],
         );
-        refused("store: {embedded: {path: /x}}", &["store: stores are not supported by this version"]);
         refused("limits: {sessions: 5}", &["limits.sessions \"5\": sessions are not supported"]);
         refused(
             "api: {listen: '0.0.0.0:1'}",
@@ -408,7 +412,6 @@ mod tests {
         refused("api: {socket: run/api.sock}", &["api.socket \"run/api.sock\": not an absolute path"]);
         refused(&format!("api: {{socket: /{}}}", "x".repeat(107)), &["does not fit a socket's address"]);
         refused("metrics: {listen: 9464}", &["metrics.listen \"9464\": not an address and port"]);
-        refused("eal: [--iova-mode]", &["eal: DPDK devices are not supported by this version"]);
         refused("[1]", &["is a list, not a mapping"]);
         refused("host: a\n---\nkind: Vpc\n", &["a second document"]);
         refused("host: [", &["not valid YAML"]);

@@ -4,10 +4,12 @@ use crate::backend::Daemon;
 use crate::config::{Config, Machine};
 use crate::host::{self, HostHandle, HostParts};
 use crate::metrics::Snapshot;
+use crate::uplink::{Uplink, UplinkInfo};
 use crate::worker::{self, WorkerConfig, WorkerHandle};
 use anyhow::{Context, anyhow};
 use api::{Access, ApiSocket, pb};
 use crossbeam::queue::ArrayQueue;
+use ipnet::IpNet;
 use model::{Absent, Environment, HostSpec, Manifests, Owner, Problem, ResourceSet};
 use std::collections::BTreeMap;
 use std::io;
@@ -45,7 +47,7 @@ pub struct Options {
 /// Something is wrong; everything was printed.
 pub fn check(options: &Options) -> anyhow::Result<()> {
     let config = load_config(options)?;
-    let set = load_manifests(&config).map_err(|problems| report(&problems))?;
+    let set = load_manifests(&config, None).map_err(|problems| report(&problems))?;
     println!("valid: {}", summary(&set));
     Ok(())
 }
@@ -57,16 +59,18 @@ pub fn check(options: &Options) -> anyhow::Result<()> {
 /// It could not be started.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let config = load_config(options)?;
-    let set = load_manifests(&config).map_err(|problems| report(&problems))?;
     raise_descriptor_limit();
-    let (host, control_thread) = start_threads(&config)?;
+    let uplink = Uplink::open(&config).map_err(|problem| report(&[*problem]))?;
+    let info = uplink.as_ref().map(|uplink| uplink.info.clone());
+    let set = load_manifests(&config, info.as_ref()).map_err(|problems| report(&problems))?;
+    let (host, control_thread) = start_threads(&config, uplink)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("api")
         .enable_all()
         .build()
         .context("the API's threads could not be started")?;
-    let served = runtime.block_on(serve(config, set, host.clone()));
+    let served = runtime.block_on(serve(config, info, set, host.clone()));
     host.ask(host::Host::stop);
     let deadline = Instant::now() + SHUTDOWN_LIMIT;
     while !control_thread.is_finished() && Instant::now() < deadline {
@@ -95,17 +99,28 @@ fn report(problems: &[Problem]) -> anyhow::Error {
     anyhow!("{count} {} found; nothing was changed", if count == 1 { "problem" } else { "problems" })
 }
 
-fn environment(config: &Config) -> Environment {
-    let own_host = Some((config.host.clone(), HostSpec { vteps: Vec::new() }));
-    Environment { own_host, ..Environment::default() }
+/// What the rules must know of this host. Without its uplink (`--check` opens none) what the file says, and nothing of a host whose addresses
+/// are those of its interface.
+fn environment(config: &Config, uplink: Option<&UplinkInfo>) -> Environment {
+    let written = config.uplink.as_ref();
+    let (addresses, mtu) = match (uplink, written) {
+        (Some(info), _) => (info.addresses.clone(), Some(info.mtu)),
+        (None, Some(written)) => (written.addresses.clone(), written.mtu),
+        (None, None) => (Vec::new(), None),
+    };
+    let is_known = uplink.is_some() || written.is_none_or(|written| !written.addresses.is_empty());
+    let vteps = addresses.iter().map(IpNet::addr).collect();
+    let own_host = is_known.then(|| (config.host.clone(), HostSpec { vteps }));
+    let uplink_mtus = mtu.map(|mtu| (config.host.clone(), mtu)).into_iter().collect();
+    Environment { own_host, uplink_mtus }
 }
 
-fn load_manifests(config: &Config) -> Result<ResourceSet, Vec<Problem>> {
+fn load_manifests(config: &Config, uplink: Option<&UplinkInfo>) -> Result<ResourceSet, Vec<Problem>> {
     let manifests = match &config.manifests {
         Some(path) => Manifests::read_paths(&[path], Owner::Manifests),
         None => Manifests::none(Owner::Manifests),
     };
-    ResourceSet::default().apply(manifests, Absent::Remove, &environment(config))
+    ResourceSet::default().apply(manifests, Absent::Remove, &environment(config, uplink))
 }
 
 /// "2 Ports, 1 Subnet".
@@ -121,7 +136,11 @@ fn summary(set: &ResourceSet) -> String {
     if words.is_empty() { "no resources".to_owned() } else { words.join(", ") }
 }
 
-fn start_threads(config: &Config) -> anyhow::Result<(HostHandle, std::thread::JoinHandle<()>)> {
+fn start_threads(
+    config: &Config,
+    uplink: Option<Uplink>,
+) -> anyhow::Result<(HostHandle, std::thread::JoinHandle<()>)> {
+    let threads = uplink.as_ref().map(Uplink::threads).unwrap_or_default();
     let cores: Vec<usize> = config.workers.cores.iter().map(|core| *core as usize).collect();
     let switch = SwitchConfig { workers: cores.len(), pool_chunks: POOL_CHUNKS, secret: secret()? };
     let (control, workers) = Control::new(&switch);
@@ -138,10 +157,11 @@ fn start_threads(config: &Config) -> anyhow::Result<(HostHandle, std::thread::Jo
             notify_control: Arc::new(move || ring.ring()),
             faults: faults.clone(),
             announcements: control.announcements().clone(),
+            uplink: threads.clone(),
         };
         handles.push(worker::start(worker, config, wakers.clone()).context("a worker could not be started")?);
     }
-    let parts = HostParts { name: config.host.clone(), control, workers: handles, faults, bell };
+    let parts = HostParts { name: config.host.clone(), control, workers: handles, faults, bell, uplink };
     host::start(parts).context("the control thread could not be started")
 }
 
@@ -155,7 +175,12 @@ fn secret() -> anyhow::Result<[u64; 2]> {
     Ok(bytes.map(u64::from_ne_bytes))
 }
 
-async fn serve(config: Config, set: ResourceSet, host: HostHandle) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    uplink: Option<UplinkInfo>,
+    set: ResourceSet,
+    host: HostHandle,
+) -> anyhow::Result<()> {
     let socket = ApiSocket::bind(&config.api_socket)?;
     let metrics = bind_metrics(config.metrics).await?;
     let summary = summary(&set);
@@ -165,7 +190,7 @@ async fn serve(config: Config, set: ResourceSet, host: HostHandle) -> anyhow::Re
         name: config.host.clone(),
         began: Instant::now(),
         sources: sources(&config, &summary),
-        lacks: lacks(&config),
+        lacks: lacks(&config, uplink.as_ref()),
         reload: Mutex::new(None),
         baselines: Mutex::new(BTreeMap::new()),
     });
@@ -174,10 +199,15 @@ async fn serve(config: Config, set: ResourceSet, host: HostHandle) -> anyhow::Re
     let mut api =
         tokio::spawn(api::serve(socket, Access::of_daemon(), backend.clone(), until(stopped.clone())));
     tokio::spawn(serve_metrics(metrics, host.clone(), until(stopped)));
+    if let Some(info) = &uplink {
+        let addresses = info.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let UplinkInfo { driver, device, mac, mtu, queue_pairs, .. } = info;
+        tracing::info!(%driver, %device, %mac, mtu, queue_pairs, addresses, "uplink");
+    }
     tracing::info!(host = %config.host, api = %config.api_socket.display(), "towpathd runs: {summary}");
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     let ended = tokio::select! {
-        result = wait_for_signals(&config, &host, &backend) => result,
+        result = wait_for_signals(&config, uplink.as_ref(), &host, &backend) => result,
         result = &mut api => Err(anyhow!("the API ended: {result:?}")),
     };
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
@@ -191,7 +221,12 @@ async fn until(mut stopped: watch::Receiver<bool>) {
 }
 
 /// Handles SIGHUP and the watchdog until SIGTERM or SIGINT.
-async fn wait_for_signals(config: &Config, host: &HostHandle, backend: &Daemon) -> anyhow::Result<()> {
+async fn wait_for_signals(
+    config: &Config,
+    uplink: Option<&UplinkInfo>,
+    host: &HostHandle,
+    backend: &Daemon,
+) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -202,7 +237,7 @@ async fn wait_for_signals(config: &Config, host: &HostHandle, backend: &Daemon) 
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(config, host, backend).await,
+            _ = hangup.recv() => reload(config, uplink, host, backend).await,
             _ = watchdog.tick() => {
                 // A sign of life only if the control thread gives one.
                 let (answer, answered) = oneshot::channel();
@@ -220,11 +255,11 @@ async fn wait_for_signals(config: &Config, host: &HostHandle, backend: &Daemon) 
 }
 
 /// Reads the manifests again. What is wrong leaves everything as it is.
-async fn reload(config: &Config, host: &HostHandle, backend: &Daemon) {
+async fn reload(config: &Config, uplink: Option<&UplinkInfo>, host: &HostHandle, backend: &Daemon) {
     if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
         notify_systemd(&[sd_notify::NotifyState::Reloading, now]);
     }
-    let problems = match load_manifests(config) {
+    let problems = match load_manifests(config, uplink) {
         Ok(set) => {
             let words = summary(&set);
             match apply(host, set).await {
@@ -294,10 +329,11 @@ fn sources(config: &Config, summary: &str) -> Vec<pb::ConfigSource> {
     sources
 }
 
-fn lacks(config: &Config) -> Vec<String> {
-    let mut lacks = config.notes();
-    lacks.push("no uplink in this version: ports of this host reach each other and no other host".to_owned());
-    lacks
+fn lacks(config: &Config, uplink: Option<&UplinkInfo>) -> Vec<String> {
+    let device = uplink
+        .into_iter()
+        .flat_map(|info| info.lacks.iter().map(|lack| format!("uplink {}: {lack}", info.device)));
+    config.notes().into_iter().chain(device).collect()
 }
 
 fn notify_systemd(states: &[sd_notify::NotifyState<'_>]) {

@@ -2,6 +2,7 @@
 
 use crate::host::Host;
 use crate::port::Phase;
+use crate::uplink::LinkState;
 use api::pb;
 use std::fs;
 use std::time::Duration;
@@ -13,7 +14,7 @@ pub fn host_checks() -> Vec<pb::Check> {
 
 /// Checks of the daemon.
 pub fn switch_checks(host: &Host) -> Vec<pb::Check> {
-    vec![workers(host), ports(host), drops(host)]
+    vec![workers(host), uplink(host), ports(host), drops(host)]
 }
 
 fn check(name: &str, outcome: pb::Outcome, detail: String, remedy: Option<&str>) -> pb::Check {
@@ -119,6 +120,40 @@ fn workers(host: &Host) -> pb::Check {
             format!("{stuck} did not take a step within 2 ms"),
             Some("keep other work off their cores (isolcpus, cpusets)"),
         ),
+    }
+}
+
+fn uplink(host: &Host) -> pb::Check {
+    let Some(uplink) = &host.uplink else {
+        let detail = "none: ports of this host reach each other and no other host".to_owned();
+        return check("uplink", pb::Outcome::Ok, detail, None);
+    };
+    let (info, link) = (&uplink.info, uplink.link());
+    let pairs = if info.queue_pairs == 1 { "queue pair" } else { "queue pairs" };
+    let mut detail = format!(
+        "{} ({}), MAC {}, MTU {}, {} {pairs}, link {link}",
+        info.device, info.driver, info.mac, info.mtu, info.queue_pairs
+    );
+    for lack in &info.lacks {
+        detail.push_str("; ");
+        detail.push_str(lack);
+    }
+    match link {
+        LinkState::Down => {
+            let remedy = "check the cable or the peer, and that the interface is up (ip link set DEV up)";
+            check("uplink", pb::Outcome::Fail, detail, Some(remedy))
+        }
+        LinkState::Up { bits_per_second: Some(speed) } if info.rate.is_some_and(|rate| rate > speed) => {
+            let remedy =
+                "correct uplink.rate: the device carries less, or the link came up slower than it can";
+            check("uplink", pb::Outcome::Warn, detail, Some(remedy))
+        }
+        LinkState::Up { .. } if usize::from(info.queue_pairs) < host.workers.len() => {
+            let remedy =
+                "workers without a queue pair hand their packets to the others: see docs/guide/uplink.md";
+            check("uplink", pb::Outcome::Warn, detail, Some(remedy))
+        }
+        LinkState::Up { .. } => check("uplink", pb::Outcome::Ok, detail, None),
     }
 }
 

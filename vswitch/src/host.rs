@@ -4,6 +4,7 @@
 
 use crate::deadlines::Deadlines;
 use crate::port::{Port, Surroundings};
+use crate::uplink::Uplink;
 use crate::worker::{Fault, Waker, WorkerHandle};
 use agent::{Action, Agent};
 use crossbeam::queue::ArrayQueue;
@@ -79,6 +80,8 @@ pub struct HostParts {
     pub faults: Arc<ArrayQueue<Fault>>,
     /// Wakes it.
     pub bell: Arc<Bell>,
+    /// The way to other hosts.
+    pub uplink: Option<Uplink>,
 }
 
 /// See the module's documentation.
@@ -91,6 +94,8 @@ pub struct Host {
     pub workers: Vec<WorkerHandle>,
     /// The switch.
     pub control: Control,
+    /// The way to other hosts.
+    pub uplink: Option<Uplink>,
     agent: Agent,
     wakers: Vec<Waker>,
     removals: Vec<(PortIndex, Removal)>,
@@ -132,6 +137,7 @@ pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandl
         agent: Agent::new(parts.name),
         announcements: parts.control.announcements().clone(),
         control: parts.control,
+        uplink: parts.uplink,
         removals: Vec::new(),
         deadlines: Deadlines::default(),
         faults: parts.faults,
@@ -232,11 +238,19 @@ impl Host {
         let all: Vec<PortIndex> = self.ports.keys().copied().collect();
         all.into_iter().for_each(|index| self.with_port(index, Port::tick));
         self.control.reclaim();
+        self.watch_link();
         for worker in self.workers.iter().filter(|worker| worker.is_dead()) {
             tracing::error!(
                 core = worker.core,
                 "a worker died; its ports do not forward. Restart towpathd and report the log"
             );
+        }
+    }
+
+    fn watch_link(&mut self) {
+        let Some(uplink) = &mut self.uplink else { return };
+        if let Some(link) = uplink.poll_link() {
+            tracing::info!(device = uplink.info.device, "the uplink's link is {link}");
         }
     }
 

@@ -9,7 +9,7 @@
 //! * [`host`]: the control thread, the one place where ports change. [`port`]: one port of it.
 //! * [`worker`]: a worker's thread and how it sleeps.
 //! * [`daemon`]: puts all together and reacts to signals. [`backend`], [`metrics`], [`doctor`]: what it tells.
-//! * [`config`]: the daemon's own file.
+//! * [`uplink`]: the way to other hosts. [`config`]: the daemon's own file.
 
 pub mod backend;
 mod call;
@@ -21,4 +21,5 @@ pub mod host;
 pub mod metrics;
 mod owner;
 pub mod port;
+pub mod uplink;
 pub mod worker;

@@ -3,6 +3,7 @@
 use crate::backend::word;
 use crate::host::Host;
 use crate::port::Port;
+use crate::uplink::LinkState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -11,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 
 /// Every family there is: name, what it says, whether it only grows (then the page adds `_total` to its name), labels. `docs/guide/metrics.md` lists them.
-pub const FAMILIES: [(&str, &str, bool, &[&str]); 13] = [
+pub const FAMILIES: [(&str, &str, bool, &[&str]); 19] = [
     ("towpath_port_packets", "Packets, by direction as the VM sees it.", true, &["port", "direction"]),
     (
         "towpath_port_bytes",
@@ -49,6 +50,27 @@ pub const FAMILIES: [(&str, &str, bool, &[&str]); 13] = [
         &["worker"],
     ),
     ("towpath_worker_queues", "Receive queues polled.", false, &["worker"]),
+    ("towpath_uplink_link_up", "1 while the uplink's device has a carrier, else 0.", false, &["device"]),
+    ("towpath_uplink_link_changes", "How often its link came or went.", true, &["device"]),
+    ("towpath_uplink_mtu_bytes", "The longest IP packet of the underlay.", false, &["device"]),
+    (
+        "towpath_uplink_device_packets",
+        "Packets that the uplink's device counted, by direction as this host sees it.",
+        true,
+        &["device", "direction"],
+    ),
+    (
+        "towpath_uplink_device_bytes",
+        "Bytes that the uplink's device counted.",
+        true,
+        &["device", "direction"],
+    ),
+    (
+        "towpath_uplink_device_losses",
+        "Packets that the device lost: rx_missed (no worker took them in time), rx_errors, tx_errors.",
+        true,
+        &["device", "reason"],
+    ),
     (
         "towpath_pool_free_chunks",
         "Free 2 KiB pieces of memory for packets that outlive their burst.",
@@ -100,6 +122,7 @@ impl Snapshot {
     pub fn of(host: &Host) -> Self {
         let mut families = ports(host);
         families.extend(workers(host));
+        families.extend(uplink(host));
         let mut pool = family("towpath_pool_free_chunks");
         pool.samples.push((Vec::new(), host.control.pool().available() as f64));
         families.push(pool);
@@ -165,6 +188,38 @@ fn ports(host: &Host) -> Vec<Family> {
         phases.samples.push((vec![name(), ("phase", phase(port))], 1.0));
     }
     vec![packets, bytes, drops, handed_over, refusals, connects, rarps, phases]
+}
+
+fn uplink(host: &Host) -> Vec<Family> {
+    let mut up = family("towpath_uplink_link_up");
+    let mut changes = family("towpath_uplink_link_changes");
+    let mut mtu = family("towpath_uplink_mtu_bytes");
+    let mut packets = family("towpath_uplink_device_packets");
+    let mut bytes = family("towpath_uplink_device_bytes");
+    let mut losses = family("towpath_uplink_device_losses");
+    if let Some(uplink) = &host.uplink {
+        let device = || ("device", uplink.info.device.clone());
+        let is_up = uplink.link() != LinkState::Down;
+        up.samples.push((vec![device()], f64::from(u8::from(is_up))));
+        changes.samples.push((vec![device()], uplink.link_changes() as f64));
+        mtu.samples.push((vec![device()], f64::from(uplink.info.mtu)));
+        let counted = uplink.statistics();
+        for (direction, count, size) in
+            [("rx", counted.rx_packets, counted.rx_bytes), ("tx", counted.tx_packets, counted.tx_bytes)]
+        {
+            let labels = vec![device(), ("direction", direction.to_owned())];
+            packets.samples.extend(count.map(|count| (labels.clone(), count as f64)));
+            bytes.samples.extend(size.map(|size| (labels, size as f64)));
+        }
+        for (reason, count) in [
+            ("rx_missed", counted.rx_missed),
+            ("rx_errors", counted.rx_errors),
+            ("tx_errors", counted.tx_errors),
+        ] {
+            losses.samples.push((vec![device(), ("reason", reason.to_owned())], count as f64));
+        }
+    }
+    vec![up, changes, mtu, packets, bytes, losses]
 }
 
 fn phase(port: &Port) -> String {

@@ -1,6 +1,7 @@
 //! Worker threads: a pinned loop around [`switch::Worker::step`], and how it goes to sleep.
 
 use crate::config::Idle;
+use crate::uplink::UplinkThreads;
 use engine::{Armed, PortIndex, QueueFault, Unobserved};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -110,6 +111,8 @@ pub struct WorkerConfig {
     pub faults: Arc<crossbeam::queue::ArrayQueue<Fault>>,
     /// Whether announcements wait.
     pub announcements: Arc<crossbeam::queue::ArrayQueue<engine::Announcement>>,
+    /// What the thread does before it polls the uplink.
+    pub uplink: UplinkThreads,
 }
 
 /// Makes the wakers first, since each worker wakes the others.
@@ -208,6 +211,7 @@ impl Loop {
                 tracing::warn!(worker = self.config.index, core, %error, "the worker could not be pinned");
             }
         }
+        let _known = self.config.uplink.enter();
         while !stop.load(Ordering::Relaxed) {
             self.read_clock();
             let progress = self.worker.step(self.now, &mut self.clock, &mut Unobserved);

@@ -59,7 +59,8 @@ fn the_example_of_the_daemons_file_is_valid_and_says_everything() {
     let config = Config::read(&text, None, &machine).unwrap();
     assert_eq!((config.host.as_str(), config.workers.cores), ("node-a", vec![0]));
     assert_eq!(config.manifests.unwrap(), Path::new("/etc/towpath/manifests"));
-    for field in ["host:", "cores:", "idle:", "socket:", "listen:", "manifests:"] {
+    assert_eq!(config.uplink.unwrap().driver.device(), "eth1");
+    for field in ["host:", "cores:", "idle:", "socket:", "listen:", "manifests:", "uplink:", "eal:"] {
         assert!(text.contains(field), "{field}");
     }
 }

@@ -108,9 +108,7 @@ impl Backend for FakeBackend {
                 path: Some("/etc/towpath/manifests".into()),
                 detail: self.detail.into(),
             }],
-            lacks: vec![
-                "no uplink in this version: ports of this host reach each other and no other host".into(),
-            ],
+            lacks: vec!["no uplink: ports of this host reach each other and no other host".into()],
             reload: Some(pb::Reload {
                 at: 0.0,
                 applied: false,
