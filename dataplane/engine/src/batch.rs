@@ -1,6 +1,6 @@
 //! A burst on its way through the stages.
 
-use crate::{DropReason, PortIndex};
+use crate::{DropReason, Origin, PortIndex, PuntKind};
 use arrayvec::ArrayVec;
 use buf::{BURST_PACKETS, Burst};
 use packet::Headers;
@@ -10,6 +10,13 @@ use packet::Headers;
 pub enum Output {
     /// To a port of this host.
     Port(PortIndex),
+    /// To another host, or whatever else is a tunnel end point.
+    Tunnel {
+        /// The number of the tunnel end point.
+        vtep: u16,
+        /// The number of the VPC it is for, which has the VNI.
+        vpc: u16,
+    },
 }
 
 /// Packets of a batch that go to one place.
@@ -27,6 +34,10 @@ pub struct Group {
 pub struct Metadata {
     /// Where its headers are. Written by `parse`; read by all later stages.
     pub headers: Headers,
+    /// Where in the fabric it came from. Written by `decapsulate` for packets of the underlay; meaningless for others.
+    pub origin: Origin,
+    /// The traffic class of the outer header. Written by `decapsulate`.
+    pub outer_class: u8,
 }
 
 /// Up to 32 packets of one receive queue, with what the stages found out about them.
@@ -41,10 +52,19 @@ pub struct Batch<'a, 'm> {
     pub now: u64,
     /// Packets that `neighbours` must look at, as a bit per packet. Written by `port_security`.
     pub attention: u32,
+    /// Packets for the subnet's gateway, as a bit per packet. Written by `forward`, read by `route`.
+    pub to_gateway: u32,
+    /// Packets for all or a group, as a bit per packet. Written by `forward`, read by `broadcast`.
+    pub to_group: u32,
+    /// Packets that came out of a tunnel, as a bit per packet. Written by `decapsulate`, read by `arrive`.
+    pub decapsulated: u32,
     /// Who is alive, and what the others were dropped for.
     pub verdicts: Verdicts,
     routed: u32,
     groups: ArrayVec<Group, BURST_PACKETS>,
+    tunnelled: bool,
+    punts: ArrayVec<(u8, PuntKind), BURST_PACKETS>,
+    held: ArrayVec<(u8, u16), BURST_PACKETS>,
 }
 
 /// Which packets of a batch are alive, and what the others were dropped for. A part of its own, so that a stage can drop packets while
@@ -84,7 +104,21 @@ impl<'a, 'm> Batch<'a, 'm> {
         let count = burst.len() as u32;
         let alive = if count >= 32 { u32::MAX } else { (1 << count) - 1 };
         let verdicts = Verdicts { alive, dropped: [0; DropReason::COUNT], any_dropped: false };
-        Self { burst, metadata, now, attention: 0, verdicts, routed: 0, groups: ArrayVec::new() }
+        Self {
+            burst,
+            metadata,
+            now,
+            attention: 0,
+            to_gateway: 0,
+            to_group: 0,
+            decapsulated: 0,
+            verdicts,
+            routed: 0,
+            groups: ArrayVec::new(),
+            tunnelled: false,
+            punts: ArrayVec::new(),
+            held: ArrayVec::new(),
+        }
     }
 
     /// Those alive, as a bit per packet.
@@ -110,6 +144,7 @@ impl<'a, 'm> Batch<'a, 'm> {
     pub fn route(&mut self, packets: u32, output: Output) {
         let packets = packets & self.undecided();
         self.routed |= packets;
+        self.tunnelled |= matches!(output, Output::Tunnel { .. });
         match self.groups.iter_mut().find(|group| group.output == output) {
             Some(group) => group.packets |= packets,
             // There is room: each packet is in one group, and no group is empty when it is made.
@@ -123,6 +158,59 @@ impl<'a, 'm> Batch<'a, 'm> {
     pub fn group(&self, at: usize) -> Option<Group> {
         let group = self.groups.get(at)?;
         Some(Group { packets: group.packets & self.alive(), ..*group })
+    }
+
+    /// Whether any packet goes to a tunnel.
+    #[inline(always)]
+    pub fn is_tunnelled(&self) -> bool {
+        self.tunnelled
+    }
+
+    /// Takes back where a packet goes, and decides anew.
+    pub fn reroute(&mut self, index: usize, output: Output) {
+        let packet = 1u32.wrapping_shl(index as u32);
+        self.groups.iter_mut().for_each(|group| group.packets &= !packet);
+        self.routed &= !packet;
+        self.route(packet, output);
+    }
+
+    /// Takes what goes to `from` to `to` instead.
+    pub fn redirect(&mut self, from: Output, to: Output) {
+        let Some(group) = self.groups.iter_mut().find(|group| group.output == from) else { return };
+        let packets = std::mem::take(&mut group.packets);
+        self.routed &= !packets;
+        self.route(packets, to);
+    }
+
+    /// Gives a packet to the control thread, which answers it or not; it goes nowhere else.
+    pub fn punt(&mut self, index: usize, kind: PuntKind) {
+        let packet = 1u32.wrapping_shl(index as u32);
+        if self.verdicts.alive & packet != 0 {
+            self.verdicts.alive &= !packet;
+            // There is room: a packet is punted once.
+            drop(self.punts.try_push((index as u8, kind)));
+        }
+    }
+
+    /// Keeps a packet until it is known where neighbour number `neighbour` is.
+    pub fn hold(&mut self, index: usize, neighbour: u16) {
+        let packet = 1u32.wrapping_shl(index as u32);
+        if self.verdicts.alive & packet != 0 {
+            self.verdicts.alive &= !packet;
+            drop(self.held.try_push((index as u8, neighbour)));
+        }
+    }
+
+    /// The packets given to the control thread: index, and why.
+    #[inline(always)]
+    pub fn punts(&self) -> &[(u8, PuntKind)] {
+        &self.punts
+    }
+
+    /// The packets that wait for a neighbour: index, and which.
+    #[inline(always)]
+    pub fn held(&self) -> &[(u8, u16)] {
+        &self.held
     }
 
     /// Ends a packet.

@@ -21,6 +21,8 @@ pub struct PortCounters {
     pub busy_cycles: Counter,
     /// Packets given to the port as a second copy because another worker owned its ring.
     pub handed_over: Counter,
+    /// Packets given to the control thread, which answers them or not.
+    pub punted: Counter,
     /// Receive buffers of the guest that were refused: chains with lies in them, and buffers too small for any frame.
     pub bad_buffers: Counter,
     /// Ethernet source of the last packet dropped as [`DropReason::SpoofedMac`], as a number; 0 when there was none.
@@ -37,6 +39,7 @@ impl Default for PortCounters {
             tx_bytes: Counter::new(),
             busy_cycles: Counter::new(),
             handed_over: Counter::new(),
+            punted: Counter::new(),
             bad_buffers: Counter::new(),
             last_spoofed_mac: AtomicU64::new(0),
             drops: array::from_fn(|_| Counter::new()),
@@ -74,6 +77,8 @@ pub struct CounterTotals {
     pub busy_cycles: u64,
     /// See [`PortCounters::handed_over`].
     pub handed_over: u64,
+    /// See [`PortCounters::punted`].
+    pub punted: u64,
     /// See [`PortCounters::bad_buffers`].
     pub bad_buffers: u64,
     /// See [`PortCounters::last_spoofed_mac`].
@@ -94,6 +99,7 @@ impl CounterTotals {
             total.tx_bytes += shard.tx_bytes.get();
             total.busy_cycles += shard.busy_cycles.get();
             total.handed_over += shard.handed_over.get();
+            total.punted += shard.punted.get();
             total.bad_buffers += shard.bad_buffers.get();
             total.last_spoofed_mac = total.last_spoofed_mac.max(shard.last_spoofed_mac.load(Relaxed));
             for (sum, reason) in drops.iter_mut().zip(DropReason::ALL) {

@@ -76,6 +76,42 @@ drop_reasons! {
     Multicast => "multicast",
     /// The destination is the port it came from.
     Hairpin => "hairpin",
+    /// A packet for the gateway that it neither routes nor answers.
+    GatewayConsumed => "gateway_consumed",
+    /// The packet had no hop left to take; its sender is told.
+    HopLimit => "hop_limit",
+    /// No route of the port's route table leads to the destination; its sender is told.
+    NoRoute => "no_route",
+    /// A route says that packets for this destination go nowhere.
+    Blackhole => "blackhole",
+    /// Nobody in the VPC has the destination address; its sender is told.
+    UnknownEndpoint => "unknown_endpoint",
+    /// The packet is longer than the VPC's MTU; its sender is told.
+    TooBig => "too_big",
+    /// The switch itself answers packets of this kind; this one it did not understand, or it was not for this port.
+    ServiceConsumed => "service_consumed",
+    /// The port asked more of the switch's own services than its budget allows.
+    ServiceBudget => "service_budget",
+    /// The control thread is behind with what the switch answers itself.
+    ServiceBusy => "service_busy",
+    /// A frame of the underlay that is for another station, or of no use to this host.
+    UnderlayNotOurs => "underlay_not_ours",
+    /// A tunnel packet with options, in fragments, truncated, or of another format.
+    BadTunnel => "bad_tunnel",
+    /// The outer UDP checksum is wrong.
+    TunnelChecksum => "tunnel_checksum",
+    /// A tunnel packet from an address that no Host and no Endpoint names.
+    UnknownVtep => "unknown_vtep",
+    /// A tunnel packet for a VNI without ports on this host.
+    UnknownVni => "unknown_vni",
+    /// The inner source does not live at the outer source.
+    TunnelSource => "tunnel_source",
+    /// The packet met congestion and its sender does not understand marks of it (RFC 6040).
+    TunnelCongestion => "tunnel_congestion",
+    /// There is no way to the tunnel end point: this host has no uplink, or no address of its family.
+    NoUplink => "no_uplink",
+    /// The next hop of the underlay does not answer, and too many packets wait for it already.
+    NeighbourUnresolved => "neighbour_unresolved",
     /// The port is being set up, shut down by its owner, or has no policy yet.
     PortDown => "port_down",
     /// The receiver has no buffers: it is slower than its senders.

@@ -4,6 +4,7 @@
 //!   packet never outlives the burst it came in.
 //! * [`Batch`]: a burst, its [`Metadata`], who of it is still alive, and where it goes.
 //! * [`DropReason`]: every way a packet can end other than delivered, each with a counter per port ([`PortCounters`]).
+//! * [`Punt`]: a packet that a control thread answers.
 //! * [`Observer`]: what tracing, captures and the simulator's coverage see; [`Unobserved`] compiles to nothing.
 
 mod adapt;
@@ -12,12 +13,14 @@ mod counters;
 mod drop_reason;
 mod observer;
 mod port;
+mod punt;
 
 pub use adapt::deliver_adapted;
 pub use batch::{Batch, Group, Indices, Metadata, Output, Verdicts};
 pub use counters::{CounterTotals, PortCounters};
 pub use drop_reason::DropReason;
 pub use observer::{Observer, Unobserved};
+pub use punt::{Origin, Punt, PuntKind};
 pub use port::{
     Announcement, Armed, OffloadCapabilities, PortIndex, QueueFault, RxQueue, RxReport, TxQueue, TxReport,
 };

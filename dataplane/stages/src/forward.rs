@@ -3,12 +3,14 @@
 //! A stage of its own because it is the only one that looks at other ports: all keys of the burst are looked up together, so
 //! that their cache misses overlap. The switch knows every port's address; nothing is learned and nothing is flooded.
 //!
-//! Drops: [`DropReason::Multicast`], [`DropReason::UnknownUnicast`], [`DropReason::Hairpin`].
+//! What is for the gateway or for a group is only marked: [`route`](crate::route) and [`broadcast`](crate::broadcast) have the next word.
+//!
+//! Drops: [`DropReason::UnknownUnicast`], [`DropReason::Hairpin`].
 
 use buf::BURST_PACKETS;
 use engine::{Batch, DropReason, Indices, Output, PortIndex};
 use packet::MacAddr;
-use tables::{MacReader, MacTable};
+use tables::{Location, MacReader, MacTable, PortProfile};
 
 /// Packets that follow each other (among those looked at) to one destination.
 #[derive(Default)]
@@ -19,25 +21,29 @@ struct Runs {
     count: usize,
 }
 
-/// Runs the stage for packets sent by `ingress` in `subnet`.
+/// Runs the stage for packets sent by `ingress`, whose profile this is.
 #[inline]
-pub fn run(batch: &mut Batch<'_, '_>, macs: &MacReader, subnet: u16, ingress: PortIndex) {
+pub fn run(batch: &mut Batch<'_, '_>, macs: &MacReader, profile: &PortProfile, ingress: PortIndex) {
     let mut runs = Runs::default();
-    collect(batch, subnet, &mut runs);
+    collect(batch, profile, &mut runs);
     let count = runs.count.min(BURST_PACKETS);
     let mut found = [MacTable::ABSENT; BURST_PACKETS];
     match &runs.keys[..count] {
         [key] => found[0] = macs.lookup(*key).unwrap_or(MacTable::ABSENT),
         keys => drop(macs.lookup_batch(keys, &mut found[..count])),
     }
-    for (port, packets) in found.into_iter().zip(runs.packets).take(count) {
-        let reason = if port == MacTable::ABSENT {
-            DropReason::UnknownUnicast
-        } else if port == u32::from(ingress.0) {
-            DropReason::Hairpin
-        } else {
-            batch.route(packets, Output::Port(PortIndex(port as u16)));
-            continue;
+    for (found, packets) in found.into_iter().zip(runs.packets).take(count) {
+        let reason = match Location::unpack(found) {
+            Some(Location::Local(port)) if port == ingress.0 => DropReason::Hairpin,
+            Some(Location::Local(port)) => {
+                batch.route(packets, Output::Port(PortIndex(port)));
+                continue;
+            }
+            Some(Location::Remote(vtep) | Location::Directory(vtep)) => {
+                batch.route(packets, Output::Tunnel { vtep, vpc: profile.vpc });
+                continue;
+            }
+            None => DropReason::UnknownUnicast,
         };
         Indices(packets).for_each(|index| batch.drop(index, reason));
     }
@@ -45,9 +51,10 @@ pub fn run(batch: &mut Batch<'_, '_>, macs: &MacReader, subnet: u16, ingress: Po
 
 /// Sorts the packets by destination. Packets of a burst often go to one place: a destination equal to the one before is looked up once.
 #[inline(always)]
-fn collect(batch: &mut Batch<'_, '_>, subnet: u16, runs: &mut Runs) {
+fn collect(batch: &mut Batch<'_, '_>, profile: &PortProfile, runs: &mut Runs) {
     let undecided = batch.undecided();
-    let Batch { burst, verdicts, .. } = batch;
+    let Batch { burst, to_gateway, to_group, .. } = batch;
+    let gateway = shifted(&profile.gateway_mac);
     // No destination that is looked up: its group bit is set.
     let (mut last, mut run) = (u64::MAX, 0u32);
     for (index, packet) in burst.packets().iter().enumerate() {
@@ -63,15 +70,26 @@ fn collect(batch: &mut Batch<'_, '_>, subnet: u16, runs: &mut Runs) {
             continue;
         }
         if destination & GROUP != 0 {
-            verdicts.drop(index, DropReason::Multicast);
+            *to_group |= bit;
+            continue;
+        }
+        if destination == gateway {
+            *to_gateway |= bit;
             continue;
         }
         runs.end(run);
         (last, run) = (destination, bit);
         let destination = MacAddr::from_u64(u64::from_be_bytes(*first) >> 16);
-        runs.begin(MacTable::key(subnet, destination));
+        runs.begin(MacTable::key(profile.subnet, destination));
     }
     runs.end(run);
+}
+
+/// An address as `collect` compares it.
+#[inline(always)]
+fn shifted(mac: &MacAddr) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) << 16
 }
 
 /// The bit of a group address (IEEE 802), in an address shifted as above.

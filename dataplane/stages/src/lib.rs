@@ -7,10 +7,16 @@
 //! To add one: copy `forward.rs`, the shortest; a `mod` line here; its drop reasons in `engine::DropReason`; a line in
 //! `switch::pipeline`; a row in `benches/stages.rs`.
 
+pub mod answers;
+pub mod arrive;
+pub mod broadcast;
+pub mod decapsulate;
+pub mod encapsulate;
 pub mod forward;
 pub mod neighbours;
 pub mod parse;
 pub mod port_security;
+pub mod route;
 
 #[cfg(test)]
 mod testing;

@@ -11,7 +11,7 @@ use buf::HEAD_BYTES;
 use engine::{Announcement, Batch, DropReason, Indices, Output, PortIndex};
 use packet::{Headers, L3, L4, MacAddr, announce, arp, ethernet, icmp, ndp};
 use std::net::IpAddr;
-use tables::{AddressReader, PortProfile, TokenBucket};
+use tables::{EndpointReader, Location, MacReader, MacTable, Network, PortProfile, TokenBucket};
 
 /// What the stage decides about one packet.
 enum Verdict {
@@ -22,13 +22,24 @@ enum Verdict {
     Drop(DropReason),
 }
 
+/// What the stage reads.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    /// Subnets and their gateways.
+    pub network: &'a Network,
+    /// Who has an address.
+    pub endpoints: &'a EndpointReader,
+    /// Who has a MAC address.
+    pub macs: &'a MacReader,
+}
+
 /// Runs the stage for packets sent by `ingress`. Announcements beyond `budget` are ignored.
 #[inline]
 pub fn run(
     batch: &mut Batch<'_, '_>,
     profile: &PortProfile,
     ingress: PortIndex,
-    addresses: &AddressReader,
+    tables: Tables<'_>,
     budget: &mut TokenBucket,
     announce: &mut impl FnMut(Announcement),
 ) {
@@ -36,7 +47,7 @@ pub fn run(
     if marked == 0 {
         return;
     }
-    let stage = Stage { profile, ingress, addresses };
+    let stage = Stage { profile, ingress, tables };
     for index in Indices(marked) {
         let headers = batch.metadata[index].headers;
         let Some(packet) = batch.burst.packet(index) else { continue };
@@ -58,7 +69,7 @@ pub fn run(
 struct Stage<'a> {
     profile: &'a PortProfile,
     ingress: PortIndex,
-    addresses: &'a AddressReader,
+    tables: Tables<'a>,
 }
 
 impl Stage<'_> {
@@ -83,7 +94,7 @@ impl Stage<'_> {
             return Verdict::Drop(DropReason::NeighbourConsumed);
         }
         match self.holder(IpAddr::V4(message.target_ip())) {
-            Ok(mac) => arp::reply_in_place(scratch, headers, mac)
+            Ok((mac, _)) => arp::reply_in_place(scratch, headers, mac)
                 .map_or(Verdict::Drop(DropReason::BadNeighbour), Verdict::Answer),
             Err(reason) => Verdict::Drop(reason),
         }
@@ -111,7 +122,7 @@ impl Stage<'_> {
                     return Verdict::Drop(DropReason::SpoofedNeighbour);
                 }
                 match self.holder(IpAddr::V6(solicitation.target)) {
-                    Ok(mac) => ndp::advertise_in_place(scratch, headers, &solicitation, mac, ndp::Role::Host)
+                    Ok((mac, role)) => ndp::advertise_in_place(scratch, headers, &solicitation, mac, role)
                         .map_or(Verdict::Drop(DropReason::BadNeighbour), Verdict::Answer),
                     Err(reason) => Verdict::Drop(reason),
                 }
@@ -119,12 +130,22 @@ impl Stage<'_> {
         }
     }
 
-    /// The MAC address at which `address` is to be reached from this port.
-    fn holder(&self, address: IpAddr) -> Result<MacAddr, DropReason> {
-        match self.addresses.lookup(self.profile.subnet, address) {
-            Some(entry) if entry.port == self.ingress.0 => Err(DropReason::NeighbourConsumed),
-            Some(entry) => Ok(entry.mac),
-            None => Err(DropReason::UnknownNeighbour),
+    /// The MAC address at which `address` is to be reached from this port, and whether a router is there.
+    fn holder(&self, address: IpAddr) -> Result<(MacAddr, ndp::Role), DropReason> {
+        let Tables { network, endpoints, macs } = self.tables;
+        let subnet = network.subnet(self.profile.subnet);
+        if subnet.is_some_and(|subnet| subnet.is_gateway(address)) || crate::route::is_metadata(address) {
+            return Ok((self.profile.gateway_mac, ndp::Role::Router));
+        }
+        if let Some(mac) = link_local_owner(address) {
+            let key = MacTable::key(self.profile.subnet, mac);
+            let known = mac != self.profile.mac && macs.lookup(key).is_some();
+            return if known { Ok((mac, ndp::Role::Host)) } else { Err(DropReason::UnknownNeighbour) };
+        }
+        match endpoints.lookup(self.profile.vpc, address) {
+            Some(endpoint) if endpoint.location == Location::Local(self.ingress.0) => Err(DropReason::NeighbourConsumed),
+            Some(endpoint) if endpoint.subnet == self.profile.subnet => Ok((endpoint.mac, ndp::Role::Host)),
+            _ => Err(DropReason::UnknownNeighbour),
         }
     }
 
@@ -149,6 +170,13 @@ impl Stage<'_> {
             }
         }
     }
+}
+
+/// The MAC address from which this link-local address was made (modified EUI-64, RFC 4291 appendix A), if it was.
+fn link_local_owner(address: IpAddr) -> Option<MacAddr> {
+    let IpAddr::V6(v6) = address else { return None };
+    let [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f] = v6.octets() else { return None };
+    Some(MacAddr([a ^ 2, b, c, d, e, f]))
 }
 
 fn source_of(head: &[u8]) -> Option<MacAddr> {

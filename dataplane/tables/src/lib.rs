@@ -6,6 +6,7 @@
 //! * [`RouteTable`]: longest prefix match; immutable, replaced as a whole.
 //! * [`AddressWriter`] / [`AddressReader`]: who has an IP address of a subnet, and at which MAC address.
 //! * [`Location`], [`Endpoint`], [`NextHop`]: what the tables say.
+//! * [`Network`], [`Neighbours`]: VPCs, subnets, routes and tunnels; where the underlay's next hops are.
 //! * [`PortProfile`]: what one port may send as.
 //! * [`TokenBucket`]: how often something may happen.
 //!
@@ -23,6 +24,7 @@ mod hash;
 mod line;
 mod location;
 mod mac;
+mod network;
 mod profile;
 mod routes;
 mod table;
@@ -33,6 +35,7 @@ pub use endpoints::{EndpointReader, EndpointWriter};
 pub use fabric::{VniReader, VniWriter, VtepReader, VtepWriter};
 pub use location::{Endpoint, Location, NextHop, vpc_space};
 pub use mac::{MacReader, MacTable, MacWriter};
+pub use network::{Neighbours, Network, OwnAddress, Subnet, Tunnel, Uplink, Vpc};
 pub use profile::{AllowedAddress, PortProfile, link_local};
 pub use routes::RouteTable;
 pub use token_bucket::TokenBucket;

@@ -24,6 +24,12 @@ pub struct PortProfile {
     pub up: bool,
     /// Largest network-layer packet it is given or may send uncut, in bytes.
     pub mtu: u16,
+    /// The VPC's number on this host.
+    pub vpc: u16,
+    /// The MAC address of its subnet's gateway.
+    pub gateway_mac: MacAddr,
+    /// Who it is for other hosts' policies: travels with its packets (VXLAN group policy field); 0: nobody.
+    pub identity: u16,
     /// Source MAC address and EtherType, then source address, of an IPv4 packet from the first address.
     plain_ipv4: Option<([u8; 8], [u8; 4])>,
     first_ipv4: Option<Ipv4Addr>,
@@ -49,6 +55,9 @@ impl PortProfile {
             mac,
             up: true,
             mtu,
+            vpc: 0,
+            gateway_mac: MacAddr::default(),
+            identity: 0,
             plain_ipv4: addresses.iter().find_map(|address| match address {
                 IpAddr::V4(first) => Some(([a, b, c, d, e, f, 8, 0], first.octets())),
                 IpAddr::V6(_) => None,
@@ -62,6 +71,13 @@ impl PortProfile {
             addresses: all,
             allowed: allowed.to_vec(),
         }
+    }
+
+    /// The same in a VPC, with a gateway, and known to other hosts as `identity`.
+    #[must_use]
+    pub fn in_vpc(mut self, vpc: u16, gateway_mac: MacAddr, identity: u16) -> Self {
+        (self.vpc, self.gateway_mac, self.identity) = (vpc, gateway_mac, identity);
+        self
     }
 
     /// The port's own addresses, its link-local one included.

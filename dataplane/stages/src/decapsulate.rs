@@ -1,0 +1,264 @@
+//! Looks at what comes from the underlay: takes the outer headers off what other hosts sent, and answers for this host's own addresses.
+//!
+//! A stage of its own because it is the only one that reads outer headers. What goes on is an inner frame with its origin: a tunnel end
+//! point that is known and a VPC that has ports here; whether its sender lives there is for [`arrive`](crate::arrive) to say.
+//!
+//! Drops: [`DropReason::UnderlayNotOurs`], [`DropReason::BadTunnel`], [`DropReason::TunnelChecksum`], [`DropReason::UnknownVtep`],
+//! [`DropReason::UnknownVni`].
+
+use buf::{Checksum, HEAD_BYTES, Offload};
+use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind};
+use packet::checksum::{Sum, pseudo_header};
+use packet::vxlan::{self, View};
+use packet::{Fragment, Headers, L3, L4, MacAddr, arp, ethernet, ndp, route, udp};
+use std::net::IpAddr;
+use tables::{Network, Uplink, VniReader, VtepReader};
+
+/// What the stage reads.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    /// VPCs, tunnels, and this host's addresses.
+    pub network: &'a Network,
+    /// Tunnel end points by address.
+    pub vteps: &'a VtepReader,
+    /// VPCs by number on the wire.
+    pub vnis: &'a VniReader,
+}
+
+/// What becomes of a frame of the underlay.
+enum Verdict {
+    /// So many bytes come off; it came from there.
+    Strip(usize, Origin),
+    /// The first so many bytes of the scratch head go back.
+    Answer(u32),
+    /// It was turned round as it is.
+    Return,
+    Punt(PuntKind),
+    Drop(DropReason),
+}
+
+/// Runs the stage for frames that came in by `ingress`, whose outer headers `parse` has found.
+pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, ingress: PortIndex) {
+    let Some(uplink) = &tables.network.uplink else {
+        batch.indices().for_each(|index| batch.drop(index, DropReason::NoUplink));
+        return;
+    };
+    let stage = Stage { tables, uplink };
+    let mut last = Memo::default();
+    for index in batch.indices() {
+        let headers = batch.metadata[index].headers;
+        let mut scratch = [0; HEAD_BYTES];
+        match stage.judge(batch, index, &headers, &mut last, &mut scratch) {
+            Verdict::Strip(bytes, origin) => strip(batch, index, bytes, origin, &headers),
+            Verdict::Answer(len) => {
+                batch.burst.replace(index, &scratch[..(len as usize).min(HEAD_BYTES)]);
+                batch.route(1 << index, Output::Port(ingress));
+            }
+            Verdict::Return => batch.route(1 << index, Output::Port(ingress)),
+            Verdict::Punt(kind) => batch.punt(index, kind),
+            Verdict::Drop(reason) => batch.drop(index, reason),
+        }
+    }
+}
+
+/// The tunnel of the packet before: packets of a burst often come from one place.
+#[derive(Default)]
+struct Memo(Option<(IpAddr, u32, u16, Origin)>);
+
+struct Stage<'a> {
+    tables: &'a Tables<'a>,
+    uplink: &'a Uplink,
+}
+
+impl Stage<'_> {
+    #[inline(always)]
+    fn judge(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        headers: &Headers,
+        last: &mut Memo,
+        scratch: &mut [u8; HEAD_BYTES],
+    ) -> Verdict {
+        let Some(packet) = batch.burst.packet(index) else { return Verdict::Drop(DropReason::UnderlayNotOurs) };
+        let head = packet.head();
+        let is_tunnel = headers.l4 == L4::Udp && headers.destination_port == vxlan::PORT && headers.fragment == Fragment::Whole;
+        let destination = headers.destination_ip(head);
+        let ours = destination.is_some_and(|address| self.own(address).is_some());
+        if is_tunnel && ours && headers.vlan_count == 0 && self.is_for_us(head) {
+            return match self.tunnel(head, headers, last) {
+                Ok((_, origin)) if !checksum_is_right(batch, index, headers) => {
+                    drop(origin);
+                    Verdict::Drop(DropReason::TunnelChecksum)
+                }
+                Ok((bytes, origin)) => Verdict::Strip(bytes, origin),
+                Err(reason) => Verdict::Drop(reason),
+            };
+        }
+        self.judge_other(batch, index, headers, scratch)
+    }
+
+    /// How long the outer headers are, and where the frame came from.
+    #[inline(always)]
+    fn tunnel(&self, head: &[u8], headers: &Headers, last: &mut Memo) -> Result<(usize, Origin), DropReason> {
+        let at = usize::from(headers.payload_offset);
+        let whole = at + vxlan::HEADER_LENGTH + ethernet::HEADER_LENGTH <= headers.l3_end() as usize;
+        let view = View::new(head, at).filter(|view| whole && view.is_vxlan() && !headers.has_options);
+        let (Some(view), Some(source)) = (view, headers.source_ip(head)) else { return Err(DropReason::BadTunnel) };
+        // What the UDP header leaves of the datagram is the inner frame; nothing may be behind it.
+        if udp_end(head, headers) != Some(headers.l3_end()) {
+            return Err(DropReason::BadTunnel);
+        }
+        let (vni, policy) = (view.vni(), view.policy().unwrap_or(0));
+        let bytes = at + vxlan::HEADER_LENGTH;
+        if let Some((address, number, identity, origin)) = last.0
+            && (address, number, identity) == (source, vni, policy)
+        {
+            return Ok((bytes, origin));
+        }
+        let vtep = self.tables.vteps.lookup(source).ok_or(DropReason::UnknownVtep)?;
+        let vpc = self.tables.vnis.lookup(vni).ok_or(DropReason::UnknownVni)?;
+        let trusted = self.tables.network.tunnel(vtep).is_some_and(|tunnel| tunnel.is_host);
+        let origin = Origin { vtep, vpc, identity: if trusted { policy } else { 0 } };
+        last.0 = Some((source, vni, policy, origin));
+        Ok((bytes, origin))
+    }
+
+    /// Whether `address` is this host's, and then whether the switch answers for it.
+    #[inline(always)]
+    fn own(&self, address: IpAddr) -> Option<bool> {
+        self.uplink.addresses.iter().find(|own| own.address == address).map(|own| own.answered)
+    }
+
+    #[inline(always)]
+    fn is_for_us(&self, head: &[u8]) -> bool {
+        ethernet::View::new(head).is_some_and(|view| view.destination() == self.uplink.mac)
+    }
+
+    /// Whatever is not a tunnel's: neighbour messages and pings are answered, the rest is the host's own or nobody's.
+    #[cold]
+    #[inline(never)]
+    fn judge_other(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        headers: &Headers,
+        scratch: &mut [u8; HEAD_BYTES],
+    ) -> Verdict {
+        let nothing = Verdict::Drop(DropReason::UnderlayNotOurs);
+        let partial = matches!(batch.burst.offload(index).checksum, Checksum::Partial { .. });
+        let Some(packet) = batch.burst.packet_mut(index) else { return nothing };
+        let head = packet.head_mut();
+        let length = head.len().min(HEAD_BYTES);
+        scratch[..length].copy_from_slice(&head[..length]);
+        if headers.vlan_count != 0 {
+            return nothing;
+        }
+        match (headers.l3, headers.l4) {
+            (L3::Arp, _) => self.judge_arp(scratch, headers),
+            (L3::Ipv6, L4::Icmpv6) => match ndp::parse(&scratch[..length], headers) {
+                Ok(ndp::Message::Advertisement(_)) => Verdict::Punt(PuntKind::UnderlayNeighbour),
+                Ok(ndp::Message::Solicitation(asked)) => {
+                    match self.own(IpAddr::V6(asked.target)) {
+                        Some(true) => ndp::advertise_in_place(scratch, headers, &asked, self.uplink.mac, ndp::Role::Host)
+                            .map_or(nothing, Verdict::Answer),
+                        _ => nothing,
+                    }
+                }
+                _ => self.echo(head, headers, partial),
+            },
+            (L3::Ipv4, L4::Icmp) => self.echo(head, headers, partial),
+            _ => nothing,
+        }
+    }
+
+    fn judge_arp(&self, scratch: &mut [u8; HEAD_BYTES], headers: &Headers) -> Verdict {
+        let nothing = Verdict::Drop(DropReason::UnderlayNotOurs);
+        let Some(message) = arp::View::new(scratch, headers) else { return nothing };
+        if message.operation() == arp::Operation::Reply {
+            return Verdict::Punt(PuntKind::UnderlayNeighbour);
+        }
+        let asks = message.operation() == arp::Operation::Request && !message.is_gratuitous();
+        if asks && self.own(IpAddr::V4(message.target_ip())) == Some(true) {
+            return arp::reply_in_place(scratch, headers, self.uplink.mac).map_or(nothing, Verdict::Answer);
+        }
+        nothing
+    }
+
+    fn echo(&self, head: &mut [u8], headers: &Headers, partial: bool) -> Verdict {
+        let answered = headers.destination_ip(head).and_then(|address| self.own(address)) == Some(true);
+        let unicast = self.is_for_us(head) && headers.source_ip(head).is_some_and(route::is_station);
+        if answered && unicast && route::echo_in_place(head, headers, self.uplink.mac, partial).is_some() {
+            Verdict::Return
+        } else {
+            Verdict::Drop(DropReason::UnderlayNotOurs)
+        }
+    }
+}
+
+/// Where the datagram ends by its own header, from the start of the frame.
+#[inline(always)]
+fn udp_end(head: &[u8], headers: &Headers) -> Option<u32> {
+    let at = usize::from(headers.l4_offset);
+    let field = head.get(at + udp::LENGTH_OFFSET..)?.first_chunk::<2>()?;
+    Some(u32::from(u16::from_be_bytes(*field)) + at as u32)
+}
+
+/// Whether the outer UDP checksum is right, or there is none, or somebody vouches for it.
+#[inline(always)]
+fn checksum_is_right(batch: &Batch<'_, '_>, index: usize, headers: &Headers) -> bool {
+    if batch.burst.offload(index).checksum != Checksum::Unverified {
+        return true;
+    }
+    let Some(packet) = batch.burst.packet(index) else { return false };
+    let at = usize::from(headers.l4_offset) + udp::CHECKSUM_OFFSET;
+    match packet.head().get(at..).and_then(<[u8]>::first_chunk) {
+        Some([0, 0]) => true,
+        _ => sum_is_right(batch, index, headers),
+    }
+}
+
+#[cold]
+fn sum_is_right(batch: &Batch<'_, '_>, index: usize, headers: &Headers) -> bool {
+    let Some(frame) = batch.burst.frame(index) else { return false };
+    let Some(pseudo) = pseudo_header(frame.head(), headers) else { return false };
+    let covered = frame.head().get(usize::from(headers.l4_offset)..).unwrap_or_default();
+    // Padding is zero on Ethernet, or lies: then the sum is wrong, as it should be.
+    let mut body = Sum::ZERO;
+    frame.for_each_body_chunk(|chunk| body = body.plus(Sum::of(chunk)));
+    pseudo.plus(Sum::of(covered)).plus(body.at_offset(covered.len())).is_right()
+}
+
+/// Takes the outer headers off; what was asked of the whole is asked of the rest.
+#[inline(always)]
+fn strip(batch: &mut Batch<'_, '_>, index: usize, bytes: usize, origin: Origin, headers: &Headers) {
+    let offload = batch.burst.offload(index);
+    let Some(packet) = batch.burst.packet_mut(index) else { return };
+    let class = vxlan::traffic_class(packet.head(), headers);
+    if !packet.strip(bytes) {
+        return batch.drop(index, DropReason::BadTunnel);
+    }
+    if offload != Offload::NONE {
+        let inner = inner_offload(offload, bytes);
+        batch.burst.set_offload(index, inner);
+    }
+    let metadata = &mut batch.metadata[index];
+    (metadata.origin, metadata.outer_class) = (origin, class);
+    batch.decapsulated |= 1 << index;
+}
+
+/// What is left to do to the inner frame, given what was left to do to the whole.
+fn inner_offload(offload: Offload, tunnel: usize) -> Offload {
+    match offload.checksum {
+        Checksum::Partial { start, offset } if usize::from(start) >= tunnel => {
+            Offload { checksum: Checksum::Partial { start: start - tunnel as u16, offset }, segment: offload.segment, tunnel: 0 }
+        }
+        // It spoke of the outer checksum.
+        _ => Offload::NONE,
+    }
+}
+
+/// Whether a MAC address is this host's own on the underlay; for tests and the control plane.
+pub fn is_uplink(network: &Network, mac: MacAddr) -> bool {
+    network.uplink.as_ref().is_some_and(|uplink| uplink.mac == mac)
+}

@@ -1,0 +1,198 @@
+//! Routes what was sent to the subnet's gateway: longest prefix match, then the endpoint, then new Ethernet addresses and one hop less.
+//!
+//! A stage of its own because it is the router that every subnet has, on every host: the sending host decides all, and the receiving one only delivers. It
+//! also answers for the gateway itself (ping) and says so when a packet can go no further, so that traceroute and path MTU discovery work.
+//!
+//! Drops: [`DropReason::NoRoute`], [`DropReason::Blackhole`], [`DropReason::UnknownEndpoint`], [`DropReason::HopLimit`],
+//! [`DropReason::GatewayConsumed`], [`DropReason::Hairpin`], [`DropReason::TooBig`].
+
+use crate::answers::Answers;
+use buf::Checksum;
+use engine::{Batch, DropReason, Indices, Output, PortIndex, PuntKind};
+use packet::icmp_error::IcmpError;
+use packet::{Headers, L4, MacAddr, route};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use tables::{Endpoint, EndpointReader, Location, Network, NextHop, Subnet};
+
+/// Where the metadata service is for guests.
+pub const METADATA_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+/// The same over IPv6.
+pub const METADATA_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254));
+
+/// Whether guests reach a service of the switch at this address, in every subnet.
+pub fn is_metadata(address: IpAddr) -> bool {
+    address == METADATA_V4 || address == METADATA_V6
+}
+
+/// What becomes of a packet to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It goes on, to this MAC address, from that of its last subnet's gateway.
+    Forward(Output, MacAddr, MacAddr),
+    /// Its sender is told.
+    Error(IcmpError, DropReason),
+    /// The gateway answers a ping.
+    Echo,
+    Punt(PuntKind),
+    Drop(DropReason),
+}
+
+/// Runs the stage for packets of a subnet's port to its gateway.
+#[inline]
+pub fn run(
+    batch: &mut Batch<'_, '_>,
+    network: &Network,
+    endpoints: &EndpointReader,
+    subnet: u16,
+    answers: &mut Answers<'_>,
+) {
+    let packets = batch.to_gateway & batch.undecided();
+    if packets != 0 {
+        run_gateway(batch, network, endpoints, subnet, packets, answers);
+    }
+}
+
+fn run_gateway(
+    batch: &mut Batch<'_, '_>,
+    network: &Network,
+    endpoints: &EndpointReader,
+    number: u16,
+    packets: u32,
+    answers: &mut Answers<'_>,
+) {
+    let Some(subnet) = network.subnet(number) else {
+        Indices(packets).for_each(|index| batch.drop(index, DropReason::PortDown));
+        return;
+    };
+    let router = Router { network, endpoints, number, subnet, ingress: answers.port };
+    // Packets of a burst often go to one place.
+    let mut last: Option<(IpAddr, Verdict)> = None;
+    for index in Indices(packets) {
+        let headers = batch.metadata[index].headers;
+        let Some(destination) = batch.burst.packet(index).and_then(|packet| headers.destination_ip(packet.head())) else {
+            batch.drop(index, DropReason::GatewayConsumed);
+            continue;
+        };
+        let way = match last {
+            Some((address, way)) if address == destination => way,
+            _ => router.way(destination),
+        };
+        last = Some((destination, way));
+        router.carry_out(batch, index, &headers, way, answers);
+    }
+}
+
+struct Router<'a> {
+    network: &'a Network,
+    endpoints: &'a EndpointReader,
+    number: u16,
+    subnet: &'a Subnet,
+    ingress: PortIndex,
+}
+
+impl Router<'_> {
+    /// Where packets for `destination` go, whatever they are. `Echo` stands for all that is for the gateway itself.
+    fn way(&self, destination: IpAddr) -> Verdict {
+        let routes = self.subnet.routes.and_then(|routes| self.network.routes(routes));
+        let hop = routes.and_then(|routes| routes.lookup(destination));
+        let vpc = match hop {
+            Some(NextHop::Subnet(_)) => self.subnet.vpc,
+            Some(NextHop::Vpc(peer)) => peer,
+            Some(NextHop::Port { location, mac, subnet }) => {
+                return self.to(location, Endpoint { mac, subnet, location }, self.subnet.vpc);
+            }
+            Some(NextHop::Blackhole) => return Verdict::Drop(DropReason::Blackhole),
+            None if self.is_own(destination) => return Verdict::Echo,
+            None => return Verdict::Error(IcmpError::NoRoute, DropReason::NoRoute),
+        };
+        match self.endpoints.lookup(vpc, destination) {
+            Some(endpoint) => self.to(endpoint.location, endpoint, vpc),
+            None if self.is_own(destination) => Verdict::Echo,
+            None => match self.network.vpc(vpc).and_then(|vpc| directory(self.network, &vpc.directory, destination)) {
+                // The directory host routes it on: it goes to the gateway of its own subnet there.
+                Some(vtep) => {
+                    let gateway = self.subnet.gateway_mac;
+                    Verdict::Forward(Output::Tunnel { vtep, vpc }, gateway, gateway)
+                }
+                None => Verdict::Error(IcmpError::HostUnreachable, DropReason::UnknownEndpoint),
+            },
+        }
+    }
+
+    fn to(&self, location: Location, endpoint: Endpoint, vpc: u16) -> Verdict {
+        let output = match location {
+            Location::Local(port) if port == self.ingress.0 => return Verdict::Drop(DropReason::Hairpin),
+            Location::Local(port) => Output::Port(PortIndex(port)),
+            Location::Remote(vtep) | Location::Directory(vtep) => Output::Tunnel { vtep, vpc },
+        };
+        let source = self.network.subnet(endpoint.subnet).map_or(self.subnet.gateway_mac, |subnet| subnet.gateway_mac);
+        Verdict::Forward(output, endpoint.mac, source)
+    }
+
+    /// Whether the switch itself has this address: a gateway of the VPC, or a service.
+    fn is_own(&self, destination: IpAddr) -> bool {
+        let of_vpc = |subnet: &Subnet| subnet.vpc == self.subnet.vpc && subnet.is_gateway(destination);
+        is_metadata(destination)
+            || self.subnet.is_gateway(destination)
+            || self.network.subnets().any(|(_, subnet)| of_vpc(subnet))
+    }
+
+    fn carry_out(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        headers: &Headers,
+        way: Verdict,
+        answers: &mut Answers<'_>,
+    ) {
+        match way {
+            Verdict::Forward(output, destination, source) => {
+                let Some(packet) = batch.burst.packet_mut(index) else { return };
+                if route::hops(packet.head(), headers).is_none_or(|hops| hops <= 1) {
+                    return answers.error(batch, self.network, index, IcmpError::TimeExceeded, DropReason::HopLimit);
+                }
+                match route::forward(packet.head_mut(), headers, destination, source) {
+                    Some(()) => batch.route(1 << index, output),
+                    None => batch.drop(index, DropReason::GatewayConsumed),
+                }
+            }
+            Verdict::Error(error, reason) => answers.error(batch, self.network, index, error, reason),
+            Verdict::Echo => self.answer(batch, index, headers),
+            Verdict::Punt(kind) => batch.punt(index, kind),
+            Verdict::Drop(reason) => batch.drop(index, reason),
+        }
+    }
+
+    /// A packet for the gateway itself, or a service of the switch.
+    #[cold]
+    fn answer(&self, batch: &mut Batch<'_, '_>, index: usize, headers: &Headers) {
+        let partial = matches!(batch.burst.offload(index).checksum, Checksum::Partial { .. });
+        let Some(packet) = batch.burst.packet_mut(index) else { return };
+        let for_service = headers.destination_ip(packet.head()).is_some_and(is_metadata);
+        match (headers.l4, headers.destination_port) {
+            (L4::Tcp, 80) if for_service => batch.punt(index, PuntKind::Metadata),
+            (L4::Udp, 67) => batch.punt(index, PuntKind::Dhcp4),
+            (L4::Udp, 547) => batch.punt(index, PuntKind::Dhcp6),
+            _ if route::echo_in_place(packet.head_mut(), headers, self.subnet.gateway_mac, partial).is_some() => {
+                batch.route(1 << index, Output::Port(self.ingress));
+            }
+            _ => batch.drop(index, DropReason::GatewayConsumed),
+        }
+    }
+}
+
+/// Which of the directory hosts knows an address: the one of the greatest hash of both (rendezvous hashing), so that all hosts choose the same
+/// and one that goes takes only its own share with it.
+fn directory(network: &Network, hosts: &[u16], address: IpAddr) -> Option<u16> {
+    let weight = |vtep: &u16| network.tunnel(*vtep).map(|tunnel| mix(mix(0, address), tunnel.address));
+    hosts.iter().copied().filter(|vtep| network.tunnel(*vtep).is_some()).max_by_key(weight)
+}
+
+fn mix(seed: u64, address: IpAddr) -> u64 {
+    let bits = match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let once = |word: u64| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    once(once(seed ^ (bits >> 64) as u64) ^ bits as u64)
+}
