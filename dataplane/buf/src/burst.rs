@@ -457,6 +457,13 @@ impl<'m> Burst<'m> {
         }
     }
 
+    /// The packet at `index`, to be rewritten.
+    #[inline(always)]
+    pub fn packet_mut(&mut self, index: usize) -> Option<&mut Packet> {
+        // SAFETY: packets below `loaded` are whole.
+        (index < self.loaded).then(|| unsafe { self.packets[index].assume_init_mut() })
+    }
+
     /// The packet at `index` as a driver transmits it.
     #[inline(always)]
     pub fn frame(&self, index: usize) -> Option<Frame<'_, 'm>> {

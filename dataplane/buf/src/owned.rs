@@ -1,6 +1,6 @@
 //! Packets that outlive their burst: handed to another worker, waiting for a neighbour, mirrored. The one place with a second copy.
 
-use crate::{Burst, Extent, Frame, HEAD_BYTES, Offload};
+use crate::{Burst, Extent, Frame, MAX_HEAD_BYTES, Offload};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ impl Pool {
         let mut packet = OwnedPacket {
             first: None,
             len: frame.len(),
-            head_len: frame.head().len().min(HEAD_BYTES),
+            head_len: frame.head().len().min(MAX_HEAD_BYTES),
             offload: frame.offload,
             home: self.clone(),
         };
@@ -91,6 +91,14 @@ impl OwnedPacket {
     #[expect(clippy::len_without_is_empty, reason = "a packet of no bytes is never made")]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Writes `bytes` over the first bytes of the packet, as far as it has them.
+    pub fn overwrite_start(&mut self, bytes: &[u8]) {
+        let len = self.len;
+        if let Some(chunk) = self.first.as_deref_mut() {
+            chunk.bytes.iter_mut().take(len).zip(bytes).for_each(|(to, from)| *to = *from);
+        }
     }
 
     /// Adds the packet to `burst`, whose extents then lie in it; false (and nothing added) when the burst has no room.

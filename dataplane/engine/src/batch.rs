@@ -188,7 +188,7 @@ impl<'a, 'm> Batch<'a, 'm> {
         if self.verdicts.alive & packet != 0 {
             self.verdicts.alive &= !packet;
             // There is room: a packet is punted once.
-            drop(self.punts.try_push((index as u8, kind)));
+            let _ = self.punts.try_push((index as u8, kind));
         }
     }
 
@@ -197,7 +197,7 @@ impl<'a, 'm> Batch<'a, 'm> {
         let packet = 1u32.wrapping_shl(index as u32);
         if self.verdicts.alive & packet != 0 {
             self.verdicts.alive &= !packet;
-            drop(self.held.try_push((index as u8, neighbour)));
+            let _ = self.held.try_push((index as u8, neighbour));
         }
     }
 

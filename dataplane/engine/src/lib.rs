@@ -20,7 +20,7 @@ pub use batch::{Batch, Group, Indices, Metadata, Output, Verdicts};
 pub use counters::{CounterTotals, PortCounters};
 pub use drop_reason::DropReason;
 pub use observer::{Observer, Unobserved};
-pub use punt::{Origin, Punt, PuntKind};
 pub use port::{
     Announcement, Armed, OffloadCapabilities, PortIndex, QueueFault, RxQueue, RxReport, TxQueue, TxReport,
 };
+pub use punt::{Origin, Punt, PuntKind};

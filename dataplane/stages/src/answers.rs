@@ -34,7 +34,13 @@ impl Answers<'_> {
         }
     }
 
-    fn write(&mut self, batch: &mut Batch<'_, '_>, network: &Network, index: usize, error: IcmpError) -> Option<()> {
+    fn write(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        network: &Network,
+        index: usize,
+        error: IcmpError,
+    ) -> Option<()> {
         let subnet = network.subnet(self.subnet?)?;
         let packet = batch.burst.packet(index)?;
         let headers = batch.metadata.get(index)?.headers;

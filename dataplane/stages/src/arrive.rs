@@ -190,7 +190,9 @@ impl Stage<'_> {
             }
             match ndp::parse(&scratch[..length], headers) {
                 Ok(ndp::Message::Other) => {}
-                Ok(ndp::Message::Solicitation(asked)) => return self.judge_solicitation(scratch, headers, &asked, origin),
+                Ok(ndp::Message::Solicitation(asked)) => {
+                    return self.judge_solicitation(scratch, headers, &asked, origin);
+                }
                 Ok(ndp::Message::Advertisement(_)) => return Verdict::Drop(DropReason::NeighbourConsumed),
                 Err(_) => return Verdict::Drop(DropReason::BadNeighbour),
             }
@@ -206,7 +208,9 @@ impl Stage<'_> {
     }
 
     fn judge_arp(&self, scratch: &mut [u8; HEAD_BYTES], headers: &Headers, origin: Origin) -> Verdict {
-        let Some(message) = arp::View::new(scratch, headers) else { return Verdict::Drop(DropReason::BadNeighbour) };
+        let Some(message) = arp::View::new(scratch, headers) else {
+            return Verdict::Drop(DropReason::BadNeighbour);
+        };
         if message.operation() != arp::Operation::Request {
             return Verdict::Drop(DropReason::NeighbourConsumed);
         }

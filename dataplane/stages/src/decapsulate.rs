@@ -7,10 +7,10 @@
 //! [`DropReason::UnknownVni`].
 
 use buf::{Checksum, HEAD_BYTES, Offload};
-use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind};
+use engine::{Batch, DropReason, Origin, Output, PortIndex, PuntKind};
 use packet::checksum::{Sum, pseudo_header};
 use packet::vxlan::{self, View};
-use packet::{Fragment, Headers, L3, L4, MacAddr, arp, ethernet, ndp, route, udp};
+use packet::{Fragment, Headers, L3, L4, arp, ethernet, ndp, route, udp};
 use std::net::IpAddr;
 use tables::{Network, Uplink, VniReader, VtepReader};
 
@@ -80,15 +80,18 @@ impl Stage<'_> {
         last: &mut Memo,
         scratch: &mut [u8; HEAD_BYTES],
     ) -> Verdict {
-        let Some(packet) = batch.burst.packet(index) else { return Verdict::Drop(DropReason::UnderlayNotOurs) };
+        let Some(packet) = batch.burst.packet(index) else {
+            return Verdict::Drop(DropReason::UnderlayNotOurs);
+        };
         let head = packet.head();
-        let is_tunnel = headers.l4 == L4::Udp && headers.destination_port == vxlan::PORT && headers.fragment == Fragment::Whole;
+        let is_tunnel = headers.l4 == L4::Udp
+            && headers.destination_port == vxlan::PORT
+            && headers.fragment == Fragment::Whole;
         let destination = headers.destination_ip(head);
         let ours = destination.is_some_and(|address| self.own(address).is_some());
         if is_tunnel && ours && headers.vlan_count == 0 && self.is_for_us(head) {
             return match self.tunnel(head, headers, last) {
-                Ok((_, origin)) if !checksum_is_right(batch, index, headers) => {
-                    drop(origin);
+                Ok(_) if !checksum_is_right(batch, index, headers) => {
                     Verdict::Drop(DropReason::TunnelChecksum)
                 }
                 Ok((bytes, origin)) => Verdict::Strip(bytes, origin),
@@ -104,7 +107,9 @@ impl Stage<'_> {
         let at = usize::from(headers.payload_offset);
         let whole = at + vxlan::HEADER_LENGTH + ethernet::HEADER_LENGTH <= headers.l3_end() as usize;
         let view = View::new(head, at).filter(|view| whole && view.is_vxlan() && !headers.has_options);
-        let (Some(view), Some(source)) = (view, headers.source_ip(head)) else { return Err(DropReason::BadTunnel) };
+        let (Some(view), Some(source)) = (view, headers.source_ip(head)) else {
+            return Err(DropReason::BadTunnel);
+        };
         // What the UDP header leaves of the datagram is the inner frame; nothing may be behind it.
         if udp_end(head, headers) != Some(headers.l3_end()) {
             return Err(DropReason::BadTunnel);
@@ -158,13 +163,13 @@ impl Stage<'_> {
             (L3::Arp, _) => self.judge_arp(scratch, headers),
             (L3::Ipv6, L4::Icmpv6) => match ndp::parse(&scratch[..length], headers) {
                 Ok(ndp::Message::Advertisement(_)) => Verdict::Punt(PuntKind::UnderlayNeighbour),
-                Ok(ndp::Message::Solicitation(asked)) => {
-                    match self.own(IpAddr::V6(asked.target)) {
-                        Some(true) => ndp::advertise_in_place(scratch, headers, &asked, self.uplink.mac, ndp::Role::Host)
-                            .map_or(nothing, Verdict::Answer),
-                        _ => nothing,
+                Ok(ndp::Message::Solicitation(asked)) => match self.own(IpAddr::V6(asked.target)) {
+                    Some(true) => {
+                        ndp::advertise_in_place(scratch, headers, &asked, self.uplink.mac, ndp::Role::Host)
+                            .map_or(nothing, Verdict::Answer)
                     }
-                }
+                    _ => nothing,
+                },
                 _ => self.echo(head, headers, partial),
             },
             (L3::Ipv4, L4::Icmp) => self.echo(head, headers, partial),
@@ -250,15 +255,12 @@ fn strip(batch: &mut Batch<'_, '_>, index: usize, bytes: usize, origin: Origin, 
 /// What is left to do to the inner frame, given what was left to do to the whole.
 fn inner_offload(offload: Offload, tunnel: usize) -> Offload {
     match offload.checksum {
-        Checksum::Partial { start, offset } if usize::from(start) >= tunnel => {
-            Offload { checksum: Checksum::Partial { start: start - tunnel as u16, offset }, segment: offload.segment, tunnel: 0 }
-        }
+        Checksum::Partial { start, offset } if usize::from(start) >= tunnel => Offload {
+            checksum: Checksum::Partial { start: start - tunnel as u16, offset },
+            segment: offload.segment,
+            tunnel: 0,
+        },
         // It spoke of the outer checksum.
         _ => Offload::NONE,
     }
-}
-
-/// Whether a MAC address is this host's own on the underlay; for tests and the control plane.
-pub fn is_uplink(network: &Network, mac: MacAddr) -> bool {
-    network.uplink.as_ref().is_some_and(|uplink| uplink.mac == mac)
 }

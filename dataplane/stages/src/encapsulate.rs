@@ -16,7 +16,13 @@ use tables::{Neighbours, Network, Tunnel, Uplink, Vpc};
 
 /// Runs the stage. `identity` is the senders'; who sends too long packets is told by `answers`.
 #[inline]
-pub fn run(batch: &mut Batch<'_, '_>, network: &Network, neighbours: &Neighbours, identity: u16, answers: &mut Answers<'_>) {
+pub fn run(
+    batch: &mut Batch<'_, '_>,
+    network: &Network,
+    neighbours: &Neighbours,
+    identity: u16,
+    answers: &mut Answers<'_>,
+) {
     if batch.is_tunnelled() {
         run_tunnelled(batch, network, neighbours, identity, answers);
     }
@@ -42,7 +48,13 @@ fn run_tunnelled(
         let policy = if way.tunnel.is_host { identity } else { 0 };
         for index in Indices(group.packets) {
             if !fits(batch.burst, &batch.metadata[index], index, way.vpc.mtu) {
-                answers.error(batch, network, index, IcmpError::TooBig { mtu: way.vpc.mtu }, DropReason::TooBig);
+                answers.error(
+                    batch,
+                    network,
+                    index,
+                    IcmpError::TooBig { mtu: way.vpc.mtu },
+                    DropReason::TooBig,
+                );
                 continue;
             }
             let per = (mac.unwrap_or_default(), way.vpc.vni, policy);
@@ -136,10 +148,16 @@ fn move_offload(burst: &mut Burst<'_>, index: usize, outer: &Outer, before: Offl
                 let pseudo = packet::checksum::Sum::from_folded(pseudo);
                 vxlan::checksum_from_inner(head, tunnel, usize::from(start), pseudo)?;
             }
-            Offload { checksum: Checksum::Partial { start, offset }, segment: before.segment, tunnel: tunnel as u8 }
+            Offload {
+                checksum: Checksum::Partial { start, offset },
+                segment: before.segment,
+                tunnel: tunnel as u8,
+            }
         }
         // The pseudo header's sum is there; who transmits completes it.
-        _ if outer.is_v6() => Offload { checksum: Checksum::Partial { start: tunnel as u16 - 16, offset: 6 }, ..Offload::NONE },
+        _ if outer.is_v6() => {
+            Offload { checksum: Checksum::Partial { start: tunnel as u16 - 16, offset: 6 }, ..Offload::NONE }
+        }
         _ => Offload::NONE,
     };
     burst.set_offload(index, after);

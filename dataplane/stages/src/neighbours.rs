@@ -143,7 +143,9 @@ impl Stage<'_> {
             return if known { Ok((mac, ndp::Role::Host)) } else { Err(DropReason::UnknownNeighbour) };
         }
         match endpoints.lookup(self.profile.vpc, address) {
-            Some(endpoint) if endpoint.location == Location::Local(self.ingress.0) => Err(DropReason::NeighbourConsumed),
+            Some(endpoint) if endpoint.location == Location::Local(self.ingress.0) => {
+                Err(DropReason::NeighbourConsumed)
+            }
             Some(endpoint) if endpoint.subnet == self.profile.subnet => Ok((endpoint.mac, ndp::Role::Host)),
             _ => Err(DropReason::UnknownNeighbour),
         }

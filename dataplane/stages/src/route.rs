@@ -33,7 +33,6 @@ enum Verdict {
     Error(IcmpError, DropReason),
     /// The gateway answers a ping.
     Echo,
-    Punt(PuntKind),
     Drop(DropReason),
 }
 
@@ -64,12 +63,14 @@ fn run_gateway(
         Indices(packets).for_each(|index| batch.drop(index, DropReason::PortDown));
         return;
     };
-    let router = Router { network, endpoints, number, subnet, ingress: answers.port };
+    let router = Router { network, endpoints, subnet, ingress: answers.port };
     // Packets of a burst often go to one place.
     let mut last: Option<(IpAddr, Verdict)> = None;
     for index in Indices(packets) {
         let headers = batch.metadata[index].headers;
-        let Some(destination) = batch.burst.packet(index).and_then(|packet| headers.destination_ip(packet.head())) else {
+        let Some(destination) =
+            batch.burst.packet(index).and_then(|packet| headers.destination_ip(packet.head()))
+        else {
             batch.drop(index, DropReason::GatewayConsumed);
             continue;
         };
@@ -85,7 +86,6 @@ fn run_gateway(
 struct Router<'a> {
     network: &'a Network,
     endpoints: &'a EndpointReader,
-    number: u16,
     subnet: &'a Subnet,
     ingress: PortIndex,
 }
@@ -108,7 +108,11 @@ impl Router<'_> {
         match self.endpoints.lookup(vpc, destination) {
             Some(endpoint) => self.to(endpoint.location, endpoint, vpc),
             None if self.is_own(destination) => Verdict::Echo,
-            None => match self.network.vpc(vpc).and_then(|vpc| directory(self.network, &vpc.directory, destination)) {
+            None => match self
+                .network
+                .vpc(vpc)
+                .and_then(|vpc| directory(self.network, &vpc.directory, destination))
+            {
                 // The directory host routes it on: it goes to the gateway of its own subnet there.
                 Some(vtep) => {
                     let gateway = self.subnet.gateway_mac;
@@ -125,7 +129,8 @@ impl Router<'_> {
             Location::Local(port) => Output::Port(PortIndex(port)),
             Location::Remote(vtep) | Location::Directory(vtep) => Output::Tunnel { vtep, vpc },
         };
-        let source = self.network.subnet(endpoint.subnet).map_or(self.subnet.gateway_mac, |subnet| subnet.gateway_mac);
+        let source =
+            self.network.subnet(endpoint.subnet).map_or(self.subnet.gateway_mac, |subnet| subnet.gateway_mac);
         Verdict::Forward(output, endpoint.mac, source)
     }
 
@@ -149,7 +154,13 @@ impl Router<'_> {
             Verdict::Forward(output, destination, source) => {
                 let Some(packet) = batch.burst.packet_mut(index) else { return };
                 if route::hops(packet.head(), headers).is_none_or(|hops| hops <= 1) {
-                    return answers.error(batch, self.network, index, IcmpError::TimeExceeded, DropReason::HopLimit);
+                    return answers.error(
+                        batch,
+                        self.network,
+                        index,
+                        IcmpError::TimeExceeded,
+                        DropReason::HopLimit,
+                    );
                 }
                 match route::forward(packet.head_mut(), headers, destination, source) {
                     Some(()) => batch.route(1 << index, output),
@@ -158,7 +169,6 @@ impl Router<'_> {
             }
             Verdict::Error(error, reason) => answers.error(batch, self.network, index, error, reason),
             Verdict::Echo => self.answer(batch, index, headers),
-            Verdict::Punt(kind) => batch.punt(index, kind),
             Verdict::Drop(reason) => batch.drop(index, reason),
         }
     }
@@ -173,7 +183,9 @@ impl Router<'_> {
             (L4::Tcp, 80) if for_service => batch.punt(index, PuntKind::Metadata),
             (L4::Udp, 67) => batch.punt(index, PuntKind::Dhcp4),
             (L4::Udp, 547) => batch.punt(index, PuntKind::Dhcp6),
-            _ if route::echo_in_place(packet.head_mut(), headers, self.subnet.gateway_mac, partial).is_some() => {
+            _ if route::echo_in_place(packet.head_mut(), headers, self.subnet.gateway_mac, partial)
+                .is_some() =>
+            {
                 batch.route(1 << index, Output::Port(self.ingress));
             }
             _ => batch.drop(index, DropReason::GatewayConsumed),
@@ -193,6 +205,8 @@ fn mix(seed: u64, address: IpAddr) -> u64 {
         IpAddr::V4(v4) => u128::from(v4.to_bits()),
         IpAddr::V6(v6) => v6.to_bits(),
     };
-    let once = |word: u64| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let once = |word: u64| {
+        word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xff51_afd7_ed55_8ccd)
+    };
     once(once(seed ^ (bits >> 64) as u64) ^ bits as u64)
 }

@@ -34,8 +34,10 @@ const ETHERNET_HEADER: usize = 14;
 pub struct OutputPort {
     /// Its transmit queues, by queue pair.
     pub queues: Vec<SharedTx>,
-    /// The worker that drains handovers for it.
+    /// The worker that drains handovers for it; of an uplink, that of its first queue pair.
     pub home: usize,
+    /// Whether it leads to the underlay: each worker then sends by a queue pair of its own, as far as there are enough.
+    pub uplink: bool,
     /// Largest network-layer packet it is given uncut, in bytes.
     pub mtu: u16,
     /// This worker's counters of it.
@@ -55,7 +57,7 @@ impl OutputPort {
         steering: &Arc<[AtomicU8]>,
     ) -> Self {
         let steering = (queues.len() > 1).then(|| steering.clone());
-        Self { queues, home, mtu, counters, steering }
+        Self { queues, home, uplink: false, mtu, counters, steering }
     }
 
     /// A steering table in which every flow goes to the first queue pair.
@@ -65,8 +67,9 @@ impl OutputPort {
 
     /// The queue pair on which the first of `packets` is to be received, and which of them are received there.
     #[inline(always)]
-    fn first_pair(&self, batch: &Batch<'_, '_>, packets: u32) -> (usize, u32) {
+    fn first_pair(&self, batch: &Batch<'_, '_>, packets: u32, worker: usize) -> (usize, u32) {
         match &self.steering {
+            None if self.uplink => (worker % self.queues.len().max(1), packets),
             None => (0, packets),
             Some(steering) => self.steered(steering, batch, packets),
         }
@@ -83,6 +86,12 @@ impl OutputPort {
         let chosen = pair(first);
         let there = indices.filter(|index| pair(*index) == chosen);
         (chosen, there.fold(1 << first, |bits, index| bits | 1 << index))
+    }
+
+    /// The worker that drains handovers for queue pair `pair`.
+    #[inline(always)]
+    pub(crate) fn home_of(&self, pair: usize) -> usize {
+        if self.uplink { pair } else { self.home }
     }
 
     /// Takes away what is longer than its MTU, given the length of the longest; how many.
@@ -149,12 +158,13 @@ impl Delivery<'_> {
         let mut at = 0;
         while let Some(Group { output, packets }) = batch.group(at) {
             at += 1;
-            let Output::Port(port) = output;
+            // What goes to a tunnel went to the uplink already.
+            let Output::Port(port) = output else { continue };
             let target = self.outputs.get(usize::from(port.0)).and_then(Option::as_ref);
             let mut remaining = packets;
             while remaining != 0 {
                 let (pair, packets) = match target {
-                    Some(target) => target.first_pair(batch, remaining),
+                    Some(target) => target.first_pair(batch, remaining, self.worker),
                     None => (0, remaining),
                 };
                 remaining &= !packets;
@@ -187,10 +197,11 @@ impl Delivery<'_> {
     ) -> GroupReport {
         let Some(queue) = target.queues.get(pair) else { return GroupReport::stopped(frames.len()) };
         let id = QueueId { port, pair: pair as u16 };
-        let elsewhere = target.home != self.worker;
+        let home = target.home_of(pair);
+        let elsewhere = home != self.worker;
         // What was handed over or kept goes first.
         let behind = if elsewhere {
-            !self.links.is_clear(target.home)
+            !self.links.is_clear(home)
         } else {
             !self.kept.is_empty() && self.kept.holds(id)
         };
@@ -223,16 +234,17 @@ impl Delivery<'_> {
         frames: &[Frame<'_, '_>],
     ) -> GroupReport {
         let (mut report, mut handed_over) = (GroupReport::default(), 0);
+        let home = target.home_of(usize::from(queue.pair));
         for frame in frames {
             let Some(packet) = self.pool.copy(frame) else {
                 report.pool_exhausted += 1;
                 continue;
             };
             let handover = Handover { output: queue.port, pair: queue.pair, ingress, packet };
-            let pushed = if target.home == self.worker {
+            let pushed = if home == self.worker {
                 self.kept.push(handover)
             } else {
-                self.links.push(target.home, handover)
+                self.links.push(home, handover)
             };
             match pushed {
                 Ok(()) => handed_over += 1,
@@ -240,8 +252,8 @@ impl Delivery<'_> {
             }
         }
         target.counters.handed_over.add(handed_over);
-        if self.links.is_asleep(target.home) {
-            *self.wake |= 1u64.wrapping_shl(target.home as u32);
+        if self.links.is_asleep(home) {
+            *self.wake |= 1u64.wrapping_shl(home as u32);
         }
         report
     }
@@ -254,12 +266,16 @@ impl Delivery<'_> {
 fn remove_too_long(frames: &mut ArrayVec<Frame<'_, '_>, BURST_PACKETS>, mtu: u16) -> u32 {
     let before = frames.len();
     frames.retain(|frame| {
-        let Ok(headers) = packet::parse(frame.head(), frame.len() as u32) else { return true };
+        // Of a packet in a tunnel the inner headers are repeated, after the outer ones.
+        let tunnel = if frame.offload.segment.is_some() { usize::from(frame.offload.tunnel) } else { 0 };
+        let inner = frame.strip(tunnel);
+        let Ok(headers) = packet::parse(inner.head(), inner.len() as u32) else { return true };
         let end = match frame.offload.segment {
             None => frame.len(),
-            Some(segment) => usize::from(headers.payload_offset) + usize::from(segment.size),
+            Some(segment) => tunnel + usize::from(headers.payload_offset) + usize::from(segment.size),
         };
-        end.saturating_sub(usize::from(headers.l3_offset)) <= usize::from(mtu)
+        let before = if tunnel > 0 { ETHERNET_HEADER } else { usize::from(headers.l3_offset) };
+        end.saturating_sub(before) <= usize::from(mtu)
     });
     (before - frames.len()) as u32
 }

@@ -13,6 +13,7 @@
 //! Every queue has a home worker, which polls it. A transmit queue may be used by any worker that gets hold of it
 //! ([`sync::Shared`]); who does not hands an owned copy to its home. See `docs/adr/0003-ring-ownership.md`.
 
+mod aside;
 mod clock;
 mod control;
 mod deliver;
@@ -20,12 +21,15 @@ mod handover;
 mod kept;
 mod pipeline;
 mod poll_set;
+mod tables;
 mod unsettled;
 mod worker;
 
+pub use aside::{Budgets, Exceptions};
 pub use clock::{Clock, TimeStampClock};
 pub use control::{Control, Removal, SwitchConfig};
 pub use deliver::{OutputPort, SharedTx};
 pub use handover::{Handover, Links, mesh};
 pub use poll_set::{PollQueue, QueueId, SharedRx};
+pub use tables::Tables;
 pub use worker::{Command, Mailbox, Progress, Worker, WorkerCounters, WorkerParts};

@@ -3,11 +3,12 @@
 //! Queues last found short (less than a full burst) are all looked at in every step; of those last found full, one per step. So a quiet
 //! queue waits for one burst of somebody else's, not for one of everybody's, and a busy one cannot starve it.
 
+use crate::aside::Budgets;
 use engine::{PortCounters, PortIndex, RxQueue};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use sync::{Reader, Shared};
-use tables::{PortProfile, TokenBucket};
+use tables::PortProfile;
 
 /// A receive queue that control threads may take away from its worker.
 pub type SharedRx = Arc<Shared<Option<Box<dyn RxQueue>>>>;
@@ -31,8 +32,10 @@ pub struct PollQueue {
     pub profile: Reader<PortProfile>,
     /// This worker's counters of the port.
     pub counters: Arc<PortCounters>,
-    /// How many announcements of addresses its port may still make.
-    pub announcements: TokenBucket,
+    /// Whether it is the underlay's.
+    pub uplink: bool,
+    /// What its port may still ask for.
+    pub budgets: Budgets,
     /// Not polled before this time, in nanoseconds of the worker's clock.
     pub not_before: u64,
 }

@@ -1,11 +1,13 @@
 //! A worker: the poll set it owns, the outputs it knows, and one step of its loop.
 
+use crate::aside::{Aside, Exceptions, WaitingRoom};
 use crate::clock::Clock;
 use crate::deliver::{Delivery, OutputPort, transmit};
 use crate::handover::{Handover, Links};
 use crate::kept::Kept;
-use crate::pipeline::{self, Ingress, Tables};
+use crate::pipeline::{self, Ingress};
 use crate::poll_set::{PollQueue, PollSet, QueueId};
+use crate::tables::Tables;
 use crate::unsettled::Unsettled;
 use buf::{BURST_PACKETS, Burst, Pool};
 use crossbeam::queue::{ArrayQueue, SegQueue};
@@ -15,7 +17,6 @@ use engine::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use sync::Counter;
-use tables::{AddressReader, MacReader};
 
 /// Handed-over packets delivered per step and peer.
 const HANDOVERS_PER_STEP: usize = 64;
@@ -28,6 +29,8 @@ pub enum Command {
     AddQueue(Box<PollQueue>),
     /// Forgets a queue.
     RemoveQueue(QueueId),
+    /// Sends a packet of the control thread's.
+    Transmit(Handover),
     /// Makes a port a destination, or changes how it is reached.
     SetOutput(PortIndex, OutputPort),
     /// Makes a port no destination any more.
@@ -83,14 +86,14 @@ pub struct WorkerParts {
     pub index: usize,
     /// Its ends of the handover rings (see [`crate::mesh`]).
     pub links: Links,
-    /// MAC addresses of all ports.
-    pub macs: MacReader,
-    /// IP addresses of all ports.
-    pub addresses: AddressReader,
+    /// What its stages read.
+    pub tables: Tables,
     /// Memory for packets that outlive their burst; shared by all workers.
     pub pool: Pool,
     /// Where announcements of addresses go; shared by all workers.
     pub announcements: Arc<ArrayQueue<Announcement>>,
+    /// Where packets for the control thread go; shared by all workers.
+    pub exceptions: Exceptions,
 }
 
 /// What one step did.
@@ -127,6 +130,8 @@ pub struct Worker {
     kept: Kept,
     pool: Pool,
     announcements: Arc<ArrayQueue<Announcement>>,
+    exceptions: Exceptions,
+    waiting: WaitingRoom,
     mailbox: Mailbox,
     counters: Arc<WorkerCounters>,
     metadata: Box<[Metadata; BURST_PACKETS]>,
@@ -141,11 +146,13 @@ impl Worker {
             index: parts.index,
             poll_set: PollSet::default(),
             outputs: Vec::new(),
-            tables: Tables { macs: parts.macs, addresses: parts.addresses },
+            tables: parts.tables,
             links: parts.links,
             kept: Kept::new(),
             pool: parts.pool,
             announcements: parts.announcements,
+            exceptions: parts.exceptions,
+            waiting: WaitingRoom::new(),
             mailbox: Mailbox::default(),
             counters: Arc::default(),
             metadata: Box::new([Metadata::default(); BURST_PACKETS]),
@@ -168,8 +175,10 @@ impl Worker {
     /// burst of one queue last found full.
     pub fn step<C: Clock, O: Observer>(&mut self, now: u64, clock: &mut C, observer: &mut O) -> Progress {
         let mut progress = Progress { commands: self.do_commands(), ..Progress::default() };
-        self.tables.macs.refresh();
-        self.tables.addresses.refresh();
+        self.tables.refresh();
+        if !self.waiting.is_empty() {
+            self.release_waiting(now);
+        }
         let mut cycles = clock.cycles();
         progress.handovers = self.take_handovers();
         if progress.handovers > 0 {
@@ -205,6 +214,7 @@ impl Worker {
         }
         let waiting = !self.mailbox.0.commands.is_empty()
             || !self.kept.is_empty()
+            || !self.waiting.is_empty()
             || self.links.from.iter().any(|consumer| !consumer.is_empty());
         self.settle();
         let waiting = waiting || !self.unsettled.is_empty();
@@ -213,8 +223,7 @@ impl Worker {
             self.disarm();
             return Armed::Ready;
         }
-        self.tables.macs.off_line();
-        self.tables.addresses.off_line();
+        self.tables.off_line();
         self.poll_set.iter_mut().for_each(|queue| queue.profile.off_line());
         Armed::Quiet
     }
@@ -267,8 +276,8 @@ impl Worker {
         observer: &mut O,
     ) -> u32 {
         let Some(entry) = self.poll_set.get_mut(at) else { return 0 };
-        let PollQueue { id, queue, profile, counters, announcements: budget, .. } = entry;
-        let (id, counters) = (*id, &**counters);
+        let PollQueue { id, queue, profile, counters, budgets, uplink, .. } = entry;
+        let (id, counters, uplink) = (*id, &**counters, *uplink);
         let Some(mut guard) = queue.try_take() else { return 0 };
         let Some(queue) = guard.as_deref_mut() else { return 0 };
         let mut burst = Burst::new();
@@ -286,14 +295,28 @@ impl Worker {
                     .for_each(|frame| observer.received(id.port, &frame));
             }
             let mut batch = Batch::new(&mut burst, &mut self.metadata, now);
-            let (announcements, lost) = (&self.announcements, &self.counters.announcements_lost);
-            let mut ingress =
-                Ingress { port: id.port, profile: profile.get(), counters, announcements: budget };
-            pipeline::run(&mut batch, &mut ingress, &self.tables, &mut |announcement| {
-                if announcements.push(announcement).is_err() {
-                    lost.add(1);
-                }
-            });
+            if uplink {
+                pipeline::run_underlay(&mut batch, id.port, &mut budgets.errors, &self.tables);
+            } else {
+                let (announcements, lost) = (&self.announcements, &self.counters.announcements_lost);
+                let mut ingress = Ingress {
+                    port: id.port,
+                    profile: profile.get(),
+                    counters,
+                    announcements: &mut budgets.announcements,
+                    errors: &mut budgets.errors,
+                };
+                pipeline::run(&mut batch, &mut ingress, &self.tables, &mut |announcement| {
+                    if announcements.push(announcement).is_err() {
+                        lost.add(1);
+                    }
+                });
+            }
+            if !batch.punts().is_empty() || !batch.held().is_empty() {
+                let (waiting, pool, exceptions) = (&mut self.waiting, &self.pool, &self.exceptions);
+                let mut aside = Aside { exceptions, waiting, pool, budget: &mut budgets.punts, counters };
+                aside.run(&mut batch, id.port);
+            }
             if let Some(Some(own)) = self.outputs.get(usize::from(id.port.0)) {
                 own.steer(&batch, id.pair);
             }
@@ -344,6 +367,8 @@ impl Worker {
             match command {
                 Command::AddQueue(queue) => self.poll_set.add(*queue),
                 Command::RemoveQueue(id) => drop(self.poll_set.remove(id)),
+                // Without room it is lost, as anything on a wire.
+                Command::Transmit(packet) => drop(self.kept.push(packet)),
                 Command::SetOutput(port, output) => {
                     let at = usize::from(port.0);
                     if self.outputs.len() <= at {
@@ -366,6 +391,18 @@ impl Worker {
             self.mailbox.0.done.fetch_add(u64::from(done), Ordering::AcqRel);
         }
         done
+    }
+
+    /// Sends what waited for neighbours that are known by now, and forgets what waited too long.
+    #[cold]
+    fn release_waiting(&mut self, now: u64) {
+        let Self { waiting, tables, kept, outputs, .. } = self;
+        let uplink = tables.network.get().uplink.as_ref().map(|uplink| PortIndex(uplink.port));
+        waiting.drain(now, &tables.neighbours, uplink, kept, |port, reason| {
+            if let Some(counters) = own_counters(outputs, port) {
+                counters.count_drop(reason, 1);
+            }
+        });
     }
 
     /// Delivers what other workers handed over and what was kept. A packet leaves its ring only once it was delivered or lost.

@@ -38,6 +38,7 @@ impl Location {
 
 /// The space, in the MAC table, of the MAC addresses of VPC number `vpc` (below 0x8000) that the underlay may reach. The
 /// spaces below 0x8000 are subnets'.
+#[inline]
 #[must_use]
 pub const fn vpc_space(vpc: u16) -> u16 {
     0x8000 | vpc

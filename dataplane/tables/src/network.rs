@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use packet::{MacAddr, vxlan};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// A VPC with ports on this host, or a peer of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,8 +174,10 @@ impl Network {
     /// The gateway's IPv4 and IPv6 address of a subnet, for what it sends itself.
     pub fn gateways(&self, subnet: u16) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
         let gateways = self.subnet(subnet).map_or(&[][..], |subnet| &subnet.gateways);
-        let v4 = gateways.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
-        let v6 = gateways.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
+        let v4 =
+            gateways.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
+        let v6 =
+            gateways.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
         (v4, v6)
     }
 }
@@ -183,7 +186,10 @@ impl Network {
 ///
 /// A number means nothing by itself; [`Tunnel::neighbour`] is one.
 #[derive(Clone, Debug)]
-pub struct Neighbours(Arc<[Neighbour]>);
+pub struct Neighbours {
+    neighbours: Arc<[Neighbour]>,
+    changes: Arc<AtomicU64>,
+}
 
 #[derive(Debug, Default)]
 struct Neighbour {
@@ -199,13 +205,13 @@ const KNOWN: u64 = 1 << 48;
 impl Neighbours {
     /// `count` neighbours of which nothing is known.
     pub fn new(count: u16) -> Self {
-        Self((0..count).map(|_| Neighbour::default()).collect())
+        Self { neighbours: (0..count).map(|_| Neighbour::default()).collect(), changes: Arc::default() }
     }
 
     /// Its MAC address, and notes that it is in use.
     #[inline]
     pub fn of_use(&self, number: u16) -> Option<MacAddr> {
-        let neighbour = self.0.get(usize::from(number))?;
+        let neighbour = self.neighbours.get(usize::from(number))?;
         if !neighbour.used.load(Relaxed) {
             neighbour.used.store(true, Relaxed);
         }
@@ -215,20 +221,27 @@ impl Neighbours {
     /// Its MAC address, if it is known.
     #[inline]
     pub fn mac(&self, number: u16) -> Option<MacAddr> {
-        let word = self.0.get(usize::from(number))?.mac.load(Relaxed);
+        let word = self.neighbours.get(usize::from(number))?.mac.load(Relaxed);
         (word & KNOWN != 0).then(|| MacAddr::from_u64(word & (KNOWN - 1)))
     }
 
     /// Writes down where it is, or that nobody knows.
     pub fn set(&self, number: u16, mac: Option<MacAddr>) {
-        if let Some(neighbour) = self.0.get(usize::from(number)) {
+        if let Some(neighbour) = self.neighbours.get(usize::from(number)) {
             neighbour.mac.store(mac.map_or(0, |mac| mac.to_u64() | KNOWN), Relaxed);
+            self.changes.fetch_add(1, Release);
         }
+    }
+
+    /// A number that changes whenever any of them does.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Acquire)
     }
 
     /// Whether it was in use since the last call.
     pub fn take_used(&self, number: u16) -> bool {
-        self.0.get(usize::from(number)).is_some_and(|neighbour| neighbour.used.swap(false, Relaxed))
+        self.neighbours.get(usize::from(number)).is_some_and(|neighbour| neighbour.used.swap(false, Relaxed))
     }
 }
 

@@ -1,0 +1,182 @@
+//! Packets that leave the burst another way than to a port: those the control thread answers, and those that wait for a neighbour of the underlay.
+//!
+//! Both are copies from the bounded pool, in bounded queues: nobody can make them grow, and a port only spends its own budget.
+
+use crate::handover::Handover;
+use crate::kept::Kept;
+use buf::{OwnedPacket, Pool};
+use crossbeam::queue::ArrayQueue;
+use engine::{Batch, DropReason, PortCounters, PortIndex, Punt};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tables::{Neighbours, TokenBucket};
+
+/// Packets that may wait for neighbours, all together and for one of them.
+const WAITING: usize = 256;
+const WAITING_FOR_ONE: usize = 32;
+/// How long a packet waits, in nanoseconds: three questions a second apart.
+const PATIENCE: u64 = 3_000_000_000;
+
+/// Queues to the control thread, shared by all workers.
+#[derive(Clone)]
+pub struct Exceptions {
+    /// Packets it answers.
+    pub punts: Arc<ArrayQueue<Punt>>,
+    /// Neighbours that packets wait for.
+    pub wanted: Arc<ArrayQueue<u16>>,
+}
+
+impl Exceptions {
+    /// Queues of their usual sizes.
+    pub fn new() -> Self {
+        Self { punts: Arc::new(ArrayQueue::new(1024)), wanted: Arc::new(ArrayQueue::new(1024)) }
+    }
+
+    /// Whether nothing waits for the control thread.
+    pub fn is_empty(&self) -> bool {
+        self.punts.is_empty() && self.wanted.is_empty()
+    }
+}
+
+impl Default for Exceptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a port may still ask of the switch beyond forwarding.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// Announcements of addresses.
+    pub announcements: TokenBucket,
+    /// ICMP errors sent to it.
+    pub errors: TokenBucket,
+    /// Packets for the control thread.
+    pub punts: TokenBucket,
+}
+
+/// A packet with its outer headers, all but where its next hop is.
+struct Waiting {
+    neighbour: u16,
+    ingress: PortIndex,
+    until: u64,
+    packet: OwnedPacket,
+}
+
+/// The packets of one worker that wait for neighbours, oldest first.
+pub(crate) struct WaitingRoom {
+    packets: VecDeque<Waiting>,
+    seen: u64,
+}
+
+impl WaitingRoom {
+    pub(crate) fn new() -> Self {
+        Self { packets: VecDeque::with_capacity(WAITING), seen: 0 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Keeps a packet; false when too many wait already. `wanted` hears of a neighbour that nobody waited for.
+    fn push(&mut self, packet: Waiting, wanted: &ArrayQueue<u16>) -> bool {
+        let before = self.packets.iter().filter(|other| other.neighbour == packet.neighbour).count();
+        if before >= WAITING_FOR_ONE || self.packets.len() >= WAITING {
+            return false;
+        }
+        if before == 0 {
+            // A full queue means that the control thread has more than it can ask for already.
+            let _ = wanted.push(packet.neighbour);
+        }
+        self.packets.push_back(packet);
+        true
+    }
+
+    /// Lets go of those whose neighbour is known by now: to `kept`, from where they leave by `uplink`. Those that waited too long are
+    /// shown to `lost`.
+    #[cold]
+    pub(crate) fn drain(
+        &mut self,
+        now: u64,
+        neighbours: &Neighbours,
+        uplink: Option<PortIndex>,
+        kept: &mut Kept,
+        mut lost: impl FnMut(PortIndex, DropReason),
+    ) {
+        let changed = neighbours.changes();
+        let oldest = self.packets.front().is_some_and(|first| first.until <= now);
+        if changed == self.seen && !oldest {
+            return;
+        }
+        self.seen = changed;
+        for _ in 0..self.packets.len() {
+            let Some(waiting) = self.packets.pop_front() else { return };
+            let ingress = waiting.ingress;
+            match (neighbours.mac(waiting.neighbour), uplink) {
+                (Some(mac), Some(output)) => {
+                    let mut packet = waiting.packet;
+                    packet.overwrite_start(&mac.0);
+                    if kept.push(Handover { output, pair: 0, ingress, packet }).is_err() {
+                        lost(ingress, DropReason::HandoverFull);
+                    }
+                }
+                (_, None) => lost(ingress, DropReason::NoUplink),
+                (None, _) if waiting.until <= now => lost(ingress, DropReason::NeighbourUnresolved),
+                (None, _) => self.packets.push_back(waiting),
+            }
+        }
+    }
+}
+
+/// What it takes to set packets aside.
+pub(crate) struct Aside<'w> {
+    pub(crate) exceptions: &'w Exceptions,
+    pub(crate) waiting: &'w mut WaitingRoom,
+    pub(crate) pool: &'w Pool,
+    pub(crate) budget: &'w mut TokenBucket,
+    pub(crate) counters: &'w PortCounters,
+}
+
+impl Aside<'_> {
+    /// Copies what the stages punted and held; what cannot be kept is counted as lost.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn run(&mut self, batch: &mut Batch<'_, '_>, port: PortIndex) {
+        for at in 0..batch.punts().len() {
+            let Some((index, kind)) = batch.punts().get(at).copied() else { break };
+            let index = usize::from(index);
+            let origin = batch.decapsulated >> (index & 31) & 1 != 0;
+            let origin = origin.then(|| batch.metadata.get(index).map(|metadata| metadata.origin)).flatten();
+            let result = if self.budget.take(batch.now, 1) {
+                self.copy(batch, index).and_then(|packet| {
+                    let punt = Punt { port, kind, origin, packet };
+                    self.exceptions.punts.push(punt).map_err(|_| DropReason::ServiceBusy)
+                })
+            } else {
+                Err(DropReason::ServiceBudget)
+            };
+            match result {
+                Ok(()) => self.counters.punted.add(1),
+                Err(reason) => batch.lost(reason, 1),
+            }
+        }
+        for at in 0..batch.held().len() {
+            let Some((index, neighbour)) = batch.held().get(at).copied() else { break };
+            let until = batch.now.saturating_add(PATIENCE);
+            let kept = self.copy(batch, usize::from(index)).and_then(|packet| {
+                let packet = Waiting { neighbour, ingress: port, until, packet };
+                let room = self.waiting.push(packet, &self.exceptions.wanted);
+                if room { Ok(()) } else { Err(DropReason::NeighbourUnresolved) }
+            });
+            if let Err(reason) = kept {
+                batch.lost(reason, 1);
+            }
+        }
+    }
+
+    fn copy(&self, batch: &Batch<'_, '_>, index: usize) -> Result<OwnedPacket, DropReason> {
+        let frame = batch.burst.frame(index).ok_or(DropReason::BadChain)?;
+        self.pool.copy(&frame).ok_or(DropReason::PoolExhausted)
+    }
+}
