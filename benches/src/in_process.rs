@@ -107,8 +107,9 @@ pub fn host(config: &AttachConfig) -> Result<Host, InProcessError> {
         let Endpoint { mac, ip } = Endpoint::numbered(index as u8);
         let (mac, ip) = (MacAddr(mac), IpAddr::V4(ip));
         control.add_port(port, PortProfile::new(SUBNET, mac, 9000, &[ip], &[]));
-        control.bind_mac(SUBNET, mac, port);
-        control.bind_address(SUBNET, ip, mac, port);
+        let location = tables::Location::Local(port.0);
+        control.place_mac(SUBNET, mac, location);
+        control.place_endpoint(0, ip, tables::Endpoint { mac, subnet: SUBNET, location });
         let net = NetFeatures::from_bits(bits);
         let notifier: Arc<dyn Notifier> = Arc::new(NobodyWaits);
         let sends = device(guest.tx.queue_ref(), &guest.memory, bits, &memory)?;

@@ -8,7 +8,7 @@ use buf::{BURST_PACKETS, Burst, Checksum, Extent, Offload};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use engine::{Batch, Metadata, PortCounters, PortIndex};
 use packet::MacAddr;
-use tables::{AddressWriter, MacTable, MacWriter, PortProfile, TokenBucket};
+use tables::{EndpointWriter, Location, MacTable, MacWriter, Network, PortProfile, TokenBucket};
 use towpath_stages::{forward, neighbours, parse, port_security};
 
 const SUBNET: u16 = 1;
@@ -83,13 +83,15 @@ fn bench(
 fn stages(criterion: &mut Criterion) {
     let profile = PortProfile::new(SUBNET, MAC, 1500, &[IpAddr::V4(ADDRESS)], &[]);
     let counters = PortCounters::default();
-    let (mut macs, mut addresses) = (MacWriter::new([1, 2]), AddressWriter::new([3, 4]));
+    let (mut macs, mut addresses) = (MacWriter::new([1, 2]), EndpointWriter::new([3, 4]));
     for number in 2..OTHERS + 2 {
         let (mac, ip) = other(number);
         macs.insert(MacTable::key(SUBNET, mac), u32::from(number));
-        addresses.insert(SUBNET, IpAddr::V4(ip), tables::AddressEntry { mac, port: number });
+        let endpoint = tables::Endpoint { mac, subnet: SUBNET, location: Location::Local(number) };
+        addresses.insert(0, IpAddr::V4(ip), endpoint);
     }
-    let (macs, addresses) = (macs.reader(), addresses.reader());
+    let (macs, endpoints, network) = (macs.reader(), addresses.reader(), Network::default());
+    let known = neighbours::Tables { network: &network, endpoints: &endpoints, macs: &macs };
     let one = [udp(2)];
     let many: Vec<_> = (0..BURST_PACKETS as u16).map(|number| udp(2 + number * 31)).collect();
     let asks = [arp(2)];
@@ -108,7 +110,7 @@ fn stages(criterion: &mut Criterion) {
             secure(batch);
         };
         let answer = |batch: &mut Batch<'_, '_>| {
-            neighbours::run(batch, &profile, INGRESS, &addresses, &mut budget, &mut |_| {});
+            neighbours::run(batch, &profile, INGRESS, known, &mut budget, &mut |_| {});
         };
         let id = BenchmarkId::new("neighbours", name);
         bench(criterion, id, frames, Offload::NONE, (before, answer));
@@ -118,7 +120,7 @@ fn stages(criterion: &mut Criterion) {
             parse::run(batch);
             secure(batch);
         };
-        let send = |batch: &mut Batch<'_, '_>| forward::run(batch, &macs, SUBNET, INGRESS);
+        let send = |batch: &mut Batch<'_, '_>| forward::run(batch, &macs, &profile, INGRESS);
         bench(criterion, BenchmarkId::new("forward", name), frames, Offload::NONE, (before, send));
     }
 }

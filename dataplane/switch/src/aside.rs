@@ -79,17 +79,26 @@ impl WaitingRoom {
         self.packets.is_empty()
     }
 
-    /// Keeps a packet; false when too many wait already. `wanted` hears of a neighbour that nobody waited for.
-    fn push(&mut self, packet: Waiting, wanted: &ArrayQueue<u16>) -> bool {
-        let before = self.packets.iter().filter(|other| other.neighbour == packet.neighbour).count();
+    /// Keeps a packet with its outer headers; false when too many wait already. `wanted` hears of a neighbour that nobody waited for.
+    pub(crate) fn add(
+        &mut self,
+        neighbour: u16,
+        ingress: PortIndex,
+        now: u64,
+        packet: OwnedPacket,
+        wanted: &ArrayQueue<u16>,
+    ) -> bool {
+        let before = self.packets.iter().filter(|other| other.neighbour == neighbour).count();
         if before >= WAITING_FOR_ONE || self.packets.len() >= WAITING {
             return false;
         }
         if before == 0 {
             // A full queue means that the control thread has more than it can ask for already.
-            let _ = wanted.push(packet.neighbour);
+            let _ = wanted.push(neighbour);
         }
-        self.packets.push_back(packet);
+        self.packets.push_back(Waiting { neighbour, ingress, until: now.saturating_add(PATIENCE), packet });
+        // Its neighbour may be known since: it is looked at in the next step.
+        self.seen = u64::MAX;
         true
     }
 
@@ -163,10 +172,8 @@ impl Aside<'_> {
         }
         for at in 0..batch.held().len() {
             let Some((index, neighbour)) = batch.held().get(at).copied() else { break };
-            let until = batch.now.saturating_add(PATIENCE);
             let kept = self.copy(batch, usize::from(index)).and_then(|packet| {
-                let packet = Waiting { neighbour, ingress: port, until, packet };
-                let room = self.waiting.push(packet, &self.exceptions.wanted);
+                let room = self.waiting.add(neighbour, port, batch.now, packet, &self.exceptions.wanted);
                 if room { Ok(()) } else { Err(DropReason::NeighbourUnresolved) }
             });
             if let Err(reason) = kept {

@@ -1,22 +1,21 @@
 //! The control side of a switch: ports, their queues, and the tables workers read. No threads and no I/O, so the daemon and the
 //! simulator share it.
 
+use crate::aside::{Budgets, Exceptions};
 use crate::deliver::{OutputPort, SharedTx};
+use crate::fabric::Fabric;
 use crate::handover::mesh;
 use crate::poll_set::{PollQueue, QueueId, SharedRx};
+use crate::tables::Writers;
 use crate::worker::{Command, Mailbox, Worker, WorkerParts};
 use buf::Pool;
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, CounterTotals, PortCounters, PortIndex, RxQueue, TxQueue};
-use packet::MacAddr;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use sync::{Published, Shared};
-use tables::{
-    AddressEntry, AddressWriter, Endpoint, Location, MacTable, MacWriter, PortProfile, TokenBucket,
-};
+use tables::{PortProfile, TokenBucket};
 
 /// Announcements that may wait for the control plane.
 const ANNOUNCEMENTS: usize = 1024;
@@ -24,6 +23,12 @@ const ANNOUNCEMENTS: usize = 1024;
 const HANDOVERS: usize = 512;
 /// Announcements a port may make per second, and at once.
 const ANNOUNCEMENT_RATE: (u64, u64) = (10, 20);
+/// ICMP errors a port is sent per second, and at once (RFC 1812 section 4.3.2.8).
+const ERROR_RATE: (u64, u64) = (100, 200);
+/// Packets of a port that the control thread looks at, likewise.
+const PUNT_RATE: (u64, u64) = (1_000, 500);
+/// The same for an uplink, where all hosts' neighbour messages come in.
+const UPLINK_PUNT_RATE: (u64, u64) = (10_000, 1_000);
 
 /// What a switch is sized for.
 #[derive(Clone, Copy, Debug)]
@@ -37,16 +42,24 @@ pub struct SwitchConfig {
 }
 
 /// What a queue that was asked for is.
-struct Port {
+pub(crate) struct Port {
     profile: Published<PortProfile>,
     mtu: u16,
     counters: Vec<Arc<PortCounters>>,
-    home: usize,
+    pub(crate) home: usize,
     rx: Vec<SharedRx>,
     tx: Vec<SharedTx>,
     /// Which of them hold a queue. Workers are not disturbed to find that out.
     tx_attached: Vec<bool>,
     steering: Arc<[AtomicU8]>,
+    uplink: bool,
+}
+
+impl Port {
+    /// The worker that polls queue pair `pair`: those of an uplink are spread over all.
+    fn home_of(&self, pair: u16, workers: usize) -> usize {
+        if self.uplink { usize::from(pair) % workers.max(1) } else { self.home }
+    }
 }
 
 /// Commands that must be done before a removed port's index may be used again.
@@ -55,22 +68,22 @@ pub struct Removal(Vec<u64>);
 
 /// See the module's documentation.
 pub struct Control {
-    macs: MacWriter,
-    addresses: AddressWriter,
-    /// The subnet of each address placed, until the endpoint table takes the place of the address table.
-    endpoints: BTreeMap<(u16, IpAddr), u16>,
-    mailboxes: Vec<Mailbox>,
+    pub(crate) tables: Writers,
+    pub(crate) fabric: Fabric,
+    pub(crate) mailboxes: Vec<Mailbox>,
     queues_of: Vec<usize>,
-    ports: BTreeMap<PortIndex, Port>,
+    pub(crate) ports: BTreeMap<PortIndex, Port>,
     announcements: Arc<ArrayQueue<Announcement>>,
-    pool: Pool,
+    exceptions: Exceptions,
+    pub(crate) pool: Pool,
 }
 
 impl Control {
     /// A switch without ports, and its workers.
     pub fn new(config: &SwitchConfig) -> (Self, Vec<Worker>) {
         let count = config.workers.clamp(1, 16);
-        let (macs, addresses) = (MacWriter::new(config.secret), AddressWriter::new(config.secret));
+        let tables = Writers::new(config.secret);
+        let exceptions = Exceptions::new();
         let announcements = Arc::new(ArrayQueue::new(ANNOUNCEMENTS));
         let pool = Pool::new(config.pool_chunks);
         let workers: Vec<Worker> = mesh(count, HANDOVERS)
@@ -80,22 +93,22 @@ impl Control {
                 Worker::new(WorkerParts {
                     index,
                     links,
-                    macs: macs.reader(),
-                    addresses: addresses.reader(),
+                    tables: tables.readers(),
                     pool: pool.clone(),
                     announcements: announcements.clone(),
+                    exceptions: exceptions.clone(),
                 })
             })
             .collect();
         let mailboxes = workers.iter().map(Worker::mailbox).collect();
         let control = Self {
-            macs,
-            addresses,
-            endpoints: BTreeMap::new(),
+            tables,
+            fabric: Fabric::default(),
             mailboxes,
             queues_of: vec![0; count],
             ports: BTreeMap::new(),
             announcements,
+            exceptions,
             pool,
         };
         (control, workers)
@@ -106,6 +119,11 @@ impl Control {
         &self.announcements
     }
 
+    /// Packets that workers leave to the control thread.
+    pub fn exceptions(&self) -> &Exceptions {
+        &self.exceptions
+    }
+
     /// The memory for packets that outlive their burst.
     pub fn pool(&self) -> &Pool {
         &self.pool
@@ -113,6 +131,10 @@ impl Control {
 
     /// Makes a port without queues. It forwards nothing and nothing reaches it yet. `index` must be free.
     pub fn add_port(&mut self, index: PortIndex, profile: PortProfile) {
+        self.add(index, profile, false);
+    }
+
+    pub(crate) fn add(&mut self, index: PortIndex, profile: PortProfile, uplink: bool) {
         let home = self
             .queues_of
             .iter()
@@ -129,6 +151,7 @@ impl Control {
             tx: Vec::new(),
             tx_attached: Vec::new(),
             steering: OutputPort::steering_table(),
+            uplink,
         };
         self.ports.insert(index, port);
         self.publish_output(index);
@@ -150,7 +173,8 @@ impl Control {
         if let Some(port) = self.ports.remove(&index) {
             for (pair, queue) in port.rx.iter().enumerate() {
                 drop(queue.take().take());
-                self.forget_queue(QueueId { port: index, pair: pair as u16 }, port.home);
+                let home = port.home_of(pair as u16, self.mailboxes.len());
+                self.forget_queue(QueueId { port: index, pair: pair as u16 }, home);
             }
             port.tx.iter().for_each(|queue| drop(queue.take().take()));
         }
@@ -164,7 +188,9 @@ impl Control {
 
     /// Starts polling `queue` as receive queue `pair` of a port, on the port's home worker; returns that worker.
     pub fn attach_rx(&mut self, index: PortIndex, pair: u16, queue: Box<dyn RxQueue>) -> Option<usize> {
+        let workers = self.mailboxes.len();
         let port = self.ports.get_mut(&index)?;
+        let home = port.home_of(pair, workers);
         // A receive queue has one worker for good.
         grow(&mut port.rx, pair, true);
         let slot = port.rx.get(usize::from(pair))?;
@@ -173,20 +199,21 @@ impl Control {
             id: QueueId { port: index, pair },
             queue: slot.clone(),
             profile: port.profile.reader(),
-            counters: port.counters.get(port.home)?.clone(),
-            announcements: TokenBucket::new(ANNOUNCEMENT_RATE.0, ANNOUNCEMENT_RATE.1),
+            counters: port.counters.get(home)?.clone(),
+            uplink: port.uplink,
+            budgets: budgets(port.uplink),
             not_before: 0,
         };
-        self.mailboxes.get(port.home)?.send(Command::AddQueue(Box::new(entry)));
-        *self.queues_of.get_mut(port.home)? += 1;
-        Some(port.home)
+        self.mailboxes.get(home)?.send(Command::AddQueue(Box::new(entry)));
+        *self.queues_of.get_mut(home)? += 1;
+        Some(home)
     }
 
     /// Takes a receive queue away, between two bursts.
     pub fn detach_rx(&mut self, index: PortIndex, pair: u16) -> Option<Box<dyn RxQueue>> {
         let port = self.ports.get(&index)?;
         let queue = port.rx.get(usize::from(pair))?.take().take()?;
-        let home = port.home;
+        let home = port.home_of(pair, self.mailboxes.len());
         self.forget_queue(QueueId { port: index, pair }, home);
         Some(queue)
     }
@@ -233,61 +260,6 @@ impl Control {
         slot.take().as_deref_mut().map(look)
     }
 
-    /// Frames to `mac` in `space` (a subnet, or `tables::vpc_space`) go to `location`. Places that are not local are not reached yet.
-    pub fn place_mac(&mut self, space: u16, mac: MacAddr, location: Location) {
-        match location {
-            Location::Local(_) => drop(self.macs.insert(MacTable::key(space, mac), location.pack())),
-            Location::Remote(_) | Location::Directory(_) => self.forget_mac(space, mac),
-        }
-    }
-
-    /// Frames to `mac` in `space` go nowhere.
-    pub fn forget_mac(&mut self, space: u16, mac: MacAddr) {
-        self.macs.remove(MacTable::key(space, mac));
-    }
-
-    /// `address` in `vpc` is `endpoint`.
-    pub fn place_endpoint(&mut self, vpc: u16, address: IpAddr, endpoint: Endpoint) {
-        self.forget_endpoint(vpc, address);
-        let Endpoint { mac, subnet, location } = endpoint;
-        if let Location::Local(port) = location {
-            self.endpoints.insert((vpc, address), subnet);
-            self.addresses.insert(subnet, address, AddressEntry { mac, port });
-        }
-    }
-
-    /// Nobody has `address` in `vpc`.
-    pub fn forget_endpoint(&mut self, vpc: u16, address: IpAddr) {
-        if let Some(subnet) = self.endpoints.remove(&(vpc, address)) {
-            self.addresses.remove(subnet, address);
-        }
-    }
-
-    /// Frames to `mac` in `subnet` go to `port`.
-    pub fn bind_mac(&mut self, subnet: u16, mac: MacAddr, port: PortIndex) {
-        self.macs.insert(MacTable::key(subnet, mac), u32::from(port.0));
-    }
-
-    /// Ends that, if they still go to `port`.
-    pub fn unbind_mac(&mut self, subnet: u16, mac: MacAddr, port: PortIndex) {
-        let key = MacTable::key(subnet, mac);
-        if self.macs.get(key) == Some(u32::from(port.0)) {
-            self.macs.remove(key);
-        }
-    }
-
-    /// Who asks for `address` in `subnet` is told `mac`.
-    pub fn bind_address(&mut self, subnet: u16, address: IpAddr, mac: MacAddr, port: PortIndex) {
-        self.addresses.insert(subnet, address, AddressEntry { mac, port: port.0 });
-    }
-
-    /// Ends that, if it is still `port` that has it.
-    pub fn unbind_address(&mut self, subnet: u16, address: IpAddr, port: PortIndex) {
-        if self.addresses.get(subnet, address).is_some_and(|entry| entry.port == port.0) {
-            self.addresses.remove(subnet, address);
-        }
-    }
-
     /// What a port did, all workers together.
     pub fn counters(&self, index: PortIndex) -> Option<CounterTotals> {
         self.ports.get(&index).map(|port| CounterTotals::of(port.counters.iter().map(|shard| &**shard)))
@@ -308,8 +280,7 @@ impl Control {
         self.ports.values_mut().for_each(|port| {
             port.profile.reclaim();
         });
-        self.macs.reclaim();
-        self.addresses.reclaim();
+        self.tables.reclaim();
     }
 
     fn forget_queue(&mut self, id: QueueId, home: usize) {
@@ -325,10 +296,22 @@ impl Control {
         let attached = port.tx.iter().zip(&port.tx_attached).take_while(|(_, attached)| **attached);
         let queues: Vec<SharedTx> = attached.map(|(queue, _)| queue.clone()).collect();
         for (mailbox, counters) in self.mailboxes.iter().zip(&port.counters) {
-            let output =
+            let mut output =
                 OutputPort::new(queues.clone(), port.home, port.mtu, counters.clone(), &port.steering);
+            if port.uplink {
+                (output.uplink, output.steering) = (true, None);
+            }
             mailbox.send(Command::SetOutput(index, output));
         }
+    }
+}
+
+fn budgets(uplink: bool) -> Budgets {
+    let bucket = |(rate, burst)| TokenBucket::new(rate, burst);
+    Budgets {
+        announcements: bucket(ANNOUNCEMENT_RATE),
+        errors: bucket(ERROR_RATE),
+        punts: bucket(if uplink { UPLINK_PUNT_RATE } else { PUNT_RATE }),
     }
 }
 

@@ -200,11 +200,8 @@ impl Delivery<'_> {
         let home = target.home_of(pair);
         let elsewhere = home != self.worker;
         // What was handed over or kept goes first.
-        let behind = if elsewhere {
-            !self.links.is_clear(home)
-        } else {
-            !self.kept.is_empty() && self.kept.holds(id)
-        };
+        let behind =
+            if elsewhere { !self.links.is_clear(home) } else { !self.kept.is_empty() && self.kept.holds(id) };
         if behind {
             return self.hand_over(target, id, ingress, frames);
         }
@@ -241,11 +238,8 @@ impl Delivery<'_> {
                 continue;
             };
             let handover = Handover { output: queue.port, pair: queue.pair, ingress, packet };
-            let pushed = if home == self.worker {
-                self.kept.push(handover)
-            } else {
-                self.links.push(home, handover)
-            };
+            let pushed =
+                if home == self.worker { self.kept.push(handover) } else { self.links.push(home, handover) };
             match pushed {
                 Ok(()) => handed_over += 1,
                 Err(_) => report.handover_full += 1,

@@ -48,7 +48,12 @@ fn run_rare(batch: &mut Batch<'_, '_>, ingress: &mut Ingress<'_>, tables: &Table
 
 /// The same for what came in by the uplink.
 #[inline(never)]
-pub(crate) fn run_underlay(batch: &mut Batch<'_, '_>, port: PortIndex, errors: &mut TokenBucket, tables: &Tables) {
+pub(crate) fn run_underlay(
+    batch: &mut Batch<'_, '_>,
+    port: PortIndex,
+    errors: &mut TokenBucket,
+    tables: &Tables,
+) {
     let network = tables.network.get();
     parse::run(batch);
     let outer = decapsulate::Tables { network, vteps: &tables.vteps, vnis: &tables.vnis };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use sync::{Published, Reader};
 use tables::{
-    EndpointReader, EndpointWriter, MacReader, MacWriter, Neighbours, Network, VniReader, VniWriter, VtepReader, VtepWriter,
+    EndpointReader, EndpointWriter, MacReader, MacWriter, Neighbours, Network, VniReader, VniWriter,
+    VtepReader, VtepWriter,
 };
 
 /// Next hops of the underlay that are told apart.

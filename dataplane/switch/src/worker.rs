@@ -9,7 +9,7 @@ use crate::pipeline::{self, Ingress};
 use crate::poll_set::{PollQueue, PollSet, QueueId};
 use crate::tables::Tables;
 use crate::unsettled::Unsettled;
-use buf::{BURST_PACKETS, Burst, Pool};
+use buf::{BURST_PACKETS, Burst, OwnedPacket, Pool};
 use crossbeam::queue::{ArrayQueue, SegQueue};
 use engine::{
     Announcement, Armed, Batch, DropReason, Metadata, Observer, PortCounters, PortIndex, QueueFault,
@@ -31,6 +31,13 @@ pub enum Command {
     RemoveQueue(QueueId),
     /// Sends a packet of the control thread's.
     Transmit(Handover),
+    /// Sends one that has its outer headers, but for where its next hop is.
+    TransmitTunnel {
+        /// The next hop.
+        neighbour: u16,
+        /// The packet.
+        packet: OwnedPacket,
+    },
     /// Makes a port a destination, or changes how it is reached.
     SetOutput(PortIndex, OutputPort),
     /// Makes a port no destination any more.
@@ -174,7 +181,7 @@ impl Worker {
     /// Looks once at everything that is due at `now` (nanoseconds). Bounded: 1,024 commands, 64 handovers per peer, one burst per queue last found short, one
     /// burst of one queue last found full.
     pub fn step<C: Clock, O: Observer>(&mut self, now: u64, clock: &mut C, observer: &mut O) -> Progress {
-        let mut progress = Progress { commands: self.do_commands(), ..Progress::default() };
+        let mut progress = Progress { commands: self.do_commands(now), ..Progress::default() };
         self.tables.refresh();
         if !self.waiting.is_empty() {
             self.release_waiting(now);
@@ -359,7 +366,7 @@ impl Worker {
         count
     }
 
-    fn do_commands(&mut self) -> u32 {
+    fn do_commands(&mut self, now: u64) -> u32 {
         let mut done = 0;
         while done < COMMANDS_PER_STEP
             && let Some(command) = self.mailbox.0.commands.pop()
@@ -369,6 +376,9 @@ impl Worker {
                 Command::RemoveQueue(id) => drop(self.poll_set.remove(id)),
                 // Without room it is lost, as anything on a wire.
                 Command::Transmit(packet) => drop(self.kept.push(packet)),
+                Command::TransmitTunnel { neighbour, packet } => {
+                    self.waiting.add(neighbour, PortIndex(u16::MAX), now, packet, &self.exceptions.wanted);
+                }
                 Command::SetOutput(port, output) => {
                     let at = usize::from(port.0);
                     if self.outputs.len() <= at {

@@ -106,8 +106,9 @@ impl World {
     fn add_port(&mut self, port: u16) {
         let (index, ip) = (PortIndex(port), IpAddr::V4(address(port)));
         self.control.add_port(index, PortProfile::new(1, mac(port), 1500, &[ip], &[]));
-        self.control.bind_mac(1, mac(port), index);
-        self.control.bind_address(1, ip, mac(port), index);
+        let location = Location::Local(index.0);
+        self.control.place_mac(1, mac(port), location);
+        self.control.place_endpoint(0, ip, Endpoint { mac: mac(port), subnet: 1, location });
     }
 
     fn step(&mut self) -> Progress {
