@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use switch::{Control, Removal};
+use tables::RouteTable;
 
 /// How often rates are taken and quiet failures looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -288,18 +289,18 @@ impl Host {
                     self.control.place_endpoint(vpc, address, endpoint);
                 }
                 Action::UnbindEndpoint { vpc, address } => self.control.forget_endpoint(vpc, address),
-                // Of no use before there is an uplink and a routing stage.
-                Action::Announce { .. }
-                | Action::SetVpc { .. }
-                | Action::RemoveVpc { .. }
-                | Action::SetSubnet { .. }
-                | Action::RemoveSubnet { .. }
-                | Action::SetRoutes { .. }
-                | Action::RemoveRoutes { .. }
-                | Action::SetVtep { .. }
-                | Action::RemoveVtep { .. } => {}
+                Action::SetVpc { vpc, plan } => self.control.set_vpc(vpc, (&*plan).into(), plan.local),
+                Action::RemoveVpc { vpc } => self.control.remove_vpc(vpc),
+                Action::SetSubnet { subnet, plan } => self.control.set_subnet(subnet, Some((&*plan).into())),
+                Action::RemoveSubnet { subnet } => self.control.set_subnet(subnet, None),
+                Action::SetRoutes { routes, plan } => {
+                    self.control.set_routes(routes, Some(RouteTable::build(plan)))
+                }
+                Action::RemoveRoutes { routes } => self.control.set_routes(routes, None),
+                Action::Announce { .. } | Action::SetVtep { .. } | Action::RemoveVtep { .. } => {}
             }
         }
+        self.control.publish();
         // Commands are done between bursts; a sleeping worker has none.
         self.wakers.iter().for_each(Waker::wake);
     }

@@ -7,6 +7,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tables::{AllowedAddress, PortProfile};
 
+/// Identities of ports (VXLAN group policy field).
+const FILTERED: u16 = 1;
+const UNFILTERED: u16 = 2;
+
 /// A VPC as this host needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VpcPlan {
@@ -25,6 +29,12 @@ pub struct VpcPlan {
     pub peers: Vec<u16>,
     /// Whether TCP's maximum segment size is lowered to fit the MTU.
     pub clamp_mss: bool,
+}
+
+impl From<&VpcPlan> for tables::Vpc {
+    fn from(plan: &VpcPlan) -> Self {
+        Self { vni: plan.vni, mtu: plan.mtu, directory: plan.directory.clone(), peers: plan.peers.clone() }
+    }
 }
 
 /// A subnet as this host needs it.
@@ -46,6 +56,19 @@ pub struct SubnetPlan {
     pub multicast: bool,
     /// The route table its ports use; `None` where it has no ports here.
     pub routes: Option<u16>,
+}
+
+impl From<&SubnetPlan> for tables::Subnet {
+    fn from(plan: &SubnetPlan) -> Self {
+        Self {
+            vpc: plan.vpc,
+            gateway_mac: plan.gateway_mac,
+            prefixes: plan.prefixes.clone(),
+            gateways: plan.gateways.clone(),
+            routes: plan.routes,
+            multicast: plan.multicast,
+        }
+    }
 }
 
 /// What a subnet's ports are told by DHCP and router advertisements.
@@ -80,14 +103,22 @@ impl PortPlan {
     /// The plan for `port`; its subnet has number `subnet` on this host.
     pub(crate) fn of(port: Typed<'_, PortSpec>, set: &ResourceSet, subnet: u16, number: u16) -> Self {
         let spec = port.spec;
-        let vpc = set.subnet(&spec.subnet).map(|subnet| subnet.spec.vpc.clone());
+        let subnet_spec = set.subnet(&spec.subnet).map(|subnet| subnet.spec);
+        let gateway_mac = subnet_spec.map_or(MacAddr::default(), |subnet| subnet.gateway_mac);
+        let vpc = subnet_spec.map(|subnet| subnet.vpc.clone());
         let mtu = vpc.and_then(|vpc| set.mtu(&vpc)).unwrap_or(model::vpc::MTU_WITHOUT_UPLINK);
         let allowed: Vec<AllowedAddress> = spec
             .allowed_addresses
             .iter()
             .map(|allowed| AllowedAddress { prefix: allowed.ip, mac: allowed.mac })
             .collect();
-        let mut profile = PortProfile::new(subnet, spec.mac, mtu, &spec.ips, &allowed);
+        // Who it is for others' rules comes with groups; until then only whether rules apply to it at all.
+        let identity = if spec.unfiltered { UNFILTERED } else { FILTERED };
+        let mut profile = PortProfile::new(subnet, spec.mac, mtu, &spec.ips, &allowed).in_vpc(
+            number,
+            gateway_mac,
+            identity,
+        );
         profile.up = !spec.shutdown;
         let attachment =
             spec.attachment.as_ref().map(|model::Attachment::VhostUser(vhost_user)| vhost_user.clone());

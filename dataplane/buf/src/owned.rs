@@ -152,7 +152,7 @@ mod tests {
         let pool = Pool::new(40);
         for len in [1usize, 60, 128, 129, 2031, 2032, 2033, 9000, 65_562] {
             let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
-            let head = len.min(HEAD_BYTES);
+            let head = len.min(crate::HEAD_BYTES);
             let body = [Extent::from_slice(&bytes[head..])];
             let frame = Frame::new(&bytes[..head], &body, len - head, Offload::NONE);
             let packet = pool.copy(&frame).unwrap();

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use switch::{Clock, Control, Progress, SwitchConfig, Worker};
-use tables::PortProfile;
+use tables::{Endpoint, Location, PortProfile};
 use towpath_switch as switch;
 
 /// Counts calls: time passes whenever somebody looks.
@@ -154,9 +154,9 @@ fn packets_reach_the_port_with_their_destination_and_no_other() {
 #[test]
 fn what_is_not_delivered_has_a_name() {
     let mut world = World::new(1, 2);
-    let mut broadcast = udp(0, 1, 0);
-    broadcast[..6].fill(0xff);
-    for frame in [udp(0, 9, 0), udp(0, 0, 0), broadcast, udp(1, 0, 0)] {
+    let mut multicast = udp(0, 1, 0);
+    multicast[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 0xfb]);
+    for frame in [udp(0, 9, 0), udp(0, 0, 0), multicast, udp(1, 0, 0)] {
         world.guests[0].send(&frame);
     }
     world.step();

@@ -243,7 +243,9 @@ impl Checks<'_> {
         slot: usize,
     ) -> Checked {
         let Some((from, _)) = (self.guest_of)(port) else { return nobody(port) };
-        let Output::Port(target) = output;
+        let Output::Port(target) = output else {
+            return Err(Violation::new("verdicts", format!("a frame of guest {from} goes to {output:?}")));
+        };
         let to = (self.guest_of)(target);
         let wrong = |what: String| Err(Violation::new("verdicts", what));
         // The memory of a liar may have been taken away since the frame was taken: what is left of it is another frame.

@@ -7,7 +7,7 @@ use agent::Action;
 use anyhow::Context;
 use engine::{Announcement, PortIndex};
 use std::net::{IpAddr, Ipv4Addr};
-use tables::{AllowedAddress, Location, PortProfile};
+use tables::{AllowedAddress, Endpoint, PortProfile, RouteTable};
 
 impl World {
     /// Realizes what the network's description says.
@@ -48,27 +48,27 @@ impl World {
                 }
                 Action::BindEndpoint { vpc, address, endpoint } => {
                     self.control.place_endpoint(vpc, address, endpoint);
-                    if let (true, Location::Local(port)) =
-                        (self.mischief.is(Plant::ForeignNeighbour), endpoint.location)
-                    {
-                        let (mac, port) = (endpoint.mac, PortIndex(port));
-                        (0..SUBNET_NUMBERS)
-                            .for_each(|other| self.control.bind_address(other, address, mac, port));
+                    if self.mischief.is(Plant::ForeignNeighbour) {
+                        (0..SUBNET_NUMBERS).filter(|other| *other != vpc).for_each(|other| {
+                            let foreign = Endpoint { subnet: other, ..endpoint };
+                            self.control.place_endpoint(other, address, foreign);
+                        });
                     }
                 }
                 Action::UnbindEndpoint { vpc, address } => self.control.forget_endpoint(vpc, address),
-                // Of no use before there is an uplink and a routing stage.
-                Action::Announce { .. }
-                | Action::SetVpc { .. }
-                | Action::RemoveVpc { .. }
-                | Action::SetSubnet { .. }
-                | Action::RemoveSubnet { .. }
-                | Action::SetRoutes { .. }
-                | Action::RemoveRoutes { .. }
-                | Action::SetVtep { .. }
-                | Action::RemoveVtep { .. } => {}
+                Action::SetVpc { vpc, plan } => self.control.set_vpc(vpc, (&*plan).into(), plan.local),
+                Action::RemoveVpc { vpc } => self.control.remove_vpc(vpc),
+                Action::SetSubnet { subnet, plan } => self.control.set_subnet(subnet, Some((&*plan).into())),
+                Action::RemoveSubnet { subnet } => self.control.set_subnet(subnet, None),
+                Action::SetRoutes { routes, plan } => {
+                    self.control.set_routes(routes, Some(RouteTable::build(plan)));
+                }
+                Action::RemoveRoutes { routes } => self.control.set_routes(routes, None),
+                // There is one host, and no underlay.
+                Action::Announce { .. } | Action::SetVtep { .. } | Action::RemoveVtep { .. } => {}
             }
         }
+        self.control.publish();
         self.scene.wake_all();
         Ok(())
     }
