@@ -6,12 +6,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::netns::Namespace;
 use crate::process::Process;
 use crate::scratch::Scratch;
 use crate::{Result, manifests, wait};
@@ -50,6 +52,22 @@ struct Files {
     notify: PathBuf,
     log: PathBuf,
     metrics: SocketAddr,
+    namespace: Option<Arc<Namespace>>,
+}
+
+/// What a daemon is told.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// A name for its files and in messages.
+    pub name: &'a str,
+    /// Fields of its own file, beside or instead of host, API and metrics.
+    pub config: Value,
+    /// Every resource but its ports.
+    pub network: Vec<Value>,
+    /// Its ports.
+    pub ports: &'a [manifests::Port],
+    /// Where it runs; absent: where the test does.
+    pub namespace: Option<Arc<Namespace>>,
 }
 
 impl Daemon {
@@ -71,14 +89,31 @@ impl Daemon {
         config: &Value,
         ports: &[manifests::Port],
     ) -> Result<Self> {
+        Self::start_as(
+            scratch,
+            &Setup { name, config: config.clone(), network: manifests::network(), ports, namespace: None },
+        )
+    }
+
+    /// Start one with everything said in `setup`, and wait until it is ready.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn start_as(scratch: &Scratch, setup: &Setup<'_>) -> Result<Self> {
+        let Setup { name, config, network, ports, namespace } = setup;
+        let metrics = match namespace {
+            None => free_port()?,
+            Some(namespace) => namespace.enter(free_port)?,
+        };
         let files = Files {
-            name: name.to_owned(),
+            name: (*name).to_owned(),
             config: scratch.join(&format!("{name}.yaml")),
             manifests: scratch.join(&format!("{name}.manifests")),
             api: scratch.join(&format!("{name}.api")),
             notify: scratch.join(&format!("{name}.notify")),
             log: scratch.join(&format!("{name}.log")),
-            metrics: free_port()?,
+            metrics,
+            namespace: namespace.clone(),
         };
         fs::create_dir_all(&files.manifests)?;
         let mut whole = json!({
@@ -91,7 +126,7 @@ impl Daemon {
         }
         fs::write(&files.config, whole.to_string())
             .with_context(|| format!("write {}", files.config.display()))?;
-        manifests::write(&files.manifests.join("network.yaml"), &manifests::network())?;
+        manifests::write(&files.manifests.join("network.yaml"), network)?;
         write_ports(&files, ports)?;
         Self::launch(files)
     }
@@ -102,7 +137,11 @@ impl Daemon {
         }
         let notifications = UnixDatagram::bind(&files.notify).context("open a notification socket")?;
         notifications.set_read_timeout(Some(Duration::from_millis(20)))?;
-        let mut command = Command::new(binary("towpathd")?);
+        let program = binary("towpathd")?;
+        let mut command = match &files.namespace {
+            None => Command::new(program),
+            Some(namespace) => namespace.command(program),
+        };
         command
             .arg("--config")
             .arg(&files.config)
@@ -139,6 +178,14 @@ impl Daemon {
     /// The file cannot be written.
     pub fn write_ports(&self, ports: &[manifests::Port]) -> Result<()> {
         write_ports(&self.files, ports)
+    }
+
+    /// Replace every resource but the ports in its manifests folder; [`Daemon::reload`] makes it read them.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_network(&self, resources: &[Value]) -> Result<()> {
+        manifests::write(&self.files.manifests.join("network.yaml"), resources)
     }
 
     /// The folder of its manifests.
@@ -272,7 +319,11 @@ impl Daemon {
     /// # Errors
     /// It does not answer with one.
     pub fn metrics(&self) -> Result<String> {
-        let mut stream = TcpStream::connect(self.files.metrics).context("connect to the metrics")?;
+        let connect = || TcpStream::connect(self.files.metrics).context("connect to the metrics");
+        let mut stream = match &self.files.namespace {
+            None => connect()?,
+            Some(namespace) => namespace.enter(connect)?,
+        };
         stream.set_read_timeout(Some(LIMIT))?;
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();

@@ -1,5 +1,6 @@
 //! A QEMU guest under software emulation, attached to a switch over vhost-user.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,6 +62,15 @@ pub enum AfterReboot {
     Boot,
 }
 
+/// Where a guest's addresses come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// The test gives them; router advertisements are not listened to.
+    Given,
+    /// DHCP and router advertisements: [`Guest::lease`], [`Guest::await_router`]. Debian's busybox has no DHCPv6: the IPv6 address is given.
+    Asked,
+}
+
 /// What a guest is made of.
 #[derive(Clone, Debug)]
 pub struct GuestConfig {
@@ -72,6 +82,8 @@ pub struct GuestConfig {
     pub after_reboot: AfterReboot,
     /// Its network cards: `eth0`, `eth1`, ...
     pub nics: Vec<Nic>,
+    /// Where their addresses come from.
+    pub addressing: Addressing,
 }
 
 impl GuestConfig {
@@ -91,7 +103,24 @@ impl GuestConfig {
                 properties: String::new(),
                 addresses: port.ips.iter().map(|address| (*address, prefix(address))).collect(),
             }],
+            addressing: Addressing::Given,
         }
+    }
+
+    /// The same, asking for its addresses.
+    #[must_use]
+    pub fn asking(mut self) -> Self {
+        self.addressing = Addressing::Asked;
+        self
+    }
+
+    /// The same with its only card on another socket: where it is migrated to.
+    #[must_use]
+    pub fn on_socket(mut self, socket: &Path) -> Self {
+        for nic in &mut self.nics {
+            socket.clone_into(&mut nic.socket);
+        }
+        self
     }
 
     /// The same with more properties of `virtio-net-pci`.
@@ -112,6 +141,8 @@ pub struct Guest {
     qmp: Qmp,
     agent: Agent,
     console: PathBuf,
+    /// How often it was migrated.
+    moves: u32,
 }
 
 impl Guest {
@@ -135,12 +166,63 @@ impl Guest {
     ) -> Result<Self> {
         let mut guest = Self::launch(image, scratch, config, "resume")?;
         guest.qmp.execute("migrate-incoming", &json!({"uri": format!("exec:cat {}", file.display())}))?;
-        let Self { qemu, qmp, .. } = &mut guest;
+        guest.until_running()?;
+        Ok(guest)
+    }
+
+    /// Migrate the running guest into a new QEMU made of `config`, over a Unix socket, and go on with that one; the old QEMU ends.
+    ///
+    /// # Errors
+    /// QEMU does not start, refuses or fails to migrate.
+    pub fn migrate_to(
+        &mut self,
+        image: &GuestImage,
+        scratch: &Scratch,
+        config: GuestConfig,
+        limit: Duration,
+    ) -> Result<Migrated> {
+        self.moves += 1;
+        let uri = format!("unix:{}", scratch.join(&format!("{}-{}.move", config.name, self.moves)).display());
+        let mut target = Self::launch(image, scratch, config, &format!("resume{}", self.moves))?;
+        target.moves = self.moves;
+        target.qmp.execute("migrate-incoming", &json!({"uri": uri}))?;
+        let statistics = self.migrate_away(&uri, 300, limit)?;
+        target.until_running()?;
+        self.quit()?;
+        *self = target;
+        let number = |value: &Value| value.as_u64().unwrap_or_default();
+        Ok(Migrated {
+            downtime: Duration::from_millis(number(&statistics["downtime"])),
+            total: Duration::from_millis(number(&statistics["total-time"])),
+            rounds: number(&statistics["ram"]["dirty-sync-count"]),
+        })
+    }
+
+    /// Wait until QEMU says that the guest runs.
+    fn until_running(&mut self) -> Result<()> {
+        let Self { qemu, qmp, .. } = self;
         qemu.until("the guest to run again", BOOT, |_| {
             let status = qmp.execute("query-status", &json!({}))?;
             Ok((status["status"] == "running").then_some(()))
-        })?;
-        Ok(guest)
+        })
+    }
+
+    /// Migrate to `uri`, the guest standing still for at most about `downtime_ms`; returns the migration's statistics.
+    fn migrate_away(&mut self, uri: &str, downtime_ms: u32, limit: Duration) -> Result<Value> {
+        self.qmp.execute(
+            "migrate-set-parameters",
+            &json!({"max-bandwidth": 1_u64 << 30, "downtime-limit": downtime_ms}),
+        )?;
+        self.qmp.execute("migrate", &json!({"uri": uri}))?;
+        let Self { qemu, qmp, .. } = &mut *self;
+        qemu.until("the end of the migration", limit, |_| {
+            let state = qmp.execute("query-migrate", &json!({}))?;
+            match state["status"].as_str() {
+                Some("completed") => Ok(Some(state)),
+                Some("failed" | "cancelled") => bail!("the migration failed: {state}"),
+                _ => Ok(None),
+            }
+        })
     }
 
     fn launch(image: &GuestImage, scratch: &Scratch, config: GuestConfig, life: &str) -> Result<Self> {
@@ -159,7 +241,7 @@ impl Guest {
         for (i, nic) in config.nics.iter().enumerate() {
             network_card(&mut command, i, nic);
         }
-        if life == "resume" {
+        if life.starts_with("resume") {
             command.args(["-incoming", "defer"]);
         }
         let mut qemu = Process::spawn(&format!("QEMU of {}", config.name), &command, &file("qemu"))?;
@@ -170,7 +252,7 @@ impl Guest {
             Err(_) if !qmp_socket.exists() => Ok(None),
             Err(e) => Err(e),
         })?;
-        Ok(Self { config, qemu, qmp, agent, console })
+        Ok(Self { config, qemu, qmp, agent, console, moves: 0 })
     }
 
     /// Wait for the end of the boot, then give the cards their addresses.
@@ -183,15 +265,56 @@ impl Guest {
             return Err(e.context(format!("{name}'s console ends:\n{console}\nand QEMU says:\n{qemu}")));
         }
         let mut commands = String::new();
+        let asked = self.config.addressing == Addressing::Asked;
         for (i, nic) in self.config.nics.iter().enumerate() {
             let settings = format!("/proc/sys/net/ipv6/conf/eth{i}");
-            commands.push_str(&format!("echo 0 > {settings}/accept_dad; echo 0 > {settings}/accept_ra; "));
+            if !asked {
+                commands
+                    .push_str(&format!("echo 0 > {settings}/accept_dad; echo 0 > {settings}/accept_ra; "));
+            }
             for (address, prefix) in &nic.addresses {
-                commands.push_str(&format!("ip address add {address}/{prefix} dev eth{i} && "));
+                match (asked, address) {
+                    (false, address) => {
+                        commands.push_str(&format!("ip address add {address}/{prefix} dev eth{i} && "));
+                    }
+                    // What DHCPv6 would give: the prefix is on-link only if the router says so.
+                    (true, IpAddr::V6(address)) => {
+                        commands.push_str(&format!("ip address add {address}/128 dev eth{i} && "));
+                    }
+                    (true, IpAddr::V4(_)) => {}
+                }
             }
             commands.push_str(&format!("ip link set eth{i} up || exit 1; "));
         }
         self.agent.run(&commands).context("configure the guest's cards").map(drop)
+    }
+
+    /// Ask for an address on `eth0` by DHCP and take it; returns what udhcpc was told: `ip`, `mask`, `router`, `mtu`, `lease`, ...
+    ///
+    /// # Errors
+    /// Nobody answers with one.
+    pub fn lease(&mut self) -> Result<BTreeMap<String, String>> {
+        let ask = "udhcpc -i eth0 -n -q -t 20 -T 1 -s /bin/udhcpc-script -O mtu -O staticroutes -O search";
+        let asked = self.agent.run_any(ask, BOOT)?;
+        if asked.status != 0 {
+            bail!("udhcpc in {}: {}{}", self.config.name, asked.stdout, asked.stderr);
+        }
+        let told = self.agent.run("cat /tmp/lease.eth0")?;
+        let pair = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Ok(told.lines().filter_map(pair).collect())
+    }
+
+    /// Wait until a router advertised itself on `eth0` and the addresses are beyond duplicate address detection; returns the IPv6 routes.
+    ///
+    /// # Errors
+    /// None does.
+    pub fn await_router(&mut self) -> Result<String> {
+        let mut last = String::new();
+        let found = wait::until("a route by router advertisement", SHORT, || {
+            last = self.agent.run("ip -6 route show dev eth0; ip -6 address show dev eth0")?;
+            Ok((last.contains("default via fe80:") && !last.contains("tentative")).then(|| last.clone()))
+        });
+        found.with_context(|| format!("{}: {last}", self.config.name))
     }
 
     /// Its name.
@@ -293,20 +416,7 @@ impl Guest {
     /// # Errors
     /// QEMU refuses or fails to migrate.
     pub fn migrate_to_file(&mut self, file: &Path, limit: Duration) -> Result<Value> {
-        self.qmp.execute(
-            "migrate-set-parameters",
-            &json!({"max-bandwidth": 1_u64 << 30, "downtime-limit": 1000}),
-        )?;
-        self.qmp.execute("migrate", &json!({"uri": format!("exec:cat > {}", file.display())}))?;
-        let Self { qemu, qmp, .. } = &mut *self;
-        let statistics = qemu.until("the end of the migration", limit, |_| {
-            let state = qmp.execute("query-migrate", &json!({}))?;
-            match state["status"].as_str() {
-                Some("completed") => Ok(Some(state)),
-                Some("failed" | "cancelled") => bail!("the migration failed: {state}"),
-                _ => Ok(None),
-            }
-        })?;
+        let statistics = self.migrate_away(&format!("exec:cat > {}", file.display()), 1000, limit)?;
         self.quit()?;
         Ok(statistics)
     }
@@ -320,6 +430,17 @@ impl Guest {
         let _ = self.qmp.execute("quit", &json!({}));
         self.qemu.wait(SHORT).map(drop)
     }
+}
+
+/// How a migration went.
+#[derive(Clone, Copy, Debug)]
+pub struct Migrated {
+    /// How long the guest stood still.
+    pub downtime: Duration,
+    /// From the order to the end.
+    pub total: Duration,
+    /// How often the dirty log was looked at.
+    pub rounds: u64,
 }
 
 /// The outcome of a transfer.

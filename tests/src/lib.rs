@@ -7,6 +7,7 @@
 //! - [`survivor`] is a guest that outlives its back end, and says what the `vhost` crate's front end cannot.
 //! - [`testpmd`] runs DPDK's test application: as a foreign switch to compare with, or as a foreign guest.
 //! - [`daemon`] runs `towpathd` and asks it through `towpath`; [`manifests`] writes what it is told.
+//! - [`netns`] makes network namespaces, [`fabric`] an underlay of them with hosts on it.
 //! - [`process`] is what they stand on: a child that cannot outlive its test.
 //!
 //! Nothing here is installed on the host but Debian packages (`scripts/setup.sh`); sockets, logs and images of a run live in one
@@ -14,12 +15,14 @@
 
 pub mod agent;
 pub mod daemon;
+pub mod fabric;
 pub mod frontend;
 pub mod guest;
 pub mod hostile;
 pub mod image;
 pub mod interrupt;
 pub mod manifests;
+pub mod netns;
 pub mod process;
 pub mod qmp;
 pub mod scratch;

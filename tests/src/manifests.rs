@@ -1,4 +1,4 @@
-//! Manifests of one subnet with ports, for a daemon under test. JSON is YAML, so they are written as JSON documents.
+//! Manifests for a daemon under test: one subnet with ports, or whatever a test composes. JSON is YAML, so they are written as JSON documents.
 
 use std::fs;
 use std::net::IpAddr;
@@ -12,11 +12,17 @@ use crate::Result;
 /// The subnet's prefixes; its first addresses are its gateways.
 pub const CIDRS: [&str; 2] = ["10.0.1.0/24", "fd00:10:0:1::/64"];
 
-/// A port of the subnet.
+/// A port of a subnet.
 #[derive(Clone, Debug)]
 pub struct Port {
     /// Its name.
     pub name: String,
+    /// Its subnet.
+    pub subnet: String,
+    /// Where it is.
+    pub host: String,
+    /// Where it moves to.
+    pub migrating_to: Option<String>,
     /// The address its guest must use.
     pub mac: String,
     /// The addresses its guest may use.
@@ -37,6 +43,9 @@ impl Port {
     pub fn number(number: u8, folder: &Path) -> Self {
         Self {
             name: format!("vm{number}-eth0"),
+            subnet: "web".to_owned(),
+            host: "node-a".to_owned(),
+            migrating_to: None,
             mac: format!("02:00:00:00:01:{number:02x}"),
             ips: vec![
                 [10, 0, 1, 10 + number].into(),
@@ -53,42 +62,37 @@ impl Port {
     #[must_use]
     pub fn resource(&self) -> Value {
         let allowed: Vec<Value> = self.allowed.iter().map(|ip| json!({"ip": ip})).collect();
-        json!({
-            "apiVersion": "towpath.dev/v1",
-            "kind": "Port",
-            "metadata": {"name": self.name},
-            "spec": {
-                "subnet": "web",
-                "host": "node-a",
-                "mac": self.mac,
-                "ips": self.ips,
-                "allowedAddresses": allowed,
-                "attachment": {"vhostUser": {
-                    "socket": self.socket,
-                    "role": self.role,
-                    "withoutFeatures": self.without,
-                }},
-            },
-        })
+        let mut spec = json!({
+            "subnet": self.subnet,
+            "host": self.host,
+            "mac": self.mac,
+            "ips": self.ips,
+            "allowedAddresses": allowed,
+            "attachment": {"vhostUser": {
+                "socket": self.socket,
+                "role": self.role,
+                "withoutFeatures": self.without,
+            }},
+        });
+        if let (Some(target), Some(fields)) = (&self.migrating_to, spec.as_object_mut()) {
+            fields.insert("migratingTo".to_owned(), json!(target));
+        }
+        resource("Port", &self.name, &spec)
     }
+}
+
+/// A resource of any kind.
+#[must_use]
+pub fn resource(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "towpath.dev/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
 
 /// The VPC and the subnet the ports are in.
 #[must_use]
 pub fn network() -> Vec<Value> {
     vec![
-        json!({
-            "apiVersion": "towpath.dev/v1",
-            "kind": "Vpc",
-            "metadata": {"name": "blue"},
-            "spec": {"vni": 100, "cidrs": ["10.0.0.0/16", "fd00:10::/48"]},
-        }),
-        json!({
-            "apiVersion": "towpath.dev/v1",
-            "kind": "Subnet",
-            "metadata": {"name": "web"},
-            "spec": {"vpc": "blue", "cidrs": CIDRS},
-        }),
+        resource("Vpc", "blue", &json!({"vni": 100, "cidrs": ["10.0.0.0/16", "fd00:10::/48"]})),
+        resource("Subnet", "web", &json!({"vpc": "blue", "cidrs": CIDRS})),
     ]
 }
 
@@ -110,12 +114,7 @@ mod tests {
     fn what_tests_tell_the_daemon_is_valid() {
         let folder = tempfile::tempdir().unwrap();
         let mut resources = network();
-        resources.push(json!({
-            "apiVersion": "towpath.dev/v1",
-            "kind": "Host",
-            "metadata": {"name": "node-a"},
-            "spec": {},
-        }));
+        resources.push(resource("Host", "node-a", &json!({})));
         resources.extend((0..3).map(|number| Port::number(number, folder.path()).resource()));
         write(&folder.path().join("all.yaml"), &resources).unwrap();
         let set = model::load_path(folder.path(), &model::Environment::default());

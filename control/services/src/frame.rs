@@ -1,6 +1,6 @@
 //! From a frame to the datagram in it, and from a message to the frame around it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use packet::checksum::{Sum, pseudo_header_v4, pseudo_header_v6};
 use packet::{Fragment, HEAD_LENGTH, Headers, L4, MacAddr, ethernet, icmp, ipv4, ipv6, udp};
@@ -157,6 +157,23 @@ pub(crate) fn begin_ipv6(
     frame
 }
 
+/// A frame with a UDP datagram over IPv6.
+pub(crate) fn udp6(
+    link: (MacAddr, MacAddr),
+    source: SocketAddrV6,
+    destination: SocketAddrV6,
+    payload: &[u8],
+) -> Vec<u8> {
+    let length = udp::HEADER_LENGTH + payload.len();
+    let mut frame = begin_ipv6(link, *source.ip(), *destination.ip(), (udp::PROTOCOL, 64), length);
+    let at = frame.len();
+    put_udp(&mut frame, source.port(), destination.port(), payload);
+    let sum = pseudo_header_v6(*source.ip(), *destination.ip(), udp::PROTOCOL, length as u32)
+        .plus(Sum::of(tail(&frame, at)));
+    store(&mut frame, at + UDP_CHECKSUM_OFFSET, sum.finish_nonzero());
+    frame
+}
+
 /// A frame with an ICMPv6 message of this link (hop limit 255), its checksum computed here.
 pub(crate) fn icmp6(
     link: (MacAddr, MacAddr),
@@ -190,6 +207,8 @@ mod tests {
         let v4 = udp4(link, "10.0.0.1:67".parse().unwrap(), "10.0.0.2:68".parse().unwrap(), b"hello");
         let read = datagram(&v4).unwrap();
         assert_eq!((read.payload, read.source_port, read.destination_port), (&b"hello"[..], 67, 68));
-        assert_eq!(datagram(&v4).unwrap().link_source, link.1);
+        let v6 = udp6(link, "[fe80::1]:547".parse().unwrap(), "[fe80::2]:546".parse().unwrap(), b"hello!");
+        assert_eq!(datagram(&v6).unwrap().payload, b"hello!");
+        assert_eq!(datagram(&v6).unwrap().link_source, link.1);
     }
 }

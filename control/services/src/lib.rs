@@ -1,4 +1,4 @@
-//! What the switch answers itself, on the control thread: DHCPv4, router advertisements, the underlay's neighbours,
+//! What the switch answers itself, on the control thread: DHCPv4, DHCPv6, router advertisements, the underlay's neighbours,
 //! announcements.
 //!
 //! Everything here is a function or a state machine over whole Ethernet frames, without threads, sockets or clocks: a frame is a slice,
@@ -15,6 +15,7 @@
 
 pub mod announce;
 pub mod dhcp4;
+pub mod dhcp6;
 mod domain;
 mod frame;
 pub mod neighbours;

@@ -176,7 +176,8 @@ impl Interface {
                 packets: AtomicU64::new(0),
                 dropped: AtomicU64::new(0),
             });
-            let rx = PacketRx::new(reception.socket, reception.ring, self.state.clone(), rx);
+            let rx =
+                PacketRx::new(reception.socket, reception.ring, self.state.clone(), rx, options.tunnel_port);
             let tx = PacketTx::new(socket, ring, capabilities(), self.state.clone(), tx);
             queues.push((Box::new(rx), Box::new(tx)));
         }

@@ -16,6 +16,7 @@ use kernel::Kernel;
 use crate::Result;
 
 const INIT: &str = include_str!("init.sh");
+const UDHCPC: &str = include_str!("udhcpc.sh");
 const BUSYBOX: &str = "/bin/busybox";
 
 /// What a guest boots.
@@ -91,13 +92,14 @@ fn build_agent(folder: &Path) -> Result<Vec<u8>> {
 fn initramfs_of(kernel: &Kernel, agent: &[u8]) -> Result<Vec<u8>> {
     let busybox = fs::read(BUSYBOX).with_context(|| format!("read {BUSYBOX} (package busybox-static)"))?;
     let mut archive = cpio::Archive::default();
-    for folder in ["bin", "dev", "proc", "sys", "tmp", "modules"] {
+    for folder in ["bin", "dev", "etc", "proc", "sys", "tmp", "modules"] {
         archive.folder(folder);
     }
     archive.character_device("dev/console", 0o600, (5, 1));
     archive.file("init", 0o755, INIT.as_bytes());
     archive.file("bin/busybox", 0o755, &busybox);
     archive.link("bin/sh", "busybox");
+    archive.file("bin/udhcpc-script", 0o755, UDHCPC.as_bytes());
     archive.file("bin/towpath-guest-agent", 0o755, agent);
     let mut order = String::new();
     for (name, content) in &kernel.modules {

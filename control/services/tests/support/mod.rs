@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use packet::MacAddr;
 use towpath_services::dhcp4::Lease4;
+use towpath_services::dhcp6::Lease6;
 use towpath_services::ra::Advertisement;
 
 pub const MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 10]);
@@ -255,5 +256,133 @@ impl Reply4 {
 
     pub fn option(&self, code: u8) -> &[u8] {
         self.find(code).unwrap_or_else(|| panic!("option {code} in {:?}", self.options))
+    }
+}
+
+pub const IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0, 1, 0, 0, 0, 0x10);
+
+pub fn lease6() -> Lease6 {
+    Lease6 {
+        mac: MAC,
+        addresses: vec![IP6],
+        gateway_mac: GATEWAY_MAC,
+        dns: vec!["fd00:10:0:1::2".parse().expect("an address")],
+        domains: vec!["blue.internal".into()],
+        lease: 3600,
+    }
+}
+
+/// A DHCPv6 option.
+pub fn option6(code: u16, value: &[u8]) -> Vec<u8> {
+    [&code.to_be_bytes()[..], &(value.len() as u16).to_be_bytes(), value].concat()
+}
+
+/// An identity association for addresses, with these.
+pub fn ia_na(id: u8, addresses: &[Ipv6Addr]) -> Vec<u8> {
+    let mut value = vec![0, 0, 0, id, 0, 0, 0, 0, 0, 0, 0, 0];
+    for address in addresses {
+        value.extend(option6(5, &[&address.octets()[..], &[0; 8]].concat()));
+    }
+    option6(3, &value)
+}
+
+/// The client's and the server's identifiers.
+pub const CLIENT_DUID: &[u8] = &[0, 4, 0xca, 0xfe, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+pub const SERVER_DUID: &[u8] = &[0, 3, 0, 1, 2, 0, 0, 0, 0, 1];
+
+/// What a DHCPv6 client sends.
+#[derive(Clone, Debug)]
+pub struct Client6 {
+    pub link_source: MacAddr,
+    pub source: Ipv6Addr,
+    pub destination: Ipv6Addr,
+    pub kind: u8,
+    pub options: Vec<u8>,
+}
+
+impl Client6 {
+    /// A message of this type with these options.
+    pub fn new(kind: u8, options: &[&[u8]]) -> Self {
+        Client6 {
+            link_source: MAC,
+            source: towpath_services::link_local(MAC),
+            destination: "ff02::1:2".parse().expect("an address"),
+            kind,
+            options: options.concat(),
+        }
+    }
+
+    pub fn frame(&self) -> Vec<u8> {
+        let message = [&[self.kind, 0xab, 0xcd, 0xef], &self.options[..]].concat();
+        let udp = udp(546, 547, &message);
+        let packet = ipv6(self.source, self.destination, 17, 1, &udp);
+        ethernet(MacAddr([0x33, 0x33, 0, 1, 0, 2]), self.link_source, 0x86dd, &packet)
+    }
+}
+
+/// A server's answer; panics at anything that is wrong with it.
+#[derive(Debug)]
+pub struct Reply6 {
+    pub kind: u8,
+    pub options: Vec<(u16, Vec<u8>)>,
+}
+
+/// Reads a list of options.
+pub fn options6(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    let mut options = Vec::new();
+    while !bytes.is_empty() {
+        let length = usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
+        options.push((u16::from_be_bytes([bytes[0], bytes[1]]), bytes[4..4 + length].to_vec()));
+        bytes = &bytes[4 + length..];
+    }
+    options
+}
+
+impl Reply6 {
+    pub fn parse(frame: &[u8]) -> Self {
+        assert_eq!(
+            (&frame[..6], &frame[6..12], &frame[12..14]),
+            (&MAC.0[..], &GATEWAY_MAC.0[..], &[0x86, 0xdd][..])
+        );
+        let (header, udp) = frame[14..].split_at(40);
+        assert_eq!(header[8..24], towpath_services::link_local(GATEWAY_MAC).octets());
+        assert_eq!(header[24..40], towpath_services::link_local(MAC).octets());
+        assert_eq!(udp[..4], [2, 0x23, 2, 0x22]);
+        assert_eq!((udp.len() as u16).to_be_bytes(), udp[4..6]);
+        assert_eq!(header[4..6], udp[4..6]);
+        let length = (udp.len() as u32).to_be_bytes();
+        assert_eq!(sum(&[&header[8..40], &length, &[0, 0, 0, 17], udp]), 0xffff, "UDP checksum");
+        let message = &udp[8..];
+        assert_eq!(message[1..4], [0xab, 0xcd, 0xef]);
+        let reply = Reply6 { kind: message[0], options: options6(&message[4..]) };
+        assert_eq!(reply.option(2), SERVER_DUID);
+        reply
+    }
+
+    pub fn find(&self, code: u16) -> Option<&[u8]> {
+        self.options.iter().find(|(found, _)| *found == code).map(|(_, value)| &value[..])
+    }
+
+    pub fn option(&self, code: u16) -> &[u8] {
+        self.find(code).unwrap_or_else(|| panic!("option {code} in {:?}", self.options))
+    }
+
+    /// The status code of the message.
+    pub fn status(&self) -> u8 {
+        self.option(13)[1]
+    }
+
+    /// Addresses in associations with their valid lifetimes.
+    pub fn addresses(&self) -> Vec<(Ipv6Addr, u32)> {
+        let associations = self.options.iter().filter(|(code, _)| *code == 3);
+        let nested = associations.flat_map(|(_, value)| options6(&value[12..]));
+        nested
+            .filter(|(code, _)| *code == 5)
+            .map(|(_, value)| {
+                let octets: [u8; 16] = value[..16].try_into().expect("an address");
+                assert_eq!(value[16..20], value[20..24], "preferred and valid");
+                (octets.into(), u32::from_be_bytes(value[20..24].try_into().expect("a lifetime")))
+            })
+            .collect()
     }
 }

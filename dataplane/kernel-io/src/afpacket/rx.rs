@@ -4,9 +4,9 @@ use super::Ring;
 use super::ring::{HEADER_BYTES, Header, SLOT_BYTES, Slot};
 use crate::state::{ETHERNET, RxCounters, State};
 use crate::{sys, vnet};
-use buf::{Burst, Extent, Offload};
+use buf::{Burst, Checksum, Extent, Offload};
 use engine::{Armed, QueueFault, RxQueue, RxReport};
-use packet::vlan;
+use packet::{L4, udp, vlan, vxlan};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub(crate) struct PacketRx {
     /// Slots before it that are ours: shown in the current burst, or refused.
     held: usize,
     fault_told: bool,
+    /// The UDP port of the tunnels that end here; none on a port that is no uplink.
+    tunnel_port: Option<u16>,
     socket: Arc<OwnedFd>,
     state: Arc<State>,
     counters: Arc<RxCounters>,
@@ -39,8 +41,9 @@ impl PacketRx {
         ring: Ring,
         state: Arc<State>,
         counters: Arc<RxCounters>,
+        tunnel_port: Option<u16>,
     ) -> Self {
-        Self { ring, next: 0, held: 0, fault_told: false, socket, state, counters }
+        Self { ring, next: 0, held: 0, fault_told: false, tunnel_port, socket, state, counters }
     }
 
     /// Whether the slot looked at next holds a frame.
@@ -142,6 +145,23 @@ fn put_back(slot: Slot<'_>, start: usize, header: Header) {
     }
 }
 
+/// Notes in each packet's wishes whether they are about a frame inside a tunnel: a tunnel end point on this host or a virtual wire hands
+/// over what it did not cut or sum.
+#[cold]
+fn find_tunnels(burst: &mut Burst<'_>, port: u16) {
+    for index in 0..burst.len() {
+        let Some(frame) = burst.frame(index) else { continue };
+        let mut offload = frame.offload;
+        let Checksum::Partial { start, .. } = offload.checksum else { continue };
+        let Ok(headers) = packet::parse(frame.head(), frame.len() as u32) else { continue };
+        let inner = usize::from(headers.l4_offset) + udp::HEADER_LENGTH + vxlan::HEADER_LENGTH;
+        if headers.l4 == L4::Udp && headers.destination_port == port && usize::from(start) > inner {
+            offload.tunnel = u8::try_from(inner).unwrap_or(0);
+            burst.set_offload(index, offload);
+        }
+    }
+}
+
 impl RxQueue for PacketRx {
     fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
         self.complete();
@@ -150,7 +170,15 @@ impl RxQueue for PacketRx {
         }
         let mut report = RxReport::default();
         while !burst.is_full() && self.show(burst, &mut report) {}
-        burst.load_heads();
+        match self.tunnel_port {
+            Some(port) => {
+                burst.load_long_heads();
+                if burst.with_offload() != 0 {
+                    find_tunnels(burst, port);
+                }
+            }
+            None => burst.load_heads(),
+        }
         report.more = burst.is_full() && self.is_ready();
         report
     }

@@ -16,6 +16,35 @@ pub(crate) fn ip(words: &str) {
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Runs `tc` with these words, in the namespace of this thread.
+pub(crate) fn tc(words: &str) {
+    let output = Command::new("tc").args(words.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "tc {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Sends a virtio-net header and a frame, of any length, by a packet socket without a ring.
+pub(crate) fn send_raw(ifname: &str, bytes: &[u8]) {
+    let name = std::ffi::CString::new(ifname).unwrap();
+    // SAFETY: numbers, a C string, and buffers of the lengths given; the descriptor is closed here.
+    unsafe {
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+        let one = 1;
+        let size = size_of_val(&one) as u32;
+        libc::setsockopt(socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, (&raw const one).cast(), size);
+        let room = 1 << 20;
+        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, (&raw const room).cast(), size);
+        let mut to: libc::sockaddr_ll = std::mem::zeroed();
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
+        let length = size_of_val(&to) as u32;
+        let sent =
+            libc::sendto(socket, bytes.as_ptr().cast(), bytes.len(), 0, (&raw const to).cast(), length);
+        let error = std::io::Error::last_os_error();
+        libc::close(socket);
+        assert_eq!(sent, bytes.len() as isize, "{error}");
+    }
+}
+
 /// Gives this thread a network namespace of its own, in which the kernel says nothing by itself.
 pub(crate) fn enter_namespace() {
     // SAFETY: concerns this thread alone; descriptors stay.

@@ -1,4 +1,4 @@
-//! `make demo`: what Towpath does, shown with two QEMU guests, one line each, PASS or FAIL.
+//! `make demo`: what Towpath does, shown with two hosts and four QEMU guests, one line each, PASS or FAIL.
 //!
 //! Everything it starts ends with it, on every way out.
 
@@ -17,7 +17,7 @@ use world::World;
 const INTERRUPTED: u8 = 130;
 
 fn show(report: &mut Report) {
-    const START: &str = "towpathd and two guests are up";
+    const START: &str = "two hosts and four guests are up";
     report.begin(START);
     let mut world = match World::start(report) {
         Ok(world) => {
@@ -37,12 +37,15 @@ fn show(report: &mut Report) {
         let outcome = interrupt::check().and_then(|()| step(&mut world, report));
         report.end(what, outcome);
     }
-    let end = world.daemon.stop().and_then(|status| {
-        anyhow::ensure!(status.success(), "towpathd ended with {status}:\n{}", world.daemon.process().tail());
-        Ok("exit status 0 after SIGTERM".to_owned())
+    const END: &str = "both towpathd end cleanly";
+    report.begin(END);
+    let end = world.hosts.iter_mut().try_for_each(|host| {
+        let status = host.daemon.stop()?;
+        let (name, tail) = (&host.name, host.daemon.process().tail());
+        anyhow::ensure!(status.success(), "towpathd of {name} ended with {status}:\n{tail}");
+        Ok(())
     });
-    report.begin("towpathd ends cleanly");
-    report.end("towpathd ends cleanly", end);
+    report.end(END, end.map(|()| "exit status 0 after SIGTERM".to_owned()));
 }
 
 fn main() -> Result<ExitCode> {

@@ -1,28 +1,92 @@
 //! What the demo shows, one function each; each returns a short remark for its row.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use towpath_tests::Result;
 use towpath_tests::guest::Guest;
 
 use crate::report::Report;
-use crate::world::{LIMIT, World};
+use crate::world::{A, B, GREEN, LIMIT, VM1, VM2, VM3, VPC_MTU, World};
 
-/// Of the receiver's memory, kept and compared across its migration.
+/// Of the guest's memory, kept and compared across its migration.
 const PATTERN_BYTES: usize = 64 << 20;
+/// The gateway of subnet `web`.
+const GATEWAYS: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0, 1, 0, 0, 0, 1)),
+];
 
 pub(crate) type Step = fn(&mut World, &mut Report) -> Result<String>;
 
 /// The rows of the table, in order.
 pub(crate) const STEPS: &[(&str, Step)] = &[
-    ("ping over IPv4, both ways", ping_ipv4),
-    ("ping over IPv6, both ways", ping_ipv6),
+    ("all get their IPv4 addresses by DHCP", leases),
+    ("routers advertise themselves over IPv6", routers),
+    ("ping the gateway, IPv4 and IPv6", ping_gateway),
+    ("ping the other host's guest over IPv4", ping_ipv4),
+    ("ping the other host's guest over IPv6", ping_ipv6),
+    ("traceroute to the other subnet", traceroute),
     ("20 MB over TCP, equal checksums", transfer),
+    ("a VPC with the same addresses is apart", isolated),
     ("a spoofed source address is refused", spoofed),
     ("towpathd restarted, the connection goes on", restarted),
-    ("a receiving guest migrated, all intact", migrated),
+    ("vm1 migrated from node-a to node-b", migrated),
+    ("vm1 migrated back to node-a", migrated_back),
     ("port status names the features", status),
 ];
+
+fn leases(world: &mut World, _: &mut Report) -> Result<String> {
+    let expected: BTreeMap<&str, String> = [
+        ("mask", "24".to_owned()),
+        ("mtu", VPC_MTU.to_string()),
+        ("dns", "10.0.1.2".to_owned()),
+        ("domain", "blue.internal".to_owned()),
+        ("lease", "3600".to_owned()),
+    ]
+    .into();
+    let mut given = Vec::new();
+    for guest in [VM1, VM2, VM3, GREEN] {
+        let lease = world.guests[guest].lease()?;
+        let ip = world.address(guest, false)?.to_string();
+        ensure!(lease.get("ip") == Some(&ip), "{} was given {lease:?}", world.guests[guest].name());
+        for (name, value) in &expected {
+            ensure!(lease.get(*name) == Some(value), "{name} should be {value}: {lease:?}");
+        }
+        given.push(ip);
+    }
+    Ok(format!("{}, MTU {VPC_MTU}", given.join(", ")))
+}
+
+fn routers(world: &mut World, _: &mut Report) -> Result<String> {
+    let mut router = String::new();
+    for guest in &mut world.guests {
+        let routes = guest.await_router()?;
+        let default = routes.lines().find(|line| line.starts_with("default via"));
+        router = default.and_then(|line| line.split_whitespace().nth(2)).unwrap_or_default().to_owned();
+    }
+    Ok(format!("default route by {router}"))
+}
+
+/// Ten pings from a guest that must all be answered, after the first that is.
+fn ten_pings(guest: &mut Guest, to: IpAddr) -> Result<()> {
+    guest.ping(to, LIMIT)?;
+    let answered = guest.pings_answered(to, 10)?;
+    ensure!(answered == 10, "{answered} of 10 pings from {} to {to} were answered", guest.name());
+    Ok(())
+}
+
+fn ping_gateway(world: &mut World, _: &mut Report) -> Result<String> {
+    for gateway in GATEWAYS {
+        for guest in [VM1, VM2] {
+            ten_pings(&mut world.guests[guest], gateway)?;
+        }
+    }
+    Ok(format!("{} and {}, on both hosts", GATEWAYS[0], GATEWAYS[1]))
+}
 
 fn ping_ipv4(world: &mut World, _: &mut Report) -> Result<String> {
     ping(world, false)
@@ -33,24 +97,39 @@ fn ping_ipv6(world: &mut World, _: &mut Report) -> Result<String> {
 }
 
 fn ping(world: &mut World, ipv6: bool) -> Result<String> {
-    let (one, other) = (world.sender.address(ipv6)?, world.receiver.address(ipv6)?);
-    let mut answered = 0;
-    for (guest, to) in [(&mut world.sender, other), (&mut world.receiver, one)] {
-        // The first may come before the port forwards.
-        guest.ping(to, LIMIT)?;
-        answered += guest.pings_answered(to, 5)?;
+    let (one, other) = (world.address(VM1, ipv6)?, world.address(VM2, ipv6)?);
+    ten_pings(&mut world.guests[VM1], other)?;
+    ten_pings(&mut world.guests[VM2], one)?;
+    Ok(format!("{one} and {other}: 20 of 20"))
+}
+
+fn traceroute(world: &mut World, _: &mut Report) -> Result<String> {
+    let mut shown = Vec::new();
+    for (ipv6, gateway) in [(false, GATEWAYS[0]), (true, GATEWAYS[1])] {
+        let program = if ipv6 { "traceroute6" } else { "traceroute" };
+        let to = world.address(VM3, ipv6)?;
+        world.guests[VM1].ping(to, LIMIT)?;
+        let said = world.guests[VM1].agent().run(&format!("{program} -n -q 1 -w 3 -m 6 {to}"))?;
+        // Lines such as " 1  10.0.1.1  0.812 ms".
+        let hops: Vec<&str> =
+            said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+        ensure!(hops == [gateway.to_string(), to.to_string()], "{program} {to} said: {said}");
+        shown.push(hops.join(" > "));
     }
-    ensure!(answered == 10, "{answered} of 10 pings were answered");
-    Ok(format!("{one} and {other}: 10 of 10"))
+    Ok(shown.join(", "))
 }
 
 fn transfer(world: &mut World, report: &mut Report) -> Result<String> {
+    let begin = Instant::now();
     let transfer = world.start_transfer(false, 5001, 20_000_000, None)?;
     let checksum = world.finish_transfer(transfer, report)?;
-    Ok(format!("{checksum:016x}"))
+    Ok(format!(
+        "{checksum:016x}, {:.0} Mbit/s between emulated guests",
+        160.0 / begin.elapsed().as_secs_f64()
+    ))
 }
 
-/// ICMP echo requests the receiver's kernel has seen.
+/// ICMP echo requests a guest's kernel has seen.
 fn echoes_seen(guest: &mut Guest) -> Result<u64> {
     let text = guest.agent().run("cat /proc/net/snmp")?;
     let mut rows = text.lines().filter(|l| l.starts_with("Icmp:")).map(|l| l.split_whitespace());
@@ -59,68 +138,133 @@ fn echoes_seen(guest: &mut Guest) -> Result<u64> {
     found.and_then(|v| v.parse().ok()).context("no InEchos in the guest")
 }
 
+fn isolated(world: &mut World, _: &mut Report) -> Result<String> {
+    // The green guest's own network works, and what it sends to blue's address has the same MAC and IP source as blue's own guest.
+    ten_pings(&mut world.guests[GREEN], GATEWAYS[0]).context("green's own gateway")?;
+    let to = world.address(VM2, false)?;
+    let mac = world.ports[VM2].mac.clone();
+    let seen = echoes_seen(&mut world.guests[VM2])?;
+    let green = &mut world.guests[GREEN];
+    let asked = green.pings_answered(to, 5)?;
+    // Nobody tells it the MAC address; perhaps it knows it.
+    green.agent().run(&format!("ip neigh replace {to} lladdr {mac} nud permanent dev eth0"))?;
+    let known = green.pings_answered(to, 5)?;
+    green.agent().run(&format!("ip neigh del {to} dev eth0"))?;
+    ensure!(asked + known == 0, "{} of 10 pings from green to blue were answered", asked + known);
+    let arrived = echoes_seen(&mut world.guests[VM2])? - seen;
+    ensure!(arrived == 0, "{arrived} of 10 pings from green arrived in blue");
+    Ok(format!("0 of 10 pings to {to} arrived, even with its MAC known"))
+}
+
 fn spoofed(world: &mut World, _: &mut Report) -> Result<String> {
     const SENT: u64 = 5;
-    let to = world.receiver.address(false)?;
-    let name = world.ports[0].name.clone();
-    world.sender.ping(to, LIMIT)?;
-    let (seen, dropped) = (echoes_seen(&mut world.receiver)?, world.daemon.drops(&name, "spoofed_address")?);
+    let to = world.address(VM2, false)?;
+    let name = world.ports[VM1].name.clone();
+    world.guests[VM1].ping(to, LIMIT)?;
+    let seen = echoes_seen(&mut world.guests[VM2])?;
+    let daemon = &world.hosts[A].daemon;
+    let dropped = daemon.drops(&name, "spoofed_address")?;
     let spoof = format!(
         "ip address add 10.0.1.77/24 dev eth0 && ping -I 10.0.1.77 -i 0.2 -W 1 -c {SENT} {to}; ip address del 10.0.1.77/24 dev eth0"
     );
-    world.sender.agent().run(&spoof)?;
+    world.guests[VM1].agent().run(&spoof)?;
     let counted = towpath_tests::wait::until("the spoofed packets in the counter", LIMIT, || {
-        let counted = world.daemon.drops(&name, "spoofed_address")? - dropped;
+        let counted = daemon.drops(&name, "spoofed_address")? - dropped;
         Ok((counted >= SENT).then_some(counted))
     })?;
-    let passed = echoes_seen(&mut world.receiver)? - seen;
+    let passed = echoes_seen(&mut world.guests[VM2])? - seen;
     ensure!(passed == 0, "{passed} of {SENT} spoofed packets arrived");
-    world.sender.ping(to, LIMIT).context("the honest address after the spoofed one")?;
+    world.guests[VM1].ping(to, LIMIT).context("the honest address after the spoofed one")?;
     Ok(format!("{counted} counted as spoofed_address, 0 arrived"))
 }
 
 fn restarted(world: &mut World, report: &mut Report) -> Result<String> {
     let transfer = world.start_transfer(true, 5002, 12_000_000, Some(2_000_000))?;
     let before = world.until_received(transfer, 3_000_000, report)?;
-    let (old, begin) = (world.daemon.process().id(), std::time::Instant::now());
-    world.daemon.restart()?;
-    let new = world.daemon.process().id();
+    let begin = Instant::now();
+    let daemon = &mut world.hosts[A].daemon;
+    let old = daemon.process().id();
+    daemon.restart()?;
+    let new = daemon.process().id();
     ensure!(old != new, "the daemon has the same process id as before");
     world.until_received(transfer, before.bytes + 1_000_000, report)?;
     let gap = begin.elapsed().as_secs_f32();
     world.finish_transfer(transfer, report)?;
-    Ok(format!(
-        "process {old} to {new} after {:.0} MB, 1 MB more {gap:.1} s later",
-        before.bytes as f64 / 1e6
-    ))
+    Ok(format!("node-a's after {:.0} MB; 1 MB more {gap:.1} s later", before.bytes as f64 / 1e6))
 }
 
 fn migrated(world: &mut World, report: &mut Report) -> Result<String> {
-    let pattern = world.receiver.agent().fill_memory(PATTERN_BYTES, 7)?;
-    let transfer = world.start_transfer(false, 5003, 16_000_000, Some(2_000_000))?;
-    let before = world.until_received(transfer, 2_000_000, report)?;
-    report.progress("migrating the receiver into a file");
-    let file = world.scratch.join("receiver.state");
-    let statistics = world.receiver.migrate_to_file(&file, LIMIT)?;
-    report.progress("resuming it in a new QEMU");
-    let config = world.receiver.config().clone();
-    world.receiver = Guest::resume_from_file(&world.image, &world.scratch, config, &file)?;
-    let after = world.receiver.agent().memory_checksum()?;
+    migrate(world, [A, B], 5003, report)
+}
+
+fn migrated_back(world: &mut World, report: &mut Report) -> Result<String> {
+    migrate(world, [B, A], 5004, report)
+}
+
+/// Migrate [`VM1`] while [`VM2`] sends to it over TCP and pings it.
+fn migrate(world: &mut World, [from, to]: [usize; 2], port: u16, report: &mut Report) -> Result<String> {
+    let pattern = world.guests[VM1].agent().fill_memory(PATTERN_BYTES, u64::from(port))?;
+    let transfer = world.start_transfer(false, port, 20_000_000, Some(2_000_000))?;
+    let address = world.address(VM1, false)?;
+    world.guests[VM2]
+        .agent()
+        .run(&format!("ping -i 0.1 {address} >/tmp/pings 2>&1 </dev/null & echo $! >/tmp/pinging"))?;
+    world.until_received(transfer, 2_000_000, report)?;
+
+    report.progress("both hosts realize the port");
+    let [source, target] = [from, to].map(|host| world.hosts[host].name.clone());
+    let name = world.ports[VM1].name.clone();
+    world.ports[VM1].migrating_to = Some(target.clone());
+    world.apply_ports()?;
+
+    report.progress("migrating");
+    let config = world.guests[VM1].config().clone().on_socket(&world.hosts[to].socket(&name));
+    let moved = world.guests[VM1].migrate_to(&world.image, &world.scratch, config, LIMIT)?;
+    let agent = world.guests[VM1].agent();
+    let received = agent.progress(transfer.receiving)?.bytes;
+    let after = agent.memory_checksum()?;
     ensure!(after == pattern, "memory changed: checksum {pattern:016x} before, {after:016x} after");
-    world.until_received(transfer, before.bytes + 1_000_000, report)?;
+    // Still with both hosts in the manifests: what follows goes where the guest is.
+    world.until_received(transfer, received + 1_000_000, report)?;
+
+    world.ports[VM1].host = target;
+    world.ports[VM1].migrating_to = None;
+    world.apply_ports()?;
+    world.hosts[to].daemon.until_phase(&name, "Forwarding")?;
     world.finish_transfer(transfer, report)?;
-    std::fs::remove_file(&file)?;
-    let rounds = statistics["ram"]["dirty-sync-count"].as_u64().unwrap_or_default();
-    ensure!(rounds >= 2, "the migration never looked at the dirty log: {statistics}");
-    Ok(format!("{} MB unchanged, {rounds} rounds of the dirty log, TCP went on", PATTERN_BYTES >> 20))
+    let said =
+        world.guests[VM2].agent().run("kill -INT $(cat /tmp/pinging); while [ -d /proc/$(cat /tmp/pinging) ]; do usleep 10000; done; cat /tmp/pings")?;
+    let (sent, answered) = pings(&said).with_context(|| format!("ping said: {said}"))?;
+    ensure!(moved.rounds >= 2, "the migration never looked at the dirty log: {moved:?}");
+    let other = world.address(VM2, false)?;
+    ten_pings(&mut world.guests[VM1], other).with_context(|| format!("after it left {source}"))?;
+    Ok(format!(
+        "downtime {} ms, {} of {sent} pings lost, TCP went on, {} MB unchanged",
+        moved.downtime.as_millis(),
+        sent - answered,
+        PATTERN_BYTES >> 20,
+    ))
+}
+
+/// How many were sent and answered, of ping's last words.
+fn pings(said: &str) -> Option<(u64, u64)> {
+    let summary = said.lines().find(|line| line.contains("packets transmitted"))?;
+    let mut counts = summary.split(", ").filter_map(|part| part.split(' ').next()?.parse().ok());
+    Some((counts.next()?, counts.next()?))
 }
 
 fn status(world: &mut World, report: &mut Report) -> Result<String> {
     let mut remark = String::new();
-    for port in &world.ports {
-        let text = world.daemon.towpath_text(&["describe", "port", &port.name])?;
-        report.note(format!("$ towpath describe port {}\n{}", port.name, text.trim_end()));
-        let status = world.daemon.port(&port.name)?["status"].take();
+    for (host, port) in [(A, VM1), (B, VM2)] {
+        let (daemon, port) = (&world.hosts[host].daemon, &world.ports[port]);
+        let text = daemon.towpath_text(&["describe", "port", &port.name])?;
+        report.note(format!(
+            "{}$ towpath describe port {}\n{}",
+            world.hosts[host].name,
+            port.name,
+            text.trim_end()
+        ));
+        let status = daemon.port(&port.name)?["status"].take();
         let phase = status["phase"].as_str().unwrap_or_default();
         ensure!(phase == "Forwarding", "{} is {phase}: {status}", port.name);
         let features: Vec<&str> =

@@ -1,50 +1,79 @@
-//! What the demo shows things with: one daemon with two ports, one guest on each.
+//! What the demo shows things with: two hosts on an underlay, guests of one VPC on both, and a guest of another VPC with the addresses of
+//! the first.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde_json::{Value, json};
 use towpath_tests::Result;
 use towpath_tests::agent::{Job, Progress};
-use towpath_tests::daemon::Daemon;
+use towpath_tests::fabric::{Host, OVERHEAD, Underlay};
 use towpath_tests::guest::{Guest, GuestConfig};
 use towpath_tests::image::GuestImage;
-use towpath_tests::manifests::Port;
+use towpath_tests::manifests::{CIDRS, Port, resource};
 use towpath_tests::scratch::Scratch;
 
 use crate::report::Report;
 
 /// Long enough for a machine that does other things too.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// Of the underlay, in bytes.
+const UNDERLAY_MTU: u16 = 1500;
+/// What DHCP tells the guests.
+pub(crate) const VPC_MTU: u16 = UNDERLAY_MTU - OVERHEAD;
 
-/// The whole setting. Fields are dropped in this order: guests, their switch, the folder.
+/// Of [`World::hosts`].
+pub(crate) const A: usize = 0;
+pub(crate) const B: usize = 1;
+/// Of [`World::guests`] and [`World::ports`]: two of subnet `web`, one on each host.
+pub(crate) const VM1: usize = 0;
+pub(crate) const VM2: usize = 1;
+/// Of subnet `db`, on the second host.
+pub(crate) const VM3: usize = 2;
+/// Of VPC `green`, on the first host, with the MAC and IP addresses of [`VM1`].
+pub(crate) const GREEN: usize = 3;
+
+/// The whole setting. Fields are dropped in this order: guests, their switches, the underlay, the folder.
 pub(crate) struct World {
-    pub(crate) sender: Guest,
-    pub(crate) receiver: Guest,
-    pub(crate) daemon: Daemon,
-    pub(crate) ports: [Port; 2],
+    pub(crate) guests: [Guest; 4],
+    pub(crate) hosts: [Host; 2],
+    pub(crate) ports: [Port; 4],
+    _underlay: Underlay,
     pub(crate) image: GuestImage,
     pub(crate) scratch: Scratch,
 }
 
 impl World {
-    /// Start everything, the two guests side by side.
+    /// Start everything, the guests side by side.
     pub(crate) fn start(report: &mut Report) -> Result<Self> {
         report.progress("making the guests' kernel and initramfs");
         let image = GuestImage::prepare()?;
         let scratch = Scratch::new()?;
-        let ports = [0, 1].map(|number| Port::number(number, scratch.path()));
-        report.progress("starting towpathd");
-        let daemon = Daemon::start(&scratch, "towpathd", 0, &ports)?;
-        report.progress("booting two guests (software emulation)");
-        let mut sender = Guest::start(&image, &scratch, GuestConfig::on_port("sender", &ports[0]))?;
-        let mut receiver = Guest::start(&image, &scratch, GuestConfig::on_port("receiver", &ports[1]))?;
-        sender.wait_ready()?;
-        receiver.wait_ready()?;
-        Ok(Self { sender, receiver, daemon, ports, image, scratch })
+        report.progress("joining two network namespaces");
+        let underlay = Underlay::new(&scratch, &["node-a", "node-b"], UNDERLAY_MTU)?;
+        let (network, ports) = (network(&underlay), ports());
+        report.progress("starting towpathd on two hosts");
+        let start = |number| Host::start(&scratch, &underlay, number, (&network, &ports), &json!({}));
+        let hosts = [start(A)?, start(B)?];
+        report.progress("booting four guests (software emulation)");
+        let boot = |number: usize| {
+            let port = &ports[number];
+            let host = &hosts[if port.host == hosts[A].name { A } else { B }];
+            let name = port.name.trim_end_matches("-eth0");
+            Guest::start(&image, &scratch, GuestConfig::on_port(name, &host.placed(port)).asking())
+        };
+        let mut guests = [boot(VM1)?, boot(VM2)?, boot(VM3)?, boot(GREEN)?];
+        guests.iter_mut().try_for_each(Guest::wait_ready)?;
+        Ok(Self { guests, hosts, ports, _underlay: underlay, image, scratch })
     }
 
-    /// Start a TCP transfer from the sender to the receiver, at a pace that leaves time to disturb it.
+    /// An address of a guest.
+    pub(crate) fn address(&self, guest: usize, ipv6: bool) -> Result<IpAddr> {
+        self.guests[guest].address(ipv6)
+    }
+
+    /// Start a TCP transfer from [`VM2`] to [`VM1`], at a pace that leaves time to disturb it.
     pub(crate) fn start_transfer(
         &mut self,
         ipv6: bool,
@@ -52,9 +81,9 @@ impl World {
         bytes: u64,
         pace: Option<u64>,
     ) -> Result<Transfer> {
-        let to = SocketAddr::new(self.receiver.address(ipv6)?, port);
-        let receiving = self.receiver.agent().receive(to)?;
-        let sending = self.sender.agent().send(to, bytes, u64::from(port), pace)?;
+        let to = SocketAddr::new(self.address(VM1, ipv6)?, port);
+        let receiving = self.guests[VM1].agent().receive(to)?;
+        let sending = self.guests[VM2].agent().send(to, bytes, u64::from(port), pace)?;
         Ok(Transfer { sending, receiving, bytes })
     }
 
@@ -65,7 +94,7 @@ impl World {
         bytes: u64,
         report: &mut Report,
     ) -> Result<Progress> {
-        let agent = self.receiver.agent();
+        let agent = self.guests[VM1].agent();
         towpath_tests::wait::until(&format!("{bytes} bytes of a TCP transfer"), LIMIT, || {
             let progress = agent.progress(transfer.receiving)?;
             report.progress(&format!(
@@ -83,12 +112,19 @@ impl World {
     /// Wait for the end of a transfer, and check that what came is what was sent.
     pub(crate) fn finish_transfer(&mut self, transfer: Transfer, report: &mut Report) -> Result<u64> {
         self.until_received(transfer, transfer.bytes, report)?;
-        let sent = self.sender.agent().until_done(transfer.sending, LIMIT).context("the sender")?;
-        let received = self.receiver.agent().until_done(transfer.receiving, LIMIT).context("the receiver")?;
+        let [receiver, sender, ..] = &mut self.guests;
+        let sent = sender.agent().until_done(transfer.sending, LIMIT).context("the sender")?;
+        let received = receiver.agent().until_done(transfer.receiving, LIMIT).context("the receiver")?;
         if (received.bytes, received.checksum) != (sent.bytes, sent.checksum) {
             bail!("{sent:?} were sent, {received:?} received");
         }
         Ok(received.checksum)
+    }
+
+    /// Write the ports as they are now to both hosts' manifests.
+    pub(crate) fn apply_ports(&mut self) -> Result<()> {
+        let ports = &self.ports;
+        self.hosts.iter_mut().try_for_each(|host| host.change_ports(ports))
     }
 }
 
@@ -96,6 +132,41 @@ impl World {
 #[derive(Clone, Copy)]
 pub(crate) struct Transfer {
     sending: Job,
-    receiving: Job,
+    pub(crate) receiving: Job,
     bytes: u64,
+}
+
+/// Two VPCs with the same addresses, the first with two subnets.
+fn network(underlay: &Underlay) -> Vec<Value> {
+    let dhcp = json!({"enabled": true, "dns": ["10.0.1.2"], "domain": "blue.internal", "leaseTime": "1h"});
+    let vpc = |name: &str, vni| {
+        resource("Vpc", name, &json!({"vni": vni, "cidrs": ["10.0.0.0/16", "fd00:10::/48"]}))
+    };
+    let subnet = |name: &str, vpc: &str, cidrs: [&str; 2]| {
+        resource("Subnet", name, &json!({"vpc": vpc, "cidrs": cidrs, "dhcp": dhcp}))
+    };
+    vec![
+        underlay.host_resource(A, false),
+        underlay.host_resource(B, false),
+        vpc("blue", 100),
+        subnet("web", "blue", CIDRS),
+        subnet("db", "blue", ["10.0.2.0/24", "fd00:10:0:2::/64"]),
+        vpc("green", 200),
+        subnet("green-web", "green", CIDRS),
+    ]
+}
+
+fn ports() -> [Port; 4] {
+    let port = |number: u8, host: &str| Port {
+        host: host.to_owned(),
+        ..Port::number(number, std::path::Path::new("/nowhere"))
+    };
+    let vm1 = port(1, "node-a");
+    let green = Port { name: "green1-eth0".to_owned(), subnet: "green-web".to_owned(), ..vm1.clone() };
+    let vm3 = Port {
+        subnet: "db".to_owned(),
+        ips: vec![[10, 0, 2, 13].into(), [0xfd00, 0x10, 0, 2, 0, 0, 0, 0x13].into()],
+        ..port(3, "node-b")
+    };
+    [vm1, port(2, "node-b"), vm3, green]
 }
