@@ -157,11 +157,13 @@ fn start_threads(
             notify_control: Arc::new(move || ring.ring()),
             faults: faults.clone(),
             announcements: control.announcements().clone(),
+            exceptions: control.exceptions().clone(),
             uplink: threads.clone(),
         };
         handles.push(worker::start(worker, config, wakers.clone()).context("a worker could not be started")?);
     }
-    let parts = HostParts { name: config.host.clone(), control, workers: handles, faults, bell, uplink };
+    let [seed, _] = secret()?;
+    let parts = HostParts { name: config.host.clone(), control, workers: handles, faults, bell, uplink, seed };
     host::start(parts).context("the control thread could not be started")
 }
 

@@ -9,6 +9,7 @@ use crate::worker::{Fault, Waker, WorkerHandle};
 use agent::{Action, Agent};
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, PortIndex};
+use fabric::{Event, Fabric, UplinkSettings};
 use model::{Name, ObjectName, Problem, ResourceSet};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use std::collections::BTreeMap;
@@ -18,8 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
-use switch::{Control, Removal};
-use tables::RouteTable;
+use services::neighbours::Link;
+use switch::{Control, Removal, UPLINK};
 
 /// How often rates are taken and quiet failures looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -83,6 +84,8 @@ pub struct HostParts {
     pub bell: Arc<Bell>,
     /// The way to other hosts.
     pub uplink: Option<Uplink>,
+    /// A random number.
+    pub seed: u64,
 }
 
 /// See the module's documentation.
@@ -97,6 +100,8 @@ pub struct Host {
     pub control: Control,
     /// The way to other hosts.
     pub uplink: Option<Uplink>,
+    /// VPCs, tunnels and next hops.
+    pub fabric: Fabric,
     agent: Agent,
     wakers: Vec<Waker>,
     removals: Vec<(PortIndex, Removal)>,
@@ -130,7 +135,8 @@ pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandl
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &parts.bell.event, epoll::EventData::new_u64(OWN_EVENT), epoll::EventFlags::IN)?;
     let handle = HostHandle { requests, bell: parts.bell.clone() };
-    let host = Host {
+    let mut host = Host {
+        fabric: Fabric::new(parts.seed),
         resources: ResourceSet::default(),
         ports: BTreeMap::new(),
         wakers: parts.workers.iter().map(|worker| worker.waker.clone()).collect(),
@@ -148,6 +154,7 @@ pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandl
         next_tick: TICK,
         stopping: false,
     };
+    host.attach_uplink();
     let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || host.run(&receiver))?;
     Ok((handle, thread))
 }
@@ -167,6 +174,25 @@ impl Host {
         self.stopping = true;
     }
 
+    /// Gives the uplink's queues to the workers.
+    fn attach_uplink(&mut self) {
+        let Some(uplink) = &mut self.uplink else { return };
+        let link =
+            Link { mac: uplink.info.mac, addresses: uplink.info.addresses.clone(), gateways: uplink.info.gateways.clone() };
+        let (mtu, kernel_answers) = (uplink.info.mtu, uplink.info.kernel_answers.clone());
+        self.fabric.set_uplink(&mut self.control, UplinkSettings { link, mtu, kernel_answers });
+        for (pair, queues) in (0..).zip(uplink.take_queues()) {
+            self.control.attach_tx(UPLINK, pair, queues.tx);
+            let home = self.control.attach_rx(UPLINK, pair, queues.rx);
+            let waker = home.and_then(|home| self.wakers.get(home));
+            if let (Some(waker), Some(event)) = (waker, uplink.event_fd(pair))
+                && let Err(error) = waker.watch(event)
+            {
+                tracing::error!(device = uplink.info.device, pair, %error, "the uplink cannot be waited for");
+            }
+        }
+    }
+
     fn run(mut self, requests: &Receiver<Request>) {
         let mut ready = Vec::with_capacity(64);
         while !self.stopping {
@@ -175,6 +201,8 @@ impl Host {
                 request(&mut self);
             }
             self.hear_workers();
+            self.hear_fabric();
+            self.tick_fabric();
             for index in ready.drain(..).collect::<std::collections::BTreeSet<_>>() {
                 self.with_port(index, Port::on_ready);
             }
@@ -193,7 +221,8 @@ impl Host {
 
     /// Waits for the next thing to do; the ports that have something go to `ready`.
     fn wait(&self, ready: &mut Vec<PortIndex>) {
-        let wake_at = self.deadlines.first().map_or(self.next_tick, |first| first.min(self.next_tick));
+        let due = [self.deadlines.first(), self.fabric.next_deadline(), Some(self.next_tick)];
+        let wake_at = due.into_iter().flatten().min().unwrap_or(self.next_tick);
         let mut timeout = wake_at.saturating_sub(self.now());
         if !self.removals.is_empty() {
             timeout = timeout.min(REMOVAL_CHECK);
@@ -262,6 +291,11 @@ impl Host {
         act(port, &mut Surroundings { control: &mut self.control, wakers: &self.wakers, now });
         watch_sockets(&self.epoll, port);
         self.deadlines.set(index, port.device().and_then(|device| device.endpoint().deadline()));
+        let running = port.queue_pairs() > 0;
+        if self.fabric.set_running(&mut self.control, index, running, now) && running {
+            let actions = self.agent.activated(index);
+            self.carry_out(actions);
+        }
     }
 
     /// The port of that name, if it is realized here.
@@ -272,37 +306,46 @@ impl Host {
     fn carry_out(&mut self, actions: Vec<Action>) {
         let now = self.now();
         for action in actions {
-            match action {
-                Action::OpenPort { index, plan } => {
+            match self.fabric.carry_out(&mut self.control, action, now) {
+                Some(Action::OpenPort { index, plan }) => {
                     let mut around = Surroundings { control: &mut self.control, wakers: &self.wakers, now };
                     let port = Port::open(index, *plan, &mut around);
                     self.ports.insert(index, port);
                     self.with_port(index, Port::on_ready);
                 }
-                Action::ChangePort { index, plan } => {
+                Some(Action::ChangePort { index, plan }) => {
                     self.with_port(index, |port, around| port.change(*plan, around));
                 }
-                Action::ClosePort { index } => self.close_port(index),
-                Action::BindMac { space, mac, location } => self.control.place_mac(space, mac, location),
-                Action::UnbindMac { space, mac } => self.control.forget_mac(space, mac),
-                Action::BindEndpoint { vpc, address, endpoint } => {
-                    self.control.place_endpoint(vpc, address, endpoint);
-                }
-                Action::UnbindEndpoint { vpc, address } => self.control.forget_endpoint(vpc, address),
-                Action::SetVpc { vpc, plan } => self.control.set_vpc(vpc, (&*plan).into(), plan.local),
-                Action::RemoveVpc { vpc } => self.control.remove_vpc(vpc),
-                Action::SetSubnet { subnet, plan } => self.control.set_subnet(subnet, Some((&*plan).into())),
-                Action::RemoveSubnet { subnet } => self.control.set_subnet(subnet, None),
-                Action::SetRoutes { routes, plan } => {
-                    self.control.set_routes(routes, Some(RouteTable::build(plan)))
-                }
-                Action::RemoveRoutes { routes } => self.control.set_routes(routes, None),
-                Action::Announce { .. } | Action::SetVtep { .. } | Action::RemoveVtep { .. } => {}
+                Some(Action::ClosePort { index }) => self.close_port(index),
+                _ => {}
             }
         }
         self.control.publish();
         // Commands are done between bursts; a sleeping worker has none.
         self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// Answers what workers left to this thread, and follows what comes of it.
+    fn hear_fabric(&mut self) {
+        if self.control.exceptions().is_empty() {
+            return;
+        }
+        let now = self.now();
+        let events = self.fabric.hear(&mut self.control, now);
+        for Event { vpc, vtep, mac, address } in events {
+            let actions = self.agent.heard_of(vpc, vtep, mac, address);
+            self.carry_out(actions);
+        }
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// Does what is due in the fabric.
+    fn tick_fabric(&mut self) {
+        let now = self.now();
+        if self.fabric.next_deadline().is_some_and(|due| due <= now) {
+            self.fabric.tick(&mut self.control, now);
+            self.wakers.iter().for_each(Waker::wake);
+        }
     }
 
     fn close_port(&mut self, index: PortIndex) {

@@ -111,6 +111,8 @@ pub struct WorkerConfig {
     pub faults: Arc<crossbeam::queue::ArrayQueue<Fault>>,
     /// Whether announcements wait.
     pub announcements: Arc<crossbeam::queue::ArrayQueue<engine::Announcement>>,
+    /// Whether packets wait for the control thread.
+    pub exceptions: switch::Exceptions,
     /// What the thread does before it polls the uplink.
     pub uplink: UplinkThreads,
 }
@@ -274,7 +276,7 @@ impl Loop {
 
     /// Passes on what the control thread must hear of.
     fn report(&mut self) {
-        let mut waiting = !self.config.announcements.is_empty();
+        let mut waiting = !self.config.announcements.is_empty() || !self.config.exceptions.is_empty();
         for (queue, fault) in self.worker.take_faults() {
             // A fault that finds no room is found again by the guest's next reset.
             waiting |= self.config.faults.push(Fault { queue, fault }).is_ok();

@@ -52,15 +52,15 @@ pub(crate) struct Fabric {
 }
 
 impl Control {
-    /// Frames to `mac` in `space` (a subnet's number, or [`tables::vpc_space`]) go to `location`, whatever was said before.
-    pub fn place_mac(&mut self, space: u16, mac: MacAddr, location: Location) {
+    /// Frames to `mac` in `space` (a subnet's number, or [`tables::vpc_space`]) go to `location`; where they went before.
+    pub fn place_mac(&mut self, space: u16, mac: MacAddr, location: Location) -> Option<Location> {
         self.publish();
-        self.tables.macs.insert(MacTable::key(space, mac), location.pack());
+        self.tables.macs.insert(MacTable::key(space, mac), location.pack()).and_then(Location::unpack)
     }
 
-    /// Frames to `mac` in `space` go nowhere.
-    pub fn forget_mac(&mut self, space: u16, mac: MacAddr) {
-        self.tables.macs.remove(MacTable::key(space, mac));
+    /// Frames to `mac` in `space` go nowhere; where they went before.
+    pub fn forget_mac(&mut self, space: u16, mac: MacAddr) -> Option<Location> {
+        self.tables.macs.remove(MacTable::key(space, mac)).and_then(Location::unpack)
     }
 
     /// `address` in `vpc` is `endpoint`, whatever was said before.

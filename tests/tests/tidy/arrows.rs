@@ -35,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("agent", &["model", "tables", "engine", "packet"]),
     // What the switch answers itself knows wire formats and nothing of ports, plans or workers.
     ("services", &["packet", "buf"]),
+    ("fabric", &["agent", "switch", "services", "tables", "engine", "packet", "buf"]),
     ("api", &["model"]),
     ("cli", &["api", "model"]),
 ];

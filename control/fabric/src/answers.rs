@@ -1,0 +1,270 @@
+//! What ports are told: addresses by DHCP, routers by advertisements; and what the fabric is told of them.
+
+use crate::fabric::Fabric;
+use agent::{DhcpPlan, PortPlan, SubnetPlan};
+use engine::PortIndex;
+use ipnet::{IpNet, Ipv4Net};
+use packet::MacAddr;
+use services::dhcp4::{self, Lease4};
+use services::ra::{self, Advertisement, Advertiser};
+use services::{Refusal, announce};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use switch::Control;
+
+/// What is known of a port here.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub(crate) subnet: u16,
+    pub(crate) vpc: u16,
+    pub(crate) mac: MacAddr,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) mtu: u16,
+    pub(crate) up: bool,
+    /// Its guest's driver runs.
+    running: bool,
+    advertiser: Option<Advertiser>,
+}
+
+/// The ports of this host, and when their gateways advertise themselves next.
+#[derive(Default)]
+pub(crate) struct Ports {
+    ports: BTreeMap<PortIndex, Port>,
+    due: BTreeSet<(Duration, PortIndex)>,
+}
+
+impl Ports {
+    pub(crate) fn set(&mut self, index: PortIndex, plan: &PortPlan) {
+        let profile = &plan.profile;
+        let before = self.remove(index);
+        let port = Port {
+            subnet: profile.subnet,
+            vpc: plan.vpc,
+            mac: profile.mac,
+            addresses: plan.addresses().to_vec(),
+            mtu: profile.mtu,
+            up: profile.up,
+            running: before.as_ref().is_some_and(|before| before.running),
+            advertiser: before.and_then(|before| before.advertiser),
+        };
+        self.due.extend(port.advertiser.as_ref().map(|advertiser| (advertiser.next_deadline(), index)));
+        self.ports.insert(index, port);
+    }
+
+    pub(crate) fn remove(&mut self, index: PortIndex) -> Option<Port> {
+        let port = self.ports.remove(&index)?;
+        if let Some(advertiser) = &port.advertiser {
+            self.due.remove(&(advertiser.next_deadline(), index));
+        }
+        Some(port)
+    }
+
+    pub(crate) fn get(&self, index: PortIndex) -> Option<&Port> {
+        self.ports.get(&index)
+    }
+
+    /// Ports of a subnet whose guests run.
+    pub(crate) fn of_subnet(&self, subnet: u16) -> impl Iterator<Item = PortIndex> {
+        let there = move |port: &Port| port.subnet == subnet && port.running && port.up;
+        self.ports.iter().filter(move |(_, port)| there(port)).map(|(index, _)| *index)
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Changes a port's advertiser, and with it when it is due.
+    fn with_advertiser<R>(
+        &mut self,
+        index: PortIndex,
+        change: impl FnOnce(&mut Advertiser) -> R,
+    ) -> Option<R> {
+        let advertiser = self.ports.get_mut(&index)?.advertiser.as_mut()?;
+        self.due.remove(&(advertiser.next_deadline(), index));
+        let result = change(advertiser);
+        self.due.insert((advertiser.next_deadline(), index));
+        Some(result)
+    }
+
+    fn set_advertiser(&mut self, index: PortIndex, advertiser: Option<Advertiser>) {
+        let Some(port) = self.ports.get_mut(&index) else { return };
+        if let Some(before) = std::mem::replace(&mut port.advertiser, advertiser) {
+            self.due.remove(&(before.next_deadline(), index));
+        }
+        self.due.extend(port.advertiser.as_ref().map(|advertiser| (advertiser.next_deadline(), index)));
+    }
+}
+
+impl Fabric {
+    /// A port's guest begins or ceases to run; whether that is new. A gateway then advertises itself to it, and tunnel end points that are not
+    /// ours hear where it is.
+    pub fn set_running(&mut self, control: &mut Control, index: PortIndex, running: bool, now: Duration) -> bool {
+        let seed = self.seed.wrapping_add(u64::from(index.0));
+        let Some(port) = self.ports.ports.get_mut(&index) else { return false };
+        if std::mem::replace(&mut port.running, running) == running {
+            return false;
+        }
+        let advertiser = running.then(|| Advertiser::new(seed, now));
+        self.ports.set_advertiser(index, advertiser);
+        if running {
+            for vtep in self.foreign.clone() {
+                self.announce(control, index, vtep);
+            }
+        }
+        true
+    }
+
+    /// Tells every tunnel end point of a port's VPC where it is.
+    pub(crate) fn announce_to_all(&mut self, control: &mut Control, index: PortIndex) {
+        let Some(vpc) = self.ports.get(index).map(|port| port.vpc) else { return };
+        for vtep in self.vteps_of(vpc) {
+            self.announce(control, index, vtep);
+        }
+    }
+
+    fn announce(&mut self, control: &mut Control, index: PortIndex, vtep: u16) {
+        let Some(port) = self.ports.get(index) else { return };
+        let said = port.addresses.iter().copied().filter(|address| !is_link_local(*address));
+        let (frames, vpc) = (announce::of_port(port.mac, said), port.vpc);
+        frames.iter().for_each(|frame| self.transmit_tunnel(control, vtep, vpc, frame));
+    }
+
+    /// Tells every tunnel end point of a port's VPC that the port now holds `address`.
+    pub fn announce_address(
+        &mut self,
+        control: &mut Control,
+        index: PortIndex,
+        address: IpAddr,
+        mac: MacAddr,
+    ) {
+        let Some(vpc) = self.ports.get(index).map(|port| port.vpc) else { return };
+        let frame = match address {
+            IpAddr::V4(address) => announce::gratuitous_arp(mac, address),
+            IpAddr::V6(address) => announce::unsolicited_na(mac, address),
+        };
+        for vtep in self.vteps_of(vpc) {
+            self.transmit_tunnel(control, vtep, vpc, &frame);
+        }
+    }
+
+    /// Tunnel end points behind which a VPC has stations.
+    fn vteps_of(&self, vpc: u16) -> BTreeSet<u16> {
+        let subnets = self.subnets.iter().filter(|(_, subnet)| subnet.vpc == vpc);
+        subnets.flat_map(|(number, _)| self.members.of(*number)).collect()
+    }
+
+    /// The subnet of a port and what its ports are told, if they are.
+    fn told(&self, index: PortIndex) -> Option<(&Port, &SubnetPlan, &DhcpPlan)> {
+        let port = self.ports.get(index)?;
+        let subnet = self.subnets.get(&port.subnet)?;
+        Some((port, subnet, subnet.dhcp.as_ref()?))
+    }
+
+    pub(crate) fn answer_dhcp4(
+        &mut self,
+        control: &mut Control,
+        index: PortIndex,
+        frame: &[u8],
+    ) -> Result<(), Refusal> {
+        let Some(lease) = self.told(index).and_then(|(port, subnet, dhcp)| lease4(port, subnet, dhcp)) else {
+            return Err(Refusal::NotForUs);
+        };
+        if let Some(answer) = dhcp4::answer(&lease, frame)? {
+            self.transmit(control, index, &answer);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn answer_solicitation(
+        &mut self,
+        control: &mut Control,
+        index: PortIndex,
+        frame: &[u8],
+        now: Duration,
+    ) -> Result<(), Refusal> {
+        let advertisement =
+            self.told(index).and_then(|(port, subnet, dhcp)| advertisement(port, subnet, dhcp));
+        let Some(advertisement) = advertisement else { return Err(Refusal::NotForUs) };
+        let answer = self
+            .ports
+            .with_advertiser(index, |advertiser| advertiser.on_solicitation(&advertisement, frame, now))
+            .unwrap_or_else(|| ra::answer(&advertisement, frame).map(Some))?;
+        if let Some(answer) = answer {
+            self.transmit(control, index, &answer);
+        }
+        Ok(())
+    }
+
+    /// Advertises the gateways that are due.
+    pub(crate) fn advertise(&mut self, control: &mut Control, now: Duration) {
+        while let Some((due, index)) = self.ports.due.first().copied()
+            && due <= now
+        {
+            let says = self.ports.with_advertiser(index, |advertiser| advertiser.on_tick(now));
+            if says != Some(true) {
+                // It is not due after all, or gone.
+                self.ports.due.remove(&(due, index));
+                continue;
+            }
+            let advertisement =
+                self.told(index).and_then(|(port, subnet, dhcp)| advertisement(port, subnet, dhcp));
+            if let Some(advertisement) = advertisement {
+                self.transmit(control, index, &ra::unsolicited(&advertisement));
+            }
+        }
+    }
+}
+
+fn lease4(port: &Port, subnet: &SubnetPlan, dhcp: &DhcpPlan) -> Option<Lease4> {
+    let (ip, net, gateway) = port.addresses.iter().find_map(|address| {
+        let IpAddr::V4(ip) = *address else { return None };
+        let (at, net) = subnet.prefixes.iter().enumerate().find(|(_, net)| net.contains(address))?;
+        match (net, subnet.gateways.get(at)?) {
+            (IpNet::V4(net), IpAddr::V4(gateway)) => Some((ip, *net, *gateway)),
+            _ => None,
+        }
+    })?;
+    let metadata = Ipv4Net::from(Ipv4Addr::new(169, 254, 169, 254));
+    Some(Lease4 {
+        mac: port.mac,
+        ip,
+        prefix: net.prefix_len(),
+        gateway,
+        gateway_mac: subnet.gateway_mac,
+        dns: dhcp
+            .dns
+            .iter()
+            .filter_map(|dns| if let IpAddr::V4(dns) = dns { Some(*dns) } else { None })
+            .collect(),
+        domain: dhcp.domain.clone(),
+        hostname: None,
+        mtu: port.mtu,
+        lease: u32::try_from(dhcp.lease.as_secs()).unwrap_or(u32::MAX),
+        routes: dhcp.metadata.iter().map(|_| (metadata, gateway)).collect(),
+    })
+}
+
+fn advertisement(port: &Port, subnet: &SubnetPlan, dhcp: &DhcpPlan) -> Option<Advertisement> {
+    let prefixes: Vec<_> = subnet
+        .prefixes
+        .iter()
+        .filter_map(|net| if let IpNet::V6(net) = net { Some(*net) } else { None })
+        .collect();
+    (!prefixes.is_empty()).then(|| Advertisement {
+        gateway_mac: subnet.gateway_mac,
+        prefixes,
+        mtu: port.mtu,
+        dns: dhcp
+            .dns
+            .iter()
+            .filter_map(|dns| if let IpAddr::V6(dns) = dns { Some(*dns) } else { None })
+            .collect(),
+        domains: dhcp.domain.iter().cloned().collect(),
+        default_router: true,
+    })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}

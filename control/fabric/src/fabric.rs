@@ -1,0 +1,235 @@
+//! The state, what the agent's actions change of it, and what is due.
+
+use crate::answers::Ports;
+use crate::members::Members;
+use agent::{Action, SubnetPlan, VpcPlan, VtepKind};
+use engine::PortIndex;
+use packet::MacAddr;
+use services::Refusal;
+use services::neighbours::{Action as NextHop, Link, NeighbourId, Resolver};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+use switch::{Control, UPLINK, UplinkPlan, Vtep};
+use tables::{Location, OwnAddress, RouteTable};
+
+/// How often it is looked which next hops are in use.
+const USE_CHECK: Duration = Duration::from_secs(1);
+
+/// The way to other hosts.
+#[derive(Clone, Debug)]
+pub struct UplinkSettings {
+    /// Its addresses, prefixes and routers.
+    pub link: Link,
+    /// Bytes of the longest packet on the underlay.
+    pub mtu: u16,
+    /// Those of its addresses that the host's kernel has as well: it answers ARP, neighbour discovery and ping for them.
+    pub kernel_answers: Vec<IpAddr>,
+}
+
+/// See the crate's documentation.
+pub struct Fabric {
+    pub(crate) seed: u64,
+    pub(crate) resolver: Option<Resolver>,
+    pub(crate) vteps: BTreeMap<u16, Option<NeighbourId>>,
+    pub(crate) foreign: Vec<u16>,
+    pub(crate) vpcs: BTreeMap<u16, VpcPlan>,
+    pub(crate) subnets: BTreeMap<u16, SubnetPlan>,
+    pub(crate) ports: Ports,
+    pub(crate) members: Members,
+    next_use_check: Duration,
+    /// Frames of the control thread that found no way, or no memory.
+    pub(crate) lost: u64,
+    pub(crate) refusals: Vec<u64>,
+}
+
+impl Fabric {
+    /// Of a host without an uplink. `seed` spreads what many would do at one time.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            resolver: None,
+            vteps: BTreeMap::new(),
+            foreign: Vec::new(),
+            vpcs: BTreeMap::new(),
+            subnets: BTreeMap::new(),
+            ports: Ports::default(),
+            members: Members::default(),
+            next_use_check: USE_CHECK,
+            lost: 0,
+            refusals: vec![0; Refusal::ALL.len()],
+        }
+    }
+
+    /// Gives the host an uplink, before any tunnel end point is known. Its queues are attached by the caller, to [`switch::UPLINK`].
+    pub fn set_uplink(&mut self, control: &mut Control, settings: UplinkSettings) {
+        let UplinkSettings { link, mtu, kernel_answers } = settings;
+        let addresses = link
+            .addresses
+            .iter()
+            .map(|net| OwnAddress { address: net.addr(), answered: !kernel_answers.contains(&net.addr()) });
+        control.set_uplink(&UplinkPlan { mac: link.mac, mtu, addresses: addresses.collect() });
+        control.publish();
+        self.resolver = Some(Resolver::new(link, self.seed));
+    }
+
+    /// What the next hops of the underlay are doing, and the tunnel end points that go by them.
+    pub fn resolver(&self) -> Option<&Resolver> {
+        self.resolver.as_ref()
+    }
+
+    /// Frames of the control thread's own that found no way out.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// How many messages of each kind were not answered, but for those of none.
+    pub fn refusals(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        Refusal::ALL.iter().copied().zip(self.refusals.iter().copied()).filter(|(_, count)| *count > 0)
+    }
+
+    /// The VPC of that number.
+    pub fn vpc(&self, number: u16) -> Option<&VpcPlan> {
+        self.vpcs.get(&number)
+    }
+
+    /// The subnet of that number.
+    pub fn subnet(&self, number: u16) -> Option<&SubnetPlan> {
+        self.subnets.get(&number)
+    }
+
+    /// Does what the agent asks. What concerns a port's socket is noted and given back, to be done by the caller.
+    pub fn carry_out(&mut self, control: &mut Control, action: Action, now: Duration) -> Option<Action> {
+        match action {
+            Action::OpenPort { index, ref plan } | Action::ChangePort { index, ref plan } => {
+                self.ports.set(index, plan);
+                return Some(action);
+            }
+            Action::ClosePort { index } => {
+                self.ports.remove(index);
+                return Some(action);
+            }
+            Action::Announce { port } => self.announce_to_all(control, port),
+            Action::SetVpc { vpc, plan } => {
+                control.set_vpc(vpc, (&*plan).into(), plan.local);
+                self.vpcs.insert(vpc, *plan);
+            }
+            Action::RemoveVpc { vpc } => {
+                control.remove_vpc(vpc);
+                self.vpcs.remove(&vpc);
+            }
+            Action::SetSubnet { subnet, plan } => {
+                control.set_subnet(subnet, Some((&*plan).into()));
+                self.subnets.insert(subnet, *plan);
+            }
+            Action::RemoveSubnet { subnet } => {
+                control.set_subnet(subnet, None);
+                self.subnets.remove(&subnet);
+            }
+            Action::SetRoutes { routes, plan } => control.set_routes(routes, Some(RouteTable::build(plan))),
+            Action::RemoveRoutes { routes } => control.set_routes(routes, None),
+            Action::SetVtep { vtep, address, sources, kind } => {
+                self.set_vtep(control, vtep, (address, sources), kind, now);
+            }
+            Action::RemoveVtep { vtep } => self.remove_vtep(control, vtep),
+            Action::BindMac { space, mac, location } => self.place_mac(control, space, mac, Some(location)),
+            Action::UnbindMac { space, mac } => self.place_mac(control, space, mac, None),
+            Action::BindEndpoint { vpc, address, endpoint } => control.place_endpoint(vpc, address, endpoint),
+            Action::UnbindEndpoint { vpc, address } => control.forget_endpoint(vpc, address),
+        }
+        None
+    }
+
+    fn place_mac(&mut self, control: &mut Control, space: u16, mac: MacAddr, location: Option<Location>) {
+        let before = match location {
+            Some(location) => control.place_mac(space, mac, location),
+            None => control.forget_mac(space, mac),
+        };
+        if let Some(Location::Remote(vtep)) = before {
+            self.members.remove(space, vtep);
+        }
+        if let Some(Location::Remote(vtep)) = location {
+            self.members.add(space, vtep);
+        }
+    }
+
+    fn set_vtep(
+        &mut self,
+        control: &mut Control,
+        number: u16,
+        (address, sources): (IpAddr, Vec<IpAddr>),
+        kind: VtepKind,
+        now: Duration,
+    ) {
+        let before = self.vteps.remove(&number).flatten();
+        let neighbour = self.resolver.as_mut().and_then(|resolver| resolver.resolve(address, now).ok());
+        self.release(control, before);
+        self.vteps.insert(number, neighbour);
+        self.foreign.retain(|foreign| *foreign != number);
+        if kind == VtepKind::Foreign {
+            self.foreign.push(number);
+        }
+        // A number that no next hop has: packets wait for it in vain, and are counted.
+        let neighbour = neighbour.map_or(u16::MAX, |neighbour| neighbour.0);
+        control.set_vtep(number, Vtep { address, sources, is_host: kind == VtepKind::Host, neighbour });
+    }
+
+    fn remove_vtep(&mut self, control: &mut Control, number: u16) {
+        control.remove_vtep(number);
+        self.foreign.retain(|foreign| *foreign != number);
+        let neighbour = self.vteps.remove(&number).flatten();
+        self.release(control, neighbour);
+    }
+
+    fn release(&mut self, control: &Control, neighbour: Option<NeighbourId>) {
+        let (Some(resolver), Some(neighbour)) = (&mut self.resolver, neighbour) else { return };
+        resolver.release(neighbour);
+        if resolver.mac(neighbour).is_none() {
+            control.neighbours().set(neighbour.0, None);
+        }
+    }
+
+    /// When [`Fabric::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let resolver = self.resolver.as_ref()?;
+        let next_hops = resolver.next_deadline();
+        let due = [next_hops, Some(self.next_use_check), self.ports.next_deadline()];
+        due.into_iter().flatten().min()
+    }
+
+    /// Does what is due at `now`.
+    pub fn tick(&mut self, control: &mut Control, now: Duration) {
+        let actions = self.resolver.as_mut().map(|resolver| resolver.on_tick(now)).unwrap_or_default();
+        self.follow(control, actions);
+        if now >= self.next_use_check {
+            self.next_use_check = now + USE_CHECK;
+            let neighbours = control.neighbours().clone();
+            if let Some(resolver) = &mut self.resolver {
+                let used: Vec<NeighbourId> = resolver.status().map(|(id, _)| id).collect();
+                used.into_iter()
+                    .filter(|id| neighbours.take_used(id.0))
+                    .for_each(|id| resolver.used(id, now));
+            }
+        }
+        self.advertise(control, now);
+    }
+
+    /// Does what the next hops' state machine says.
+    pub(crate) fn follow(&mut self, control: &mut Control, actions: Vec<NextHop>) {
+        for action in actions {
+            match action {
+                NextHop::Send(frame) => self.transmit(control, UPLINK, &frame),
+                NextHop::Reachable { id, mac } => control.neighbours().set(id.0, Some(mac)),
+                NextHop::Failed { id } => control.neighbours().set(id.0, None),
+            }
+        }
+    }
+
+    pub(crate) fn transmit(&mut self, control: &mut Control, port: PortIndex, frame: &[u8]) {
+        self.lost += u64::from(!control.transmit(port, frame));
+    }
+
+    pub(crate) fn transmit_tunnel(&mut self, control: &mut Control, vtep: u16, vpc: u16, frame: &[u8]) {
+        self.lost += u64::from(!control.transmit_tunnel(vtep, vpc, frame));
+    }
+}

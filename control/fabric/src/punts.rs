@@ -1,0 +1,125 @@
+//! Packets that workers leave to the control thread.
+
+use crate::fabric::Fabric;
+use buf::{Checksum, Frame};
+use engine::{Origin, PortIndex, Punt, PuntKind};
+use packet::checksum::Sum;
+use packet::{MacAddr, announce, ethernet};
+use services::Refusal;
+use services::neighbours::NeighbourId;
+use std::net::IpAddr;
+use std::time::Duration;
+use switch::Control;
+
+/// What the agent must know: something of a VPC is behind a tunnel end point now, which says so itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The VPC's number.
+    pub vpc: u16,
+    /// The tunnel end point's number.
+    pub vtep: u16,
+    /// The MAC address.
+    pub mac: MacAddr,
+    /// The address at it; `None`: all that the station of this MAC address has (RARP).
+    pub address: Option<IpAddr>,
+}
+
+impl Fabric {
+    /// Answers all that workers left. Who says where something is in the fabric is returned, for the agent to judge.
+    pub fn hear(&mut self, control: &mut Control, now: Duration) -> Vec<Event> {
+        let exceptions = control.exceptions().clone();
+        while let Some(neighbour) = exceptions.wanted.pop() {
+            if let Some(resolver) = &mut self.resolver {
+                resolver.used(NeighbourId(neighbour), now);
+            }
+        }
+        let mut events = Vec::new();
+        while let Some(punt) = exceptions.punts.pop() {
+            let Some(bytes) = punt.packet.with_frame(|frame| whole(&frame)) else { continue };
+            events.extend(self.answer(control, &punt, &bytes, now));
+        }
+        let actions = self.resolver.as_mut().map(|resolver| resolver.on_tick(now)).unwrap_or_default();
+        self.follow(control, actions);
+        events
+    }
+
+    fn answer(&mut self, control: &mut Control, punt: &Punt, bytes: &[u8], now: Duration) -> Vec<Event> {
+        let port = punt.port;
+        let result: Result<(), Refusal> = match (punt.kind, punt.origin) {
+            (PuntKind::Dhcp4, None) => self.answer_dhcp4(control, port, bytes),
+            (PuntKind::RouterSolicitation, None) => self.answer_solicitation(control, port, bytes, now),
+            (PuntKind::UnderlayNeighbour, None) => {
+                let heard = self.resolver.as_mut().map(|resolver| resolver.on_frame(bytes, now));
+                heard.unwrap_or(Ok(Vec::new())).map(|actions| self.follow(control, actions))
+            }
+            (PuntKind::Announcement, Some(origin)) => return announced(bytes, origin),
+            (PuntKind::Broadcast | PuntKind::Multicast, origin) => {
+                self.replicate(control, port, origin, bytes);
+                Ok(())
+            }
+            _ => Err(Refusal::NotForUs),
+        };
+        // Who sent it hears nothing, as from any server.
+        if let Err(refusal) = result
+            && let Some(count) = self.refusals.get_mut(refusal.index())
+        {
+            *count += 1;
+        }
+        Vec::new()
+    }
+
+    /// Copies what is for everybody to who is in the subnet: ports here, and for what a port here sent also tunnel end points.
+    fn replicate(&mut self, control: &mut Control, from: PortIndex, origin: Option<Origin>, bytes: &[u8]) {
+        let subnet = match origin {
+            None => self.ports.get(from).map(|port| port.subnet),
+            Some(origin) => self.subnet_of_sender(control, origin, bytes),
+        };
+        let Some(subnet) = subnet else { return };
+        let ports: Vec<PortIndex> = self.ports.of_subnet(subnet).filter(|port| *port != from).collect();
+        ports.into_iter().for_each(|port| self.transmit(control, port, bytes));
+        if origin.is_none()
+            && let Some(vpc) = self.subnets.get(&subnet).map(|subnet| subnet.vpc)
+        {
+            let vteps: Vec<u16> = self.members.of(subnet).collect();
+            vteps.into_iter().for_each(|vtep| self.transmit_tunnel(control, vtep, vpc, bytes));
+        }
+    }
+
+    /// The subnet of who sent this from another host.
+    fn subnet_of_sender(&self, control: &Control, origin: Origin, bytes: &[u8]) -> Option<u16> {
+        let headers =
+            packet::parse(bytes.get(..bytes.len().min(packet::HEAD_LENGTH))?, bytes.len() as u32).ok()?;
+        let endpoint = control.endpoint(origin.vpc, headers.source_ip(bytes)?)?;
+        let wants = |subnet: &agent::SubnetPlan| {
+            let to_all =
+                ethernet::View::new(bytes).is_some_and(|view| view.destination() == MacAddr::BROADCAST);
+            to_all || subnet.multicast
+        };
+        self.subnets.get(&endpoint.subnet).filter(|subnet| wants(subnet)).map(|_| endpoint.subnet)
+    }
+}
+
+/// What a station behind a tunnel end point says about itself.
+fn announced(bytes: &[u8], origin: Origin) -> Vec<Event> {
+    let Origin { vtep, vpc, .. } = origin;
+    let head = bytes.get(..bytes.len().min(packet::HEAD_LENGTH)).unwrap_or_default();
+    let Ok(headers) = packet::parse(head, bytes.len() as u32) else { return Vec::new() };
+    if headers.ether_type == ethernet::RARP {
+        let mac = ethernet::View::new(head).map(|view| view.source());
+        return mac.map(|mac| Event { vpc, vtep, mac, address: None }).into_iter().collect();
+    }
+    let Some(said) = announce::detect(head, &headers) else { return Vec::new() };
+    said.addresses().map(|address| Event { vpc, vtep, mac: said.mac(), address: Some(address) }).collect()
+}
+
+/// All bytes of a frame, with its checksum completed; `None` for one that is yet to be cut.
+fn whole(frame: &Frame<'_, '_>) -> Option<Vec<u8>> {
+    let mut bytes = frame.to_vec();
+    if frame.offload.segment.is_some() {
+        return None;
+    }
+    if let Checksum::Partial { start, offset } = frame.offload.checksum {
+        packet::checksum::complete_partial(&mut bytes, start, offset, Sum::ZERO)?;
+    }
+    Some(bytes)
+}
