@@ -163,7 +163,8 @@ fn start_threads(
         handles.push(worker::start(worker, config, wakers.clone()).context("a worker could not be started")?);
     }
     let [seed, _] = secret()?;
-    let parts = HostParts { name: config.host.clone(), control, workers: handles, faults, bell, uplink, seed };
+    let parts =
+        HostParts { name: config.host.clone(), control, workers: handles, faults, bell, uplink, seed };
     host::start(parts).context("the control thread could not be started")
 }
 

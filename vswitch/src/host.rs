@@ -9,9 +9,10 @@ use crate::worker::{Fault, Waker, WorkerHandle};
 use agent::{Action, Agent};
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, PortIndex};
-use fabric::{Event, Fabric, UplinkSettings};
+use fabric::{Fabric, UplinkSettings};
 use model::{Name, ObjectName, Problem, ResourceSet};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use services::neighbours::Link;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -19,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
-use services::neighbours::Link;
 use switch::{Control, Removal, UPLINK};
 
 /// How often rates are taken and quiet failures looked for.
@@ -177,8 +177,11 @@ impl Host {
     /// Gives the uplink's queues to the workers.
     fn attach_uplink(&mut self) {
         let Some(uplink) = &mut self.uplink else { return };
-        let link =
-            Link { mac: uplink.info.mac, addresses: uplink.info.addresses.clone(), gateways: uplink.info.gateways.clone() };
+        let link = Link {
+            mac: uplink.info.mac,
+            addresses: uplink.info.addresses.clone(),
+            gateways: uplink.info.gateways.clone(),
+        };
         let (mtu, kernel_answers) = (uplink.info.mtu, uplink.info.kernel_answers.clone());
         self.fabric.set_uplink(&mut self.control, UplinkSettings { link, mtu, kernel_answers });
         for (pair, queues) in (0..).zip(uplink.take_queues()) {
@@ -292,10 +295,7 @@ impl Host {
         watch_sockets(&self.epoll, port);
         self.deadlines.set(index, port.device().and_then(|device| device.endpoint().deadline()));
         let running = port.queue_pairs() > 0;
-        if self.fabric.set_running(&mut self.control, index, running, now) && running {
-            let actions = self.agent.activated(index);
-            self.carry_out(actions);
-        }
+        self.fabric.set_running(&mut self.control, index, running, now);
     }
 
     /// The port of that name, if it is realized here.
@@ -331,11 +331,7 @@ impl Host {
             return;
         }
         let now = self.now();
-        let events = self.fabric.hear(&mut self.control, now);
-        for Event { vpc, vtep, mac, address } in events {
-            let actions = self.agent.heard_of(vpc, vtep, mac, address);
-            self.carry_out(actions);
-        }
+        self.fabric.hear(&mut self.control, now);
         self.wakers.iter().for_each(Waker::wake);
     }
 

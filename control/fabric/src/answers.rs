@@ -99,7 +99,13 @@ impl Ports {
 impl Fabric {
     /// A port's guest begins or ceases to run; whether that is new. A gateway then advertises itself to it, and tunnel end points that are not
     /// ours hear where it is.
-    pub fn set_running(&mut self, control: &mut Control, index: PortIndex, running: bool, now: Duration) -> bool {
+    pub fn set_running(
+        &mut self,
+        control: &mut Control,
+        index: PortIndex,
+        running: bool,
+        now: Duration,
+    ) -> bool {
         let seed = self.seed.wrapping_add(u64::from(index.0));
         let Some(port) = self.ports.ports.get_mut(&index) else { return false };
         if std::mem::replace(&mut port.running, running) == running {
