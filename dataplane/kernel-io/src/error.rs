@@ -69,6 +69,30 @@ pub enum Error {
         /// The interface.
         ifname: String,
     },
+    /// AF_XDP carries packets of one page at most.
+    #[error(
+        "interface `{ifname}` has an MTU of {mtu} bytes, AF_XDP carries at most {most}: lower it (`ip link set {ifname} mtu {most}`) or leave `xdp` out"
+    )]
+    XdpMtu {
+        /// The interface.
+        ifname: String,
+        /// Its MTU.
+        mtu: u16,
+        /// The largest that will do.
+        most: u16,
+    },
+    /// More queue pairs than the interface has receive queues.
+    #[error(
+        "interface `{ifname}` has {most} receive queues, `queue_pairs` is {asked}: ask for fewer or give it more (`ethtool -L {ifname} combined {asked}`)"
+    )]
+    XdpQueues {
+        /// The interface.
+        ifname: String,
+        /// Pairs asked for.
+        asked: u16,
+        /// Receive queues there are.
+        most: u16,
+    },
     /// Too little memory for the rings.
     #[error("interface `{ifname}`: no memory for rings of {bytes} bytes: ask for less in `ring_bytes`")]
     NoMemory {

@@ -1,19 +1,16 @@
 //! An interface, opened.
 
-use crate::afpacket::{self, PacketRx, PacketTx, Reception};
-use crate::error::{Error, failed};
-use crate::filter;
+use crate::afpacket;
+use crate::error::Error;
 use crate::link::Link;
+use crate::queues::{self, Pair};
 use crate::silence::Silence;
-use crate::state::{RxCounters, State, TxCounters};
-use crate::sys;
-use engine::{OffloadCapabilities, RxQueue, TxQueue};
+use crate::state::State;
+use engine::{RxQueue, TxQueue};
 use ipnet::IpNet;
 use packet::MacAddr;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A receive queue and a transmit queue. The two may go to different threads.
 pub type QueuePair = (Box<dyn RxQueue>, Box<dyn TxQueue>);
@@ -91,16 +88,6 @@ pub struct Statistics {
     pub tx_congested: u64,
 }
 
-/// What is kept of a queue pair besides the queues.
-#[derive(Debug)]
-struct Pair {
-    socket: Arc<OwnedFd>,
-    rx: Arc<RxCounters>,
-    tx: Arc<TxCounters>,
-    packets: AtomicU64,
-    dropped: AtomicU64,
-}
-
 /// An interface in use. Queues outlive it; the kernel answers for VXLAN again when it is dropped.
 #[derive(Debug)]
 pub struct Interface {
@@ -131,7 +118,7 @@ impl Interface {
                 mtu: seen.mtu,
                 addresses,
                 queue_pairs: options.queue_pairs,
-                device: format!("AF_PACKET on {ifname}"),
+                device: String::new(),
             },
             link,
             state,
@@ -140,48 +127,10 @@ impl Interface {
             tunnel_port: options.tunnel_port,
         };
         interface.cover()?;
-        let queues = interface.open_packet_queues(options)?;
-        Ok((interface, queues))
-    }
-
-    fn open_packet_queues(&mut self, options: &Options) -> Result<Vec<QueuePair>, Error> {
-        let (name, index) = (self.link.name.clone(), self.link.index);
-        let bytes = options.ring_bytes;
-        let failed = |operation| {
-            let name = &name;
-            move |error: io::Error| match error.raw_os_error() {
-                Some(libc::ENOMEM) => Error::NoMemory { ifname: name.clone(), bytes },
-                _ => failed(name, operation)(error),
-            }
-        };
-        let receptions = (0..options.queue_pairs)
-            .map(|_| afpacket::reception(index, bytes, options.promiscuous))
-            .collect::<io::Result<Vec<Reception>>>()
-            .map_err(failed("making a packet socket"))?;
-        if receptions.len() > 1 {
-            afpacket::join_fanout(&receptions).map_err(failed("spreading flows over its queues"))?;
-        }
-        let mut queues: Vec<QueuePair> = Vec::new();
-        for reception in receptions {
-            let mut program = options.tunnel_port.map(filter::all_but_the_hosts);
-            let begun = reception.begin(program.as_mut().map(|program| &mut program[..]));
-            begun.map_err(failed("beginning to receive"))?;
-            let (socket, ring) =
-                afpacket::transmission(index, bytes / 2).map_err(failed("making a packet socket"))?;
-            let (rx, tx) = (Arc::<RxCounters>::default(), Arc::<TxCounters>::default());
-            self.pairs.push(Pair {
-                socket: reception.socket.clone(),
-                rx: rx.clone(),
-                tx: tx.clone(),
-                packets: AtomicU64::new(0),
-                dropped: AtomicU64::new(0),
-            });
-            let rx =
-                PacketRx::new(reception.socket, reception.ring, self.state.clone(), rx, options.tunnel_port);
-            let tx = PacketTx::new(socket, ring, capabilities(), self.state.clone(), tx);
-            queues.push((Box::new(rx), Box::new(tx)));
-        }
-        Ok(queues)
+        let opened = queues::open(&interface.link, seen.mtu, options, &interface.state)?;
+        interface.info.device = format!("{} on {ifname}", opened.driver);
+        interface.pairs = opened.pairs;
+        Ok((interface, opened.queues))
     }
 
     /// What it is: as it was opened, or last [refreshed](Self::refresh).
@@ -234,15 +183,9 @@ impl Interface {
     pub fn statistics(&self) -> Statistics {
         let mut sum = Statistics::default();
         for pair in &self.pairs {
-            // The kernel counts from zero again after each look; what it counted as received includes what it dropped.
-            if let Ok(new) =
-                sys::option::<libc::tpacket_stats>(&pair.socket, libc::SOL_PACKET, libc::PACKET_STATISTICS)
-            {
-                pair.packets.fetch_add(u64::from(new.tp_packets.saturating_sub(new.tp_drops)), Relaxed);
-                pair.dropped.fetch_add(u64::from(new.tp_drops), Relaxed);
-            }
-            sum.rx_packets += pair.packets.load(Relaxed);
-            sum.rx_dropped += pair.dropped.load(Relaxed);
+            let (packets, dropped) = pair.received();
+            sum.rx_packets += packets;
+            sum.rx_dropped += dropped;
             sum.rx_truncated += pair.rx.truncated.get();
             sum.rx_malformed += pair.rx.malformed.get();
             sum.tx_lost += pair.tx.lost.get();
@@ -254,18 +197,7 @@ impl Interface {
     /// The descriptor that becomes readable when the receive queue of this pair got a packet, or the interface went down or away. To be
     /// waited for by edges (`EPOLLET`); it is not to be read. `None` for a pair there is not.
     pub fn event_fd(&self, pair: usize) -> Option<BorrowedFd<'_>> {
-        self.pairs.get(pair).map(|pair| pair.socket.as_fd())
-    }
-}
-
-/// What the kernel takes. It cuts and sums in software what the device does not, behind the queueing discipline, so this does not depend on
-/// the device. UDP segmentation through packet sockets came with Linux 6.2.
-fn capabilities() -> OffloadCapabilities {
-    let without_udp =
-        OffloadCapabilities { checksum: true, tso4: true, tso6: true, ecn: true, ..Default::default() };
-    match sys::kernel_release() {
-        Some(release) if release >= (6, 2) => OffloadCapabilities { uso4: true, uso6: true, ..without_udp },
-        _ => without_udp,
+        self.pairs.get(pair).map(|pair| pair.event.as_fd())
     }
 }
 
@@ -279,9 +211,6 @@ fn check(ifname: &str, options: &Options) -> Result<(), Error> {
     }
     if !(least..=most).contains(&options.ring_bytes) {
         return wrong("ring_bytes", options.ring_bytes, format!("{least} to {most}"));
-    }
-    if options.xdp {
-        return wrong("xdp", 1, "0: AF_XDP is not built yet".to_owned());
     }
     if options.tunnel_port == Some(0) {
         return wrong("tunnel_port", 0, "1 to 65535".to_owned());

@@ -47,10 +47,12 @@ mod error;
 mod filter;
 mod interface;
 mod link;
+mod queues;
 mod silence;
 mod state;
 mod sys;
 mod vnet;
+mod xdp;
 
 pub use error::Error;
 pub use interface::{Interface, LinkState, Options, QueuePair, Statistics, UplinkInfo};

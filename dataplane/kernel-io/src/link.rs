@@ -97,6 +97,29 @@ impl Link {
         Ok(Seen { mac: MacAddr(mac), mtu, up: flags & both == both })
     }
 
+    /// Receive queues in use; one where the driver does not say.
+    pub(crate) fn receive_queues(&self) -> u16 {
+        /// `struct ethtool_channels`.
+        #[derive(Default)]
+        #[repr(C)]
+        struct Channels {
+            command: u32,
+            most: [u32; 4],
+            receive: u32,
+            transmit: u32,
+            other: u32,
+            combined: u32,
+        }
+        const GET_CHANNELS: u32 = 0x3c;
+        let mut channels = Channels { command: GET_CHANNELS, ..Channels::default() };
+        let mut request = Self::request(&self.present_name().unwrap_or_default());
+        request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut channels).cast();
+        // SAFETY: the kernel writes the channels, a structure as long as its own, which lives through the call.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL, &mut request) };
+        let queues = if result < 0 { 1 } else { channels.receive + channels.combined };
+        queues.clamp(1, u16::MAX.into()) as u16
+    }
+
     /// Its addresses with their prefixes, IPv4 before IPv6 as the kernel has them.
     pub(crate) fn addresses(&self) -> Result<Vec<IpNet>, Error> {
         let name = self.present_name()?;

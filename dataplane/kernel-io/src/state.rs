@@ -39,6 +39,8 @@ impl State {
 /// What a receive queue counts beside what it reports.
 #[derive(Debug, Default)]
 pub(crate) struct RxCounters {
+    /// Packets taken from an AF_XDP ring.
+    pub(crate) received: Counter,
     /// Frames that were longer than a slot of the ring.
     pub(crate) truncated: Counter,
     /// Frames with lengths, offsets or wishes that cannot be.

@@ -93,6 +93,21 @@ pub(crate) fn kick(fd: c_int) -> io::Result<usize> {
     usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 
+/// Receives nothing: tells a driver that asked for it (AF_XDP, need-wakeup) that there are buffers again.
+pub(crate) fn nudge(fd: c_int) {
+    // SAFETY: no buffer is passed. What it returns does not matter: a failure shows as nothing received.
+    unsafe {
+        libc::recvfrom(
+            fd,
+            std::ptr::null_mut(),
+            0,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+}
+
 /// Memory shared with the kernel, unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -111,6 +126,11 @@ impl Mapping {
         Self::map(fd.as_raw_fd(), len, libc::MAP_SHARED, offset)
     }
 
+    /// Maps `len` bytes of zeroes.
+    pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
+        Self::map(-1, len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0)
+    }
+
     fn map(fd: c_int, len: usize, flags: c_int, offset: i64) -> io::Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice; nothing that exists is changed.
@@ -126,6 +146,11 @@ impl Mapping {
     /// Its first byte.
     pub(crate) fn start(&self) -> *mut u8 {
         self.start.as_ptr()
+    }
+
+    /// Bytes in it.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 }
 
@@ -145,6 +170,20 @@ pub(crate) fn kernel_release() -> Option<(u32, u32)> {
     let release: String = name.release.iter().map(|c| char::from(*c as u8)).collect();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// A descriptor that is readable when one of two others is.
+pub(crate) fn either(one: &OwnedFd, other: &OwnedFd) -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    let set = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+    // SAFETY: a descriptor made just now, which nobody else knows.
+    let set = unsafe { OwnedFd::from_raw_fd(set) };
+    for fd in [one, other] {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        // SAFETY: the kernel reads the event, which lives through the call.
+        check(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event) })?;
+    }
+    Ok(set)
 }
 
 /// Attaches a classic BPF program that decides which packets a socket gets.

@@ -13,4 +13,4 @@ mod tx;
 pub(crate) use ring::{Direction, LEAST_BYTES, MOST_BYTES, Ring};
 pub(crate) use rx::PacketRx;
 pub(crate) use socket::{Reception, join_fanout, reception, transmission};
-pub(crate) use tx::PacketTx;
+pub(crate) use tx::{PacketTx, fits};

@@ -2,12 +2,14 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(unsafe_code, reason = "a thread enters a namespace")]
 
-use engine::{OffloadCapabilities, RxQueue, TxQueue};
+use engine::{OffloadCapabilities, RxQueue, TxQueue, TxReport};
 use ports::conformance::{Fixture, Taken, receive, send_one};
 use rustix::event::{Timespec, epoll};
 use std::collections::VecDeque;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use towpath_kernel_io::{Interface, Options};
 
 /// Runs `ip` with these words, in the namespace of this thread.
@@ -100,14 +102,46 @@ impl Waiter {
     }
 }
 
+/// A transmit queue that waits, when flushed, until the other end has everything: the kernel may pass packets on a little later.
+pub(crate) struct Delivered {
+    tx: Box<dyn TxQueue>,
+    sent: u64,
+    to: Arc<Interface>,
+}
+
+impl TxQueue for Delivered {
+    fn capabilities(&self) -> OffloadCapabilities {
+        self.tx.capabilities()
+    }
+
+    fn send(&mut self, frames: &[buf::Frame<'_, '_>]) -> TxReport {
+        let report = self.tx.send(frames);
+        self.sent += u64::from(report.sent);
+        report
+    }
+
+    fn flush(&mut self) {
+        self.tx.flush();
+        let patience = Instant::now() + Duration::from_secs(10);
+        loop {
+            let arrived = self.to.statistics();
+            if arrived.rx_packets + arrived.rx_dropped >= self.sent {
+                return;
+            }
+            assert!(Instant::now() < patience, "{} sent, {arrived:?}", self.sent);
+            std::thread::yield_now();
+        }
+    }
+}
+
 /// A veth pair under the conformance suite: `near` is under test, `far` the other end.
 pub(crate) struct Pair {
-    pub(crate) near: End,
-    pub(crate) far: End,
-    pub(crate) waiter: Waiter,
-    pub(crate) taken: VecDeque<Taken>,
-    pub(crate) longest: usize,
-    pub(crate) depth: usize,
+    near: (Box<dyn RxQueue>, Delivered),
+    far: (Box<dyn RxQueue>, Delivered),
+    waiter: Waiter,
+    taken: VecDeque<Taken>,
+    longest: usize,
+    depth: usize,
 }
 
 pub(crate) fn pair(mtu: u32, options: &Options, depth: usize) -> Pair {
@@ -115,25 +149,34 @@ pub(crate) fn pair(mtu: u32, options: &Options, depth: usize) -> Pair {
     veth(mtu);
     let (near, far) = (open("near", options), open("far", options));
     let waiter = Waiter::new(near.interface.event_fd(0).unwrap());
-    Pair { near, far, waiter, taken: VecDeque::new(), longest: mtu as usize + 14, depth }
+    let interfaces = [Arc::new(near.interface), Arc::new(far.interface)];
+    let delivered = |tx, to: &Arc<Interface>| Delivered { tx, sent: 0, to: to.clone() };
+    Pair {
+        near: (near.rx, delivered(near.tx, &interfaces[1])),
+        far: (far.rx, delivered(far.tx, &interfaces[0])),
+        waiter,
+        taken: VecDeque::new(),
+        longest: mtu as usize + 14,
+        depth,
+    }
 }
 
 impl Fixture for Pair {
     fn rx(&mut self) -> &mut dyn RxQueue {
-        &mut *self.near.rx
+        &mut *self.near.0
     }
 
     fn tx(&mut self) -> &mut dyn TxQueue {
-        &mut *self.near.tx
+        &mut self.near.1
     }
 
     fn give(&mut self, pieces: &[&[u8]], offload: buf::Offload) -> bool {
-        send_one(&mut *self.far.tx, &pieces.concat(), pieces.len(), offload).sent == 1
+        send_one(&mut self.far.1, &pieces.concat(), pieces.len(), offload).sent == 1
     }
 
     fn take(&mut self) -> Option<Taken> {
         if self.taken.is_empty() {
-            self.taken.extend(receive(&mut *self.far.rx).0);
+            self.taken.extend(receive(&mut *self.far.0).0);
         }
         self.taken.pop_front()
     }
@@ -156,7 +199,7 @@ impl Fixture for Pair {
     }
 
     fn gives(&self) -> OffloadCapabilities {
-        self.far.tx.capabilities()
+        self.far.1.capabilities()
     }
 
     fn woken(&mut self) -> Option<bool> {

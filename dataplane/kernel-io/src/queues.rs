@@ -1,0 +1,243 @@
+//! Makes the queues of an interface, and counts for them.
+
+use crate::afpacket::{self, PacketRx, PacketTx, Reception};
+use crate::error::{Error, failed};
+use crate::interface::{Options, QueuePair};
+use crate::link::Link;
+use crate::state::{RxCounters, State, TxCounters};
+use crate::xdp::{self, Redirect, RxParts, TxParts, Words, XdpRx, XdpSocket, XdpTx};
+use crate::{filter, sys};
+use engine::OffloadCapabilities;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Link headers beside an IP packet: Ethernet and two VLAN tags.
+const LINK_BYTES: usize = 14 + 8;
+
+/// What is kept of a queue pair besides the queues.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    /// What to wait for.
+    pub(crate) event: Arc<OwnedFd>,
+    packet: Option<PacketCounts>,
+    xdp: Option<XdpCounts>,
+    pub(crate) rx: Arc<RxCounters>,
+    pub(crate) tx: Arc<TxCounters>,
+}
+
+/// A packet socket and what it counted before its last look.
+#[derive(Debug)]
+struct PacketCounts {
+    socket: Arc<OwnedFd>,
+    packets: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// An AF_XDP socket and its receive ring.
+#[derive(Debug)]
+struct XdpCounts {
+    socket: Arc<OwnedFd>,
+    received: Arc<Words>,
+}
+
+impl PacketCounts {
+    fn new(socket: Arc<OwnedFd>) -> Self {
+        Self { socket, packets: AtomicU64::new(0), dropped: AtomicU64::new(0) }
+    }
+}
+
+impl Pair {
+    /// Packets the kernel put into the receive rings, and packets it had no room for.
+    pub(crate) fn received(&self) -> (u64, u64) {
+        let (mut packets, mut dropped) = (0, 0);
+        if let Some(counts) = &self.packet {
+            // The kernel counts from zero again after each look; what it counted as received includes what it dropped.
+            if let Ok(new) =
+                sys::option::<libc::tpacket_stats>(&counts.socket, libc::SOL_PACKET, libc::PACKET_STATISTICS)
+            {
+                counts.packets.fetch_add(u64::from(new.tp_packets.saturating_sub(new.tp_drops)), Relaxed);
+                counts.dropped.fetch_add(u64::from(new.tp_drops), Relaxed);
+            }
+            packets += counts.packets.load(Relaxed);
+            dropped += counts.dropped.load(Relaxed);
+        }
+        if let Some(counts) = &self.xdp {
+            packets += self.rx.received.get() + u64::from(counts.received.filled());
+            if let Ok(lost) =
+                sys::option::<libc::xdp_statistics>(&counts.socket, libc::SOL_XDP, libc::XDP_STATISTICS)
+            {
+                dropped += lost.rx_dropped + lost.rx_ring_full + lost.rx_fill_ring_empty_descs;
+            }
+        }
+        (packets, dropped)
+    }
+}
+
+/// Queues, and what is kept of them.
+pub(crate) struct Opened {
+    /// How the interface is used.
+    pub(crate) driver: &'static str,
+    pub(crate) pairs: Vec<Pair>,
+    pub(crate) queues: Vec<QueuePair>,
+}
+
+/// Opens the queues that `options` ask for.
+pub(crate) fn open(link: &Link, mtu: u16, options: &Options, state: &Arc<State>) -> Result<Opened, Error> {
+    if options.xdp { open_xdp(link, mtu, options, state) } else { open_packet(link, options, state) }
+}
+
+/// What went wrong while rings were made.
+fn ring_failed<'a>(
+    link: &'a Link,
+    options: &Options,
+    operation: &'static str,
+) -> impl Fn(io::Error) -> Error + use<'a> {
+    let bytes = options.ring_bytes;
+    move |error| match error.raw_os_error() {
+        Some(libc::ENOMEM | libc::ENOBUFS) => Error::NoMemory { ifname: link.name.clone(), bytes },
+        _ => failed(&link.name, operation)(error),
+    }
+}
+
+fn receptions(link: &Link, options: &Options, count: u16) -> Result<Vec<Reception>, Error> {
+    let bytes = options.ring_bytes;
+    let receptions = (0..count)
+        .map(|_| afpacket::reception(link.index, bytes, options.promiscuous))
+        .collect::<io::Result<Vec<Reception>>>()
+        .map_err(ring_failed(link, options, "making a packet socket"))?;
+    if receptions.len() > 1 {
+        afpacket::join_fanout(&receptions).map_err(failed(&link.name, "spreading flows over its queues"))?;
+    }
+    for reception in &receptions {
+        let mut program = options.tunnel_port.map(filter::all_but_the_hosts);
+        let begun = reception.begin(program.as_mut().map(|program| &mut program[..]));
+        begun.map_err(failed(&link.name, "beginning to receive"))?;
+    }
+    Ok(receptions)
+}
+
+fn open_packet(link: &Link, options: &Options, state: &Arc<State>) -> Result<Opened, Error> {
+    let mut opened = Opened { driver: "AF_PACKET", pairs: Vec::new(), queues: Vec::new() };
+    for reception in receptions(link, options, options.queue_pairs)? {
+        let (socket, ring) = afpacket::transmission(link.index, options.ring_bytes / 2)
+            .map_err(ring_failed(link, options, "making a packet socket"))?;
+        let (rx, tx) = (Arc::<RxCounters>::default(), Arc::<TxCounters>::default());
+        opened.pairs.push(Pair {
+            event: reception.socket.clone(),
+            packet: Some(PacketCounts::new(reception.socket.clone())),
+            xdp: None,
+            rx: rx.clone(),
+            tx: tx.clone(),
+        });
+        let rx = PacketRx::new(reception.socket, reception.ring, state.clone(), rx, options.tunnel_port);
+        let tx = PacketTx::new(socket, ring, capabilities(), state.clone(), tx);
+        opened.queues.push((Box::new(rx), Box::new(tx)));
+    }
+    Ok(opened)
+}
+
+fn open_xdp(link: &Link, mtu: u16, options: &Options, state: &Arc<State>) -> Result<Opened, Error> {
+    let (ifname, asked) = (link.name.clone(), options.queue_pairs);
+    let most = (xdp::LONGEST - LINK_BYTES) as u16;
+    if mtu > most {
+        return Err(Error::XdpMtu { ifname, mtu, most });
+    }
+    let most = link.receive_queues();
+    if asked > most {
+        return Err(Error::XdpQueues { ifname, asked, most });
+    }
+    let taken = |operation| {
+        let (ifname, failed) = (ifname.clone(), ring_failed(link, options, operation));
+        move |error: io::Error| match error.raw_os_error() {
+            Some(libc::EBUSY | libc::EEXIST) => Error::XdpTaken { ifname: ifname.clone() },
+            _ => failed(error),
+        }
+    };
+    let mut sockets = Vec::new();
+    let mut copies = false;
+    for queue in 0..asked {
+        let socket = XdpSocket::new(options.ring_bytes).map_err(taken("making an AF_XDP socket"))?;
+        let bound = socket.bind(link.index, queue.into());
+        copies |= !bound.map_err(taken("binding an AF_XDP socket"))?;
+        sockets.push(socket);
+    }
+    let redirect = Redirect::attach(link.index, asked, options.tunnel_port)
+        .map_err(taken("attaching an XDP program"))?;
+    for (queue, socket) in (0..).zip(&sockets) {
+        redirect.set(queue, &socket.socket).map_err(taken("handing packets over"))?;
+    }
+    let driver = match (redirect.native, copies) {
+        (true, false) => "AF_XDP (native, no copies)",
+        (true, true) => "AF_XDP (native, copies)",
+        (false, _) => "AF_XDP (generic)",
+    };
+    // What is left to the kernel comes by a packet socket, to the first queue.
+    let mut others: Option<Reception> = receptions(link, options, 1)?.pop();
+    let mut opened = Opened { driver, pairs: Vec::new(), queues: Vec::new() };
+    let redirect = Arc::new(redirect);
+    for socket in sockets {
+        let pair = xdp_pair(socket, others.take(), &redirect, options, state);
+        let (pair, queues) = pair.map_err(taken("making a descriptor to wait for"))?;
+        opened.pairs.push(pair);
+        opened.queues.push(queues);
+    }
+    Ok(opened)
+}
+
+fn xdp_pair(
+    socket: XdpSocket,
+    others: Option<Reception>,
+    redirect: &Arc<Redirect>,
+    options: &Options,
+    state: &Arc<State>,
+) -> io::Result<(Pair, QueuePair)> {
+    let (rx, tx) = (Arc::<RxCounters>::default(), Arc::<TxCounters>::default());
+    let packet_socket = others.as_ref().map(|others| others.socket.clone());
+    let event = match &packet_socket {
+        Some(packet_socket) => Arc::new(sys::either(&socket.socket, packet_socket)?),
+        None => socket.socket.clone(),
+    };
+    let pair = Pair {
+        event,
+        packet: packet_socket.map(PacketCounts::new),
+        xdp: Some(XdpCounts { socket: socket.socket.clone(), received: socket.received.words() }),
+        rx: rx.clone(),
+        tx: tx.clone(),
+    };
+    let others = others.map(|others| {
+        PacketRx::new(others.socket, others.ring, state.clone(), rx.clone(), options.tunnel_port)
+    });
+    let xdp_rx = XdpRx::new(RxParts {
+        socket: socket.socket.clone(),
+        umem: socket.umem.clone(),
+        received: socket.received,
+        fill: socket.fill,
+        redirect: redirect.clone(),
+        others,
+        state: state.clone(),
+        counters: rx,
+        tunnels: options.tunnel_port.is_some(),
+    });
+    let xdp_tx = XdpTx::new(TxParts {
+        socket: socket.socket,
+        umem: socket.umem,
+        sent: socket.sent,
+        completed: socket.completed,
+        state: state.clone(),
+        counters: tx,
+    });
+    Ok((pair, (Box::new(xdp_rx), Box::new(xdp_tx))))
+}
+
+/// What the kernel takes. It cuts and sums in software what the device does not, behind the queueing discipline, so this does not depend on
+/// the device. UDP segmentation through packet sockets came with Linux 6.2.
+fn capabilities() -> OffloadCapabilities {
+    let without_udp =
+        OffloadCapabilities { checksum: true, tso4: true, tso6: true, ecn: true, ..Default::default() };
+    match sys::kernel_release() {
+        Some(release) if release >= (6, 2) => OffloadCapabilities { uso4: true, uso6: true, ..without_udp },
+        _ => without_udp,
+    }
+}

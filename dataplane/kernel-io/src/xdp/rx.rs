@@ -1,0 +1,145 @@
+//! A receive queue.
+
+use super::bpf::Redirect;
+use super::ring::Ring;
+use super::socket::{CHUNK_BYTES, Umem};
+use crate::afpacket::PacketRx;
+use crate::state::{ETHERNET, RxCounters, State};
+use crate::sys;
+use buf::{BURST_PACKETS, Burst, Extent, Offload};
+use engine::{Armed, QueueFault, RxQueue, RxReport};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+/// What a receive queue is made of.
+pub(crate) struct RxParts {
+    pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) umem: Arc<Umem>,
+    pub(crate) received: Ring<libc::xdp_desc>,
+    pub(crate) fill: Ring<u64>,
+    pub(crate) redirect: Arc<Redirect>,
+    /// What the program leaves to the kernel.
+    pub(crate) others: Option<PacketRx>,
+    pub(crate) state: Arc<State>,
+    pub(crate) counters: Arc<RxCounters>,
+    /// Whether heads are long.
+    pub(crate) tunnels: bool,
+}
+
+/// A receive queue of an AF_XDP socket. Packets lie in chunks until [`RxQueue::complete`] gives those back.
+pub(crate) struct XdpRx {
+    parts: RxParts,
+    /// Chunks of the current burst.
+    held: [u64; BURST_PACKETS],
+    count: usize,
+    fault_told: bool,
+}
+
+impl XdpRx {
+    pub(crate) fn new(parts: RxParts) -> Self {
+        Self { parts, held: [0; BURST_PACKETS], count: 0, fault_told: false }
+    }
+
+    /// The frame of an entry. Whatever it says, the bytes lie in one of the chunks to receive into.
+    #[inline(always)]
+    fn frame<'q>(umem: &Umem, entry: libc::xdp_desc) -> Option<Extent<'q>> {
+        let (at, len) = (usize::try_from(entry.addr).ok()?, entry.len as usize);
+        let room = CHUNK_BYTES - at % CHUNK_BYTES;
+        if at >= umem.receiving_bytes() || len > room || len < ETHERNET || entry.options != 0 {
+            return None;
+        }
+        // SAFETY: inside one chunk, by the check above. The kernel does not write to a chunk that is in neither of its rings, and this one
+        // comes back to it in `complete`, which the burst's borrow of the queue ('q) keeps away; the queue holds the memory.
+        Some(unsafe { Extent::<'q>::new(umem.at(at), len) })
+    }
+
+    fn take<'q>(&mut self, burst: &mut Burst<'q>, report: &mut RxReport) -> bool {
+        let Some(held) = self.held.get_mut(self.count) else { return false };
+        let Some(entry) = self.parts.received.next() else { return false };
+        *held = entry.addr / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
+        let frame = Self::frame(&self.parts.umem, entry);
+        // A chunk that is none of ours is not given to the kernel either.
+        self.count += usize::from((*held as usize) < self.parts.umem.receiving_bytes());
+        let committed = frame.is_some_and(|extent| {
+            extent.prefetch();
+            burst.push_extent(extent).is_ok() && burst.commit(Offload::NONE)
+        });
+        if !committed {
+            self.parts.counters.malformed.add(1);
+            report.refused += 1;
+        }
+        true
+    }
+}
+
+impl RxQueue for XdpRx {
+    fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
+        self.complete();
+        let mut report = RxReport::default();
+        if self.parts.state.is_gone() {
+            report.fault = (!self.fault_told).then_some(QueueFault::Device);
+            self.fault_told = true;
+            return report;
+        }
+        let before = burst.len();
+        while !burst.is_full() && self.take(burst, &mut report) {}
+        let taken = burst.len() - before;
+        if taken + report.refused as usize > 0 {
+            self.parts.counters.received.add(taken as u64);
+            self.parts.received.release();
+        }
+        if self.parts.tunnels {
+            burst.load_long_heads();
+        } else {
+            burst.load_heads();
+        }
+        report.more = self.count == BURST_PACKETS && self.parts.received.has_next();
+        if let Some(others) = &mut self.parts.others {
+            let from_others = others.poll(burst);
+            report.refused += from_others.refused;
+            report.more |= from_others.more;
+        }
+        report
+    }
+
+    #[inline]
+    fn complete(&mut self) {
+        if self.count > 0 {
+            for chunk in self.held.iter().take(self.count) {
+                // Never full: it has room for every chunk.
+                self.parts.fill.push(*chunk);
+            }
+            self.parts.fill.publish();
+            self.count = 0;
+            if self.parts.fill.wants_call() {
+                sys::nudge(self.parts.socket.as_raw_fd());
+            }
+        }
+        if let Some(others) = &mut self.parts.others {
+            others.complete();
+        }
+    }
+
+    /// The descriptor becomes readable with the next packet; nothing needs to be asked for.
+    fn arm(&mut self) -> Armed {
+        let error = sys::option::<i32>(&self.parts.socket, libc::SOL_SOCKET, libc::SO_ERROR);
+        // An AF_XDP socket has one error to tell: that its interface was removed.
+        if error.is_ok_and(|error| error != 0) {
+            self.parts.state.set_gone();
+        }
+        let others = self.parts.others.as_mut().map_or(Armed::Quiet, RxQueue::arm);
+        let fault = self.parts.state.is_gone() && !self.fault_told;
+        let ready = fault || (!self.parts.state.is_gone() && self.parts.received.has_next());
+        // After the fault was told, nothing comes from the others either.
+        if ready || (others == Armed::Ready && !self.fault_told) { Armed::Ready } else { Armed::Quiet }
+    }
+
+    fn disarm(&mut self) {}
+}
+
+impl std::fmt::Debug for XdpRx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let native = self.parts.redirect.native;
+        f.debug_struct("XdpRx").field("native", &native).field("held", &self.count).finish()
+    }
+}
