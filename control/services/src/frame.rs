@@ -82,6 +82,14 @@ fn begin(destination: MacAddr, source: MacAddr, ether_type: u16, room: usize) ->
     frame
 }
 
+/// A frame to `link.0` from `link.1` around a whole IP packet, whose first bits say which.
+pub(crate) fn of_ip(link: (MacAddr, MacAddr), packet: &[u8]) -> Vec<u8> {
+    let is_v6 = packet.first().is_some_and(|byte| byte >> 4 == 6);
+    let mut frame = begin(link.0, link.1, if is_v6 { ethernet::IPV6 } else { ethernet::IPV4 }, packet.len());
+    frame.extend_from_slice(packet);
+    frame
+}
+
 /// Stores a checksum at `at`.
 fn store(frame: &mut [u8], at: usize, checksum: u16) {
     if let Some(field) = frame.get_mut(at..at + 2) {

@@ -1,5 +1,5 @@
 //! What the switch answers itself, on the control thread: DHCPv4, DHCPv6, router advertisements, the underlay's neighbours,
-//! announcements.
+//! announcements, the metadata service.
 //!
 //! Everything here is a function or a state machine over whole Ethernet frames, without threads, sockets or clocks: a frame is a slice,
 //! an answer is a vector, and time is an argument (a [`Duration`](std::time::Duration) since any fixed moment; one that goes backwards
@@ -18,6 +18,7 @@ pub mod dhcp4;
 pub mod dhcp6;
 mod domain;
 mod frame;
+pub mod metadata;
 pub mod neighbours;
 pub mod ra;
 mod random;
