@@ -259,15 +259,19 @@ impl Stack {
     /// connections would be a limit on requests. A socket that listens alone is not kept either.
     fn clean<U: Upstream>(&mut self, around: &mut Surroundings<'_, U>) {
         let sockets = &mut self.sockets;
-        let state = |sockets: &SocketSet<'_>, one: &Connection| sockets.get::<Socket<'_>>(one.socket).state();
-        let is_idle = self.connections.iter().all(|one| state(sockets, one) == State::Listen);
-        self.connections.retain_mut(|connection| {
-            let over = is_idle || matches!(state(sockets, connection), State::Closed | State::TimeWait);
-            if over {
-                sockets.remove(connection.socket);
-                connection.end(around);
-            }
-            !over
-        });
+        let mut forget = |connections: &mut Vec<Connection>, is_over: &dyn Fn(State) -> bool| {
+            connections.retain_mut(|connection| {
+                let over = is_over(sockets.get::<Socket<'_>>(connection.socket).state());
+                if over {
+                    sockets.remove(connection.socket);
+                    connection.end(around);
+                }
+                !over
+            });
+            connections.iter().all(|one| sockets.get::<Socket<'_>>(one.socket).state() == State::Listen)
+        };
+        if forget(&mut self.connections, &|state| matches!(state, State::Closed | State::TimeWait)) {
+            forget(&mut self.connections, &|_| true);
+        }
     }
 }
