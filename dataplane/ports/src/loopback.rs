@@ -25,6 +25,7 @@ pub fn loopback(pool: &Pool, depth: usize, wake: impl Fn() + Send + 'static) -> 
         held: VecDeque::with_capacity(BURST_PACKETS),
         shown: 0,
         armed: armed.clone(),
+        long_heads: false,
     };
     let tx = LoopbackTx { ring: producer, pool: pool.clone(), armed, wake: Box::new(wake) };
     (rx, tx)
@@ -37,6 +38,7 @@ pub struct LoopbackRx {
     held: VecDeque<OwnedPacket>,
     shown: usize,
     armed: Arc<AtomicBool>,
+    long_heads: bool,
 }
 
 impl fmt::Debug for LoopbackRx {
@@ -49,6 +51,13 @@ impl fmt::Debug for LoopbackRx {
 }
 
 impl LoopbackRx {
+    /// The same, for the end of an uplink: see [`Burst::load_long_heads`].
+    #[must_use]
+    pub fn with_long_heads(mut self) -> Self {
+        self.long_heads = true;
+        self
+    }
+
     /// Takes as many packets from the ring as one burst has room for.
     fn fetch(&mut self) {
         let mut bytes: usize = self.held.iter().map(OwnedPacket::len).sum();
@@ -72,7 +81,11 @@ impl RxQueue for LoopbackRx {
             shown += 1;
         }
         self.shown = shown;
-        burst.load_heads();
+        if self.long_heads {
+            burst.load_long_heads();
+        } else {
+            burst.load_heads();
+        }
         RxReport { more: shown < self.held.len() || !self.ring.is_empty(), ..RxReport::default() }
     }
 
