@@ -35,20 +35,26 @@ impl Said {
             L3::Arp => arp::View::new(head, &headers).map(|message| of_arp(link, &message)),
             L3::Ipv6 => {
                 let to_us = ethernet::View::new(head).is_some_and(|frame| frame.destination() == link.mac);
-                match ndp::parse(head, &headers) {
-                    Ok(message) => of_ndp(&message, to_us),
-                    Err(ndp::NdError::Checksum) => return Err(Refusal::Checksum),
-                    Err(ndp::NdError::HopLimit) => return Err(Refusal::HopLimit),
-                    Err(ndp::NdError::OptionLength) => return Err(Refusal::OptionLength),
-                    Err(ndp::NdError::Addresses | ndp::NdError::Target) => return Err(Refusal::Addresses),
-                    Err(_) => return Err(Refusal::Format),
-                }
+                let message = ndp::parse(head, &headers).map_err(refusal)?;
+                of_ndp(&message, to_us)
             }
             L3::Ipv4 | L3::Other => None,
         };
         Ok(said.filter(|said| {
             said.mac.is_none_or(|mac| mac.is_unicast() && mac != link.mac) && !link.is_own(said.address)
         }))
+    }
+}
+
+/// What is counted for a message that a node must not act on.
+pub(super) fn refusal(error: ndp::NdError) -> Refusal {
+    match error {
+        ndp::NdError::Checksum => Refusal::Checksum,
+        ndp::NdError::HopLimit => Refusal::HopLimit,
+        ndp::NdError::OptionLength => Refusal::OptionLength,
+        ndp::NdError::Addresses | ndp::NdError::Target => Refusal::Addresses,
+        ndp::NdError::Fragmented => Refusal::Fragmented,
+        ndp::NdError::Code | ndp::NdError::Truncated | ndp::NdError::TooLong => Refusal::Format,
     }
 }
 
