@@ -56,6 +56,12 @@ impl<'a, 'm> Frame<'a, 'm> {
         self.head
     }
 
+    /// The runs of bytes after the head. Of a segment, those of the whole it was cut of.
+    #[inline(always)]
+    pub fn body_extents(&self) -> &'a [Extent<'m>] {
+        self.body
+    }
+
     /// Bytes after the head.
     #[inline(always)]
     pub fn body_len(&self) -> usize {

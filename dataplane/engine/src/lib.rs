@@ -9,6 +9,7 @@
 
 mod adapt;
 mod batch;
+mod coalesce;
 mod counters;
 mod drop_reason;
 mod observer;
@@ -17,6 +18,7 @@ mod punt;
 
 pub use adapt::deliver_adapted;
 pub use batch::{Batch, Group, Indices, Metadata, Output, Verdicts};
+pub use coalesce::deliver_coalesced;
 pub use counters::{CounterTotals, PortCounters};
 pub use drop_reason::DropReason;
 pub use observer::{Observer, Unobserved};

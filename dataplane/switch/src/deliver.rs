@@ -13,8 +13,9 @@ use arrayvec::ArrayVec;
 use buf::{BURST_PACKETS, Frame, Pool};
 use engine::{
     Batch, DropReason, Group, Indices, Observer, Output, PortCounters, PortIndex, TxQueue, TxReport,
-    deliver_adapted,
+    deliver_adapted, deliver_coalesced,
 };
+use packet::L4;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -172,10 +173,10 @@ impl Delivery<'_> {
                 if O::ACTIVE {
                     frames.iter().for_each(|frame| observer.forwarded(ingress, output, frame));
                 }
-                let plain = packets & batch.burst.with_offload() == 0;
+                let form = Form::of(batch, packets, target.is_some_and(|target| target.uplink));
                 let too_long = target.map_or(0, |target| target.fit(&mut frames, longest));
                 let mut report = match target {
-                    Some(target) => self.send(target, port, pair, ingress, &frames, plain),
+                    Some(target) => self.send(target, port, pair, ingress, &frames, form),
                     None => GroupReport::stopped(frames.len()),
                 };
                 report.too_large += too_long;
@@ -193,7 +194,7 @@ impl Delivery<'_> {
         pair: usize,
         ingress: PortIndex,
         frames: &[Frame<'_, '_>],
-        plain: bool,
+        form: Form,
     ) -> GroupReport {
         let Some(queue) = target.queues.get(pair) else { return GroupReport::stopped(frames.len()) };
         let id = QueueId { port, pair: pair as u16 };
@@ -208,7 +209,7 @@ impl Delivery<'_> {
         match queue.try_take() {
             Some(mut guard) => match guard.as_deref_mut() {
                 Some(queue) => {
-                    let report = transmit(queue, &target.counters, frames, plain);
+                    let report = transmit(queue, &target.counters, frames, form);
                     if !self.unsettled.note_tx(id) {
                         queue.settle();
                     }
@@ -274,15 +275,55 @@ fn remove_too_long(frames: &mut ArrayVec<Frame<'_, '_>, BURST_PACKETS>, mtu: u16
     (before - frames.len()) as u32
 }
 
-/// Sends, flushes and counts at the receiving port. `plain`: no frame asks for an offload.
+/// What may have to be done to frames on their way into a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Nothing: none asks for an offload.
+    Plain,
+    /// What the receiver does not do itself.
+    Adapted,
+    /// Segments from a wire may be joined.
+    Coalesced,
+}
+
+impl Form {
+    /// That of `packets`, of which none goes to the underlay again.
+    #[inline(always)]
+    fn of(batch: &Batch<'_, '_>, packets: u32, to_uplink: bool) -> Self {
+        if packets & batch.decapsulated != 0 && !to_uplink && has_segments(batch, packets) {
+            Self::Coalesced
+        } else if packets & batch.burst.with_offload() == 0 {
+            Self::Plain
+        } else {
+            Self::Adapted
+        }
+    }
+}
+
+/// Whether at least two of `packets` are TCP with so much data that joining them may pay.
+#[inline(never)]
+fn has_segments(batch: &Batch<'_, '_>, packets: u32) -> bool {
+    const LEAST: u32 = 256;
+    let large = |index: &usize| {
+        let headers = &batch.metadata[*index].headers;
+        headers.l4 == L4::Tcp && headers.payload_length() >= LEAST
+    };
+    Indices(packets).filter(large).nth(1).is_some()
+}
+
+/// Sends, flushes and counts at the receiving port.
 #[inline(always)]
 pub(crate) fn transmit(
     queue: &mut dyn TxQueue,
     counters: &PortCounters,
     frames: &[Frame<'_, '_>],
-    plain: bool,
+    form: Form,
 ) -> TxReport {
-    let report = if plain { queue.send(frames) } else { deliver_adapted(queue, frames) };
+    let report = match form {
+        Form::Plain => queue.send(frames),
+        Form::Adapted => deliver_adapted(queue, frames),
+        Form::Coalesced => deliver_coalesced(queue, frames),
+    };
     queue.flush();
     counters.tx_packets.add(u64::from(report.sent));
     counters.tx_bytes.add(report.bytes);

@@ -2,7 +2,7 @@
 
 use crate::aside::{Aside, Exceptions, WaitingRoom};
 use crate::clock::Clock;
-use crate::deliver::{Delivery, OutputPort, transmit};
+use crate::deliver::{Delivery, Form, OutputPort, transmit};
 use crate::handover::{Handover, Links};
 use crate::kept::Kept;
 use crate::pipeline::{self, Ingress};
@@ -490,8 +490,9 @@ fn deliver_one(handover: &Handover, outputs: &[Option<OutputPort>], unsettled: &
     if let Some((output, queue)) = queue {
         let Some(mut guard) = queue.try_take() else { return false };
         if let Some(queue) = guard.as_deref_mut() {
-            let report =
-                handover.packet.with_frame(|frame| transmit(queue, &output.counters, &[frame], false));
+            let report = handover
+                .packet
+                .with_frame(|frame| transmit(queue, &output.counters, &[frame], Form::Adapted));
             if !unsettled.note_tx(handover.queue()) {
                 queue.settle();
             }
