@@ -13,8 +13,8 @@ what=${1:-test}
 rust_version=1.95.0
 
 build=(build-essential pkg-config libdpdk-dev libclang-dev clang ca-certificates curl)
-demo=(qemu-system-x86 busybox-static xz-utils util-linux)
-test=(dpdk-dev tshark systemd)
+demo=(qemu-system-x86 busybox-static xz-utils util-linux iproute2)
+test=(dpdk-dev tshark systemd ethtool openvswitch-switch isc-dhcp-client ndisc6)
 bench=(dpdk-dev openvswitch-switch-dpdk util-linux)
 case $what in
 build) packages=("${build[@]}") ;;

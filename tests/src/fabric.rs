@@ -76,6 +76,15 @@ impl Underlay {
         if ipv6 { [0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)].into() } else { [192, 0, 2, last].into() }
     }
 
+    /// Let a member finish its packets itself, as they must be for a counterpart that reads its interface without their metadata (Open
+    /// vSwitch does): what a virtual interface calls offloading is leaving checksums and cuts to the receiver.
+    ///
+    /// # Errors
+    /// The interface cannot be changed.
+    pub fn without_offloads(&self, number: usize) -> Result<()> {
+        self.members[number].run(&format!("ethtool -K {UPLINK} tx off tso off gso off")).map(drop)
+    }
+
     /// Bytes that a packet of the underlay may have.
     #[must_use]
     pub fn mtu(&self) -> u16 {

@@ -6,14 +6,16 @@
 //! - [`hostile`] is front ends and guests that break rules, and the judgement of what comes of it.
 //! - [`survivor`] is a guest that outlives its back end, and says what the `vhost` crate's front end cannot.
 //! - [`testpmd`] runs DPDK's test application: as a foreign switch to compare with, or as a foreign guest.
+//! - [`clients`] joins ports to namespaces through DPDK's driver: the kernel's network stack without a virtual machine.
 //! - [`daemon`] runs `towpathd` and asks it through `towpath`; [`manifests`] writes what it is told.
-//! - [`netns`] makes network namespaces, [`fabric`] an underlay of them with hosts on it.
+//! - [`netns`] makes network namespaces, [`fabric`] an underlay of them with hosts on it, [`vtep`] ends of tunnels by others.
 //! - [`process`] is what they stand on: a child that cannot outlive its test.
 //!
 //! Nothing here is installed on the host but Debian packages (`scripts/setup.sh`); sockets, logs and images of a run live in one
 //! temporary folder, a [`scratch::Scratch`].
 
 pub mod agent;
+pub mod clients;
 pub mod daemon;
 pub mod fabric;
 pub mod frontend;
@@ -28,6 +30,7 @@ pub mod qmp;
 pub mod scratch;
 pub mod survivor;
 pub mod testpmd;
+pub mod vtep;
 pub mod wait;
 
 /// How the harness fails: a chain of reasons for a person to read.

@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use crate::Result;
 use crate::manifests::Port;
+use crate::netns::Namespace;
 use crate::process::Process;
 use crate::scratch::Scratch;
 
@@ -151,10 +152,23 @@ impl Testpmd {
     /// # Errors
     /// It ends or does not come up; its log is in the error.
     pub fn start(scratch: &Scratch, config: &TestpmdConfig) -> Result<Self> {
+        Self::start_in(scratch, config, None)
+    }
+
+    /// [`Testpmd::start`] in a namespace.
+    ///
+    /// # Errors
+    /// As [`Testpmd::start`].
+    pub fn start_in(
+        scratch: &Scratch,
+        config: &TestpmdConfig,
+        namespace: Option<&Namespace>,
+    ) -> Result<Self> {
         // DPDK's own files of this process go into the scratch folder, whoever else runs DPDK.
         let run_directory = scratch.join(&format!("{}-dpdk", config.name));
         std::fs::create_dir_all(&run_directory)?;
-        let mut command = Command::new("stdbuf");
+        let mut command =
+            namespace.map_or_else(|| Command::new("stdbuf"), |namespace| namespace.command("stdbuf"));
         command
             // Its answers are wanted line by line, though they go to a file.
             .args(["-oL", "dpdk-testpmd"])

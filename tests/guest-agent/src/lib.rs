@@ -6,6 +6,7 @@
 //! [`Reply::Ready`].
 
 pub mod pattern;
+pub mod transfer;
 
 use std::net::SocketAddr;
 

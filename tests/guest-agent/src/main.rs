@@ -1,15 +1,13 @@
 //! The agent: reads requests from a serial line and answers them. Started by the guest's init script.
 
-mod transfer;
-
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
 
 use towpath_guest_agent::pattern::{Checksum, Pattern};
+use towpath_guest_agent::transfer::{self, Job};
 use towpath_guest_agent::{Exited, Reply, Request};
-use transfer::Job;
 
 /// What the agent keeps between requests.
 #[derive(Default)]

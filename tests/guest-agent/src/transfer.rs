@@ -6,19 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use towpath_guest_agent::Progress;
-use towpath_guest_agent::pattern::{Checksum, Pattern};
+use crate::Progress;
+use crate::pattern::{Checksum, Pattern};
 
 /// Bytes moved between two looks at the clock and the progress.
 const PIECE: usize = 32 * 1024;
 
 /// A transfer, seen from outside.
-#[derive(Clone, Default)]
-pub(crate) struct Job(Arc<Mutex<Progress>>);
+#[derive(Clone, Debug, Default)]
+pub struct Job(Arc<Mutex<Progress>>);
 
 impl Job {
     /// How far it is.
-    pub(crate) fn progress(&self) -> Progress {
+    #[must_use]
+    pub fn progress(&self) -> Progress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -42,7 +43,10 @@ impl Job {
 }
 
 /// Receive from the first that connects. It listens when this returns.
-pub(crate) fn receive(listen: SocketAddr) -> io::Result<Job> {
+///
+/// # Errors
+/// It cannot listen there.
+pub fn receive(listen: SocketAddr) -> io::Result<Job> {
     let listener = TcpListener::bind(listen)?;
     Ok(Job::start(move |job| {
         let (mut stream, _) = listener.accept()?;
@@ -63,7 +67,8 @@ pub(crate) fn receive(listen: SocketAddr) -> io::Result<Job> {
 }
 
 /// Connect and send `bytes` of the pattern of `seed`, at most at the given rate.
-pub(crate) fn send(to: SocketAddr, bytes: u64, seed: u64, bytes_per_second: Option<u64>) -> Job {
+#[must_use]
+pub fn send(to: SocketAddr, bytes: u64, seed: u64, bytes_per_second: Option<u64>) -> Job {
     Job::start(move |job| {
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(10))?;
         let mut pattern = Pattern::new(seed);

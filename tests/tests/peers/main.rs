@@ -4,3 +4,4 @@
 mod frontend;
 mod guests;
 mod ring_paths;
+mod vteps;
