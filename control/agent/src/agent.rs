@@ -169,7 +169,7 @@ impl Agent {
             }
         };
         self.vpc_of_subnet.insert(subnet, vpc);
-        let plan = PortPlan::of(port, desired, vpc, subnet);
+        let plan = PortPlan::of(port, desired, subnet, vpc);
         if let Some(realized) = self.ports.get(&name)
             && needs_reopening(&realized.plan, &plan)
         {
