@@ -10,6 +10,31 @@ use std::fmt::Write;
 /// What a set of seeds must reach each reason, fault and edge, at least.
 pub const REACHED: u64 = 100;
 
+/// Reasons that no run reaches: those of what lies beyond one host's subnets.
+pub const UNREACHED: &[DropReason] = {
+    use DropReason::*;
+    &[
+        GatewayConsumed,
+        HopLimit,
+        NoRoute,
+        Blackhole,
+        UnknownEndpoint,
+        TooBig,
+        ServiceConsumed,
+        ServiceBudget,
+        ServiceBusy,
+        UnderlayNotOurs,
+        BadTunnel,
+        TunnelChecksum,
+        UnknownVtep,
+        UnknownVni,
+        TunnelSource,
+        TunnelCongestion,
+        NoUplink,
+        NeighbourUnresolved,
+    ]
+};
+
 /// Edges of the pipeline that a set of seeds must take.
 pub const EDGES: &[&str] = &[
     "ring > refused",
@@ -21,6 +46,7 @@ pub const EDGES: &[&str] = &[
     "neighbours > answered",
     "forward > dropped",
     "forward > delivery",
+    "broadcast > dropped",
     "delivery > dropped",
     "delivery > other worker, or kept",
     "delivery > guest, whole",
@@ -49,6 +75,7 @@ pub const EDGES: &[&str] = &[
 pub fn rows(stats: &Stats) -> Vec<(&'static str, &'static str, u64)> {
     let drops = DropReason::ALL
         .iter()
+        .filter(|reason| !UNREACHED.contains(reason))
         .map(|reason| ("drop", reason.name(), stats.drops.get(reason).copied().unwrap_or(0)));
     let faults = Fault::ALL
         .iter()

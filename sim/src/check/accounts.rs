@@ -47,26 +47,27 @@ fn bad_chains(totals: &CounterTotals) -> u64 {
     totals.drops.iter().filter(|(reason, _)| *reason == DropReason::BadChain).map(|(_, count)| *count).sum()
 }
 
-/// Between two steps: taken = delivered + dropped + handed over and still on the way.
+/// Between two steps: taken = delivered + dropped + given to the control thread + handed over and still on the way.
 ///
 /// # Errors
 ///
 /// It is not.
 pub fn check_conservation(accounts: &[Account], handovers_done: u64) -> Checked {
-    let (mut taken, mut delivered, mut dropped, mut handed) = (0, 0, 0, 0);
+    let (mut taken, mut delivered, mut dropped, mut handed, mut punted) = (0, 0, 0, 0, 0);
     for account in accounts {
         let totals = account.totals();
         taken += totals.rx_packets;
         delivered += totals.tx_packets;
         dropped += totals.dropped() - bad_chains(&totals);
         handed += totals.handed_over;
+        punted += totals.punted;
     }
     let waiting = handed.wrapping_sub(handovers_done);
-    if taken == delivered + dropped + waiting {
+    if taken == delivered + dropped + waiting + punted {
         return Ok(());
     }
     found(format!(
-        "{taken} packets taken, {delivered} delivered, {dropped} dropped, {waiting} on their way between workers"
+        "{taken} packets taken, {delivered} delivered, {dropped} dropped, {punted} given to the control thread, {waiting} on their way between workers"
     ))
 }
 

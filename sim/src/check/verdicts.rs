@@ -110,13 +110,17 @@ pub fn is_delivery(reason: DropReason) -> bool {
     matches!(reason, ReceiverFull | TooLarge | ReceiverStopped | HandoverFull | PoolExhausted)
 }
 
-/// The edge of the pipeline on which a packet with that reason leaves it. (A rogue service is found by two stages: that edge has no one name.)
+/// The edge of the pipeline on which a packet with that reason leaves it. (A rogue service is found by two stages: that edge has no one name; and so for
+/// others.)
 #[must_use]
 pub fn edge_of(reason: DropReason) -> Option<&'static str> {
     use DropReason::{
-        BadChain, BadNeighbour, BadOffload, BogusSource, EtherTypeRefused, Hairpin, Multicast,
-        NeighbourConsumed, PortDown, RogueService, SpoofedAddress, SpoofedMac, SpoofedNeighbour,
-        UnknownNeighbour, UnknownUnicast, VlanTagged,
+        BadChain, BadNeighbour, BadOffload, BadTunnel, Blackhole, BogusSource, EtherTypeRefused,
+        GatewayConsumed, Hairpin, HopLimit, Multicast, NeighbourConsumed, NeighbourUnresolved, NoRoute,
+        NoUplink, PortDown, RogueService, ServiceBudget, ServiceBusy, ServiceConsumed, SpoofedAddress,
+        SpoofedMac, SpoofedNeighbour, TooBig, TunnelChecksum, TunnelCongestion, TunnelSource,
+        UnderlayNotOurs, UnknownEndpoint, UnknownNeighbour, UnknownUnicast, UnknownVni, UnknownVtep,
+        VlanTagged,
     };
     Some(match reason {
         BadChain => "ring > refused",
@@ -125,7 +129,14 @@ pub fn edge_of(reason: DropReason) -> Option<&'static str> {
             "port_security > dropped"
         }
         SpoofedNeighbour | BadNeighbour | UnknownNeighbour | NeighbourConsumed => "neighbours > dropped",
-        Multicast | UnknownUnicast | Hairpin => "forward > dropped",
+        UnknownUnicast | Hairpin => "forward > dropped",
+        Multicast => "broadcast > dropped",
+        ServiceBudget | ServiceBusy | ServiceConsumed => "control thread > refused",
+        NoRoute | Blackhole | UnknownEndpoint | HopLimit | GatewayConsumed => "route > dropped",
+        TooBig | NoUplink => "encapsulate > dropped",
+        NeighbourUnresolved => "waiting > dropped",
+        UnderlayNotOurs | BadTunnel | TunnelChecksum | UnknownVtep | UnknownVni => "decapsulate > dropped",
+        TunnelSource | TunnelCongestion => "arrive > dropped",
         RogueService => return None,
         // What is left is the parser's.
         BadOffload => "parse > dropped (offload)",
@@ -138,6 +149,9 @@ struct Tally {
     received: u64,
     forwarded: u64,
     unknown: u64,
+    /// Packets for the control thread: expected, and given to it.
+    asks: u64,
+    punted: u64,
     expected: BTreeMap<DropReason, u64>,
     dropped: BTreeMap<DropReason, u64>,
 }
@@ -163,6 +177,8 @@ pub struct Checks<'a> {
     pub network: &'a Network,
     /// The guest of each port, also of one that is about to be forgotten, and its queue pairs.
     pub guest_of: &'a dyn Fn(PortIndex) -> Option<(usize, usize)>,
+    /// How many packets of a port were given to the control thread in this step.
+    pub punted: &'a dyn Fn(PortIndex) -> u64,
 }
 
 /// Compares one step.
@@ -198,7 +214,11 @@ pub fn check(seen: Vec<Seen>, checks: &mut Checks<'_>) -> Checked {
             }
         }
     }
-    tallies.iter().try_for_each(|(port, tally)| tally.check(*port))
+    for (port, tally) in &mut tallies {
+        tally.punted = (checks.punted)(*port);
+        tally.check(*port)?;
+    }
+    Ok(())
 }
 
 fn nobody<T>(port: PortIndex) -> Result<T, Violation> {
@@ -229,6 +249,7 @@ impl Checks<'_> {
             _ if entry.epoch != self.network.epoch => tally.unknown += 1,
             Expect::Any => tally.unknown += 1,
             Expect::Drop(reason) => *tally.expected.entry(reason).or_default() += 1,
+            Expect::Punt(_) => tally.asks += 1,
             Expect::To(_) | Expect::Answer => {}
         }
         Ok(at)
@@ -291,7 +312,9 @@ impl Tally {
             }
         }
         for (reason, got) in stages() {
-            let want = self.expected.get(reason).copied().unwrap_or(0);
+            let refused = matches!(reason, DropReason::ServiceBudget | DropReason::ServiceBusy);
+            let asks = if refused { self.asks } else { 0 };
+            let want = self.expected.get(reason).copied().unwrap_or(0) + asks;
             if *got > want + self.unknown {
                 return wrong(format!(
                     "{got} frames ended as {}, {want} should have, {} were anything",
@@ -300,11 +323,21 @@ impl Tally {
                 ));
             }
         }
-        let ended: u64 = stages().map(|(_, count)| count).sum();
-        if self.forwarded + ended != self.received {
+        if self.punted > self.asks + self.unknown {
             return wrong(format!(
-                "{} frames taken, {} forwarded, {ended} ended",
-                self.received, self.forwarded
+                "{} frames given to the control thread, {} should",
+                self.punted, self.asks
+            ));
+        }
+        let ended: u64 = stages().map(|(_, count)| count).sum();
+        // What had no memory to be given to the control thread in.
+        let unkept =
+            self.dropped.get(&DropReason::PoolExhausted).copied().unwrap_or(0).min(self.asks + self.unknown);
+        let known = self.forwarded + ended + self.punted;
+        if known > self.received || self.received > known + unkept {
+            return wrong(format!(
+                "{} frames taken, {} forwarded, {ended} ended, {} given to the control thread",
+                self.received, self.forwarded, self.punted
             ));
         }
         Ok(())

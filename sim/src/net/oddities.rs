@@ -150,7 +150,8 @@ impl Right<'_> {
             DropReason::Runt => cut(udp4, 1 + random.below(14)),
             DropReason::Llc => with(udp4, 12, &[0, 60]),
             DropReason::UnknownUnicast => with(udp4, 0, &[2, 0xdd, 0, 0, 0, random.below(256) as u8]),
-            DropReason::Multicast if random.chance(500) => with(udp4, 0, &[0xff; 6]),
+            // IGMP to all, as the general query is not sent.
+            DropReason::Multicast if random.chance(500) => with(with(udp4, 0, &[0xff; 6]), 23, &[2]),
             DropReason::Multicast => with(self.udp6.clone(), 0, &[0x33, 0x33, 0, 0, 0, 0xfb]),
             DropReason::Hairpin => with(udp4, 0, &self.from.mac),
             _ => return None,

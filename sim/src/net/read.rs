@@ -60,6 +60,29 @@ pub fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// DSCP and ECN of an IP packet.
+#[must_use]
+pub fn traffic_class(frame: &[u8]) -> Option<u8> {
+    let (kind, at) = ethertype(frame)?;
+    let [first, second] = take::<2>(frame, at)?;
+    match kind {
+        0x0800 => Some(second),
+        0x86dd => Some(first << 4 | second >> 4),
+        _ => None,
+    }
+}
+
+/// Hops that an IP packet may still take.
+#[must_use]
+pub fn hops(frame: &[u8]) -> Option<u8> {
+    let (kind, at) = ethertype(frame)?;
+    match kind {
+        0x0800 => frame.get(at + 8).copied(),
+        0x86dd => frame.get(at + 7).copied(),
+        _ => None,
+    }
+}
+
 /// The transport layer of an unfragmented packet without IPv6 extension headers.
 #[must_use]
 pub fn transport(frame: &[u8]) -> Option<Transport> {

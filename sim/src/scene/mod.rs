@@ -17,9 +17,10 @@ use crate::options::Kind;
 use crate::queues::Polled;
 use crate::random::Random;
 use crate::trace::Trace;
-use engine::{PortIndex, QueueFault};
+use engine::{PortCounters, PortIndex, QueueFault};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 use switch::{QueueId, Worker};
 use virtqueue::Counter;
 
@@ -92,6 +93,8 @@ pub struct Scene {
     /// The books.
     pub accounts: Vec<Account>,
     handovers_done: u64,
+    /// By port: its counters, by worker, and how many packets each worker had given the control thread at the end of its last step.
+    pub shards: BTreeMap<PortIndex, Vec<(Arc<PortCounters>, u64)>>,
     /// Guests that reset their device.
     pub resets: Vec<usize>,
     /// By guest: its memory or rings were tampered with, so it is not to be believed until it starts again.
@@ -143,6 +146,7 @@ impl Scene {
             polled: Polled::default(),
             accounts,
             handovers_done: 0,
+            shards: BTreeMap::new(),
             resets: Vec::new(),
             tampered: vec![false; count],
             broken: Vec::new(),

@@ -5,12 +5,13 @@ use crate::check::verdicts::{self, Checks, Seen, Watch, edge_of};
 use crate::check::{Checked, Violation, work};
 use crate::cost;
 use engine::{Armed, PortIndex};
+use std::collections::BTreeMap;
 use virtqueue::Counter;
 
 /// How long a worker waits until it looks again after it found nothing, in nanoseconds; doubles up to the last.
 const IDLE_STEPS: [u64; 4] = [2_000, 4_000, 8_000, 16_000];
 /// Commands that a worker does in one step, at most; the rest waits for the next.
-const COMMANDS_PER_STEP: u32 = 64;
+const COMMANDS_PER_STEP: u32 = 1024;
 /// How often the books are compared, in steps.
 const AUDIT_EVERY: u64 = 16;
 
@@ -94,7 +95,7 @@ impl Scene {
         );
         let queues: usize = self.guests.iter().map(|guest| usize::from(guest.options.nic.pairs)).sum();
         work::check(&progress, queues as u64, self.seats.len())?;
-        self.take_seen(watch.seen, progress.commands < COMMANDS_PER_STEP)?;
+        self.take_seen(worker, watch.seen, progress.commands < COMMANDS_PER_STEP)?;
         if self.stats.steps.is_multiple_of(AUDIT_EVERY) {
             self.audit()?;
         }
@@ -106,7 +107,7 @@ impl Scene {
         Ok((progress.is_idle(), took))
     }
 
-    pub(super) fn take_seen(&mut self, seen: Vec<Seen>, up_to_date: bool) -> Checked {
+    pub(super) fn take_seen(&mut self, worker: usize, seen: Vec<Seen>, up_to_date: bool) -> Checked {
         for event in &seen {
             match event {
                 Seen::Received { port, key, .. } => {
@@ -136,7 +137,16 @@ impl Scene {
             let guest = *guest_of.get(&port)?;
             Some((guest, usize::from(guests[guest].options.nic.pairs)))
         };
+        let mut given: BTreeMap<PortIndex, u64> = BTreeMap::new();
+        for (port, shards) in &mut self.shards {
+            if let Some((shard, before)) = shards.get_mut(worker) {
+                let now = shard.punted.get();
+                given.insert(*port, now - std::mem::replace(before, now));
+            }
+        }
+        self.stats.edge("control thread < given", given.values().sum());
         let mut checks = Checks {
+            punted: &|port| given.get(&port).copied().unwrap_or(0),
             ledger: &mut self.ledger,
             steering: &mut self.steering,
             up_to_date,

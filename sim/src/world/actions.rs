@@ -38,7 +38,9 @@ impl World {
                 Action::BindMac { space, mac, location } => {
                     self.control.place_mac(space, mac, location);
                     if self.mischief.is(Plant::ForeignMac) {
-                        (0..SUBNET_NUMBERS).for_each(|other| self.control.place_mac(other, mac, location));
+                        for other in 0..SUBNET_NUMBERS {
+                            self.control.place_mac(other, mac, location);
+                        }
                     }
                 }
                 Action::UnbindMac { space, mac } => {
@@ -93,6 +95,8 @@ impl World {
         let shards: Vec<_> = (0..self.options.workers)
             .filter_map(|worker| self.control.shard(index, worker).cloned())
             .collect();
+        let since = shards.iter().map(|shard| (shard.clone(), shard.punted.get())).collect();
+        self.scene.shards.insert(index, since);
         self.scene.accounts[guest].add(shards.into_iter());
         self.scene.guest_of.insert(index, guest);
         self.scene.plugs[guest].port = Some(index);
@@ -114,6 +118,19 @@ impl World {
         }
         let removal = self.control.remove_port(index);
         self.removals.push((index, removal));
+        Ok(())
+    }
+
+    /// What workers left to the control thread.
+    pub(super) fn hear_punts(&mut self) -> anyhow::Result<()> {
+        while let Some(punt) = self.control.exceptions().punts.pop() {
+            let Some(guest) = self.scene.guest_of.get(&punt.port).copied() else { continue };
+            let bytes = punt.packet.with_frame(|frame| frame.to_vec());
+            self.scene.trace.words(self.scene.now, "given", punt.kind.name());
+            if !self.scene.lies(guest) {
+                self.scene.ledger.punted(guest, punt.kind, &bytes)?;
+            }
+        }
         Ok(())
     }
 

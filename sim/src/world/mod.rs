@@ -135,6 +135,7 @@ impl World {
         while let Some(announcement) = self.control.announcements().pop() {
             self.announced(announcement)?;
         }
+        self.hear_punts()?;
         for (queue, _) in std::mem::take(&mut self.scene.broken) {
             self.on_broken(queue.port);
         }
@@ -240,6 +241,7 @@ impl World {
         for guest in 0..self.scene.guests.len() {
             self.unplug(guest)?;
         }
+        self.hear_punts()?;
         self.scene.audit()?;
         self.scene.check_guests()?;
         leaks::check((self.control.pool().available(), self.pool_chunks), &self.gone)?;

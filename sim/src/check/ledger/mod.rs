@@ -25,7 +25,7 @@ use crate::guest::nic::Received;
 use crate::net::read::{Neighbour, flow, macs, neighbour, transport};
 use crate::network::Network;
 use crate::trace::hash;
-use engine::DropReason;
+use engine::{DropReason, PuntKind};
 use forms::{Forms, Piece, is_partial, is_whole};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -40,6 +40,8 @@ pub enum Expect {
     Answer,
     /// Ends, for this reason.
     Drop(DropReason),
+    /// Is given to the control thread, for this reason; or ends because that was asked too often.
+    Punt(PuntKind),
     /// Nobody says.
     Any,
 }
@@ -229,6 +231,22 @@ impl Ledger {
         }
         *last = entry.order;
         Ok(())
+    }
+
+    /// The control thread was given a frame of `guest`.
+    ///
+    /// # Errors
+    ///
+    /// That guest did not send it, or it was not one for the control thread.
+    pub fn punted(&self, guest: usize, kind: PuntKind, bytes: &[u8]) -> Checked {
+        let mut alike = self.forms.exact(hash(bytes)).iter().map(|at| &self.entries[*at]);
+        let fits = |entry: &Sent| matches!(entry.expect, Expect::Any) || entry.expect == Expect::Punt(kind);
+        if alike.any(|entry| entry.guest == guest && entry.seen && fits(entry)) {
+            return Ok(());
+        }
+        Err(lost(format!(
+            "the control thread was given a frame of guest {guest} as {kind:?} that it did not send as such"
+        )))
     }
 
     /// Compares what guest `to` got; whether it is a segment of something larger.
