@@ -5,6 +5,7 @@
 use crate::deadlines::Deadlines;
 use crate::port::{Port, Surroundings};
 use crate::uplink::Uplink;
+use crate::upstream::TcpUpstream;
 use crate::worker::{Fault, Waker, WorkerHandle};
 use agent::{Action, Agent};
 use crossbeam::queue::ArrayQueue;
@@ -28,6 +29,7 @@ const TICK: Duration = Duration::from_secs(1);
 const REMOVAL_CHECK: Duration = Duration::from_millis(5);
 /// Which descriptor an event is of, where it is not a port's.
 const OWN_EVENT: u64 = u64::MAX;
+const UPSTREAM_EVENT: u64 = u64::MAX - 1;
 
 /// Something to be done on the control thread.
 type Request = Box<dyn FnOnce(&mut Host) + Send>;
@@ -101,7 +103,7 @@ pub struct Host {
     /// The way to other hosts.
     pub uplink: Option<Uplink>,
     /// VPCs, tunnels and next hops.
-    pub fabric: Fabric,
+    pub fabric: Fabric<TcpUpstream>,
     agent: Agent,
     wakers: Vec<Waker>,
     removals: Vec<(PortIndex, Removal)>,
@@ -134,9 +136,16 @@ pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandl
     let (requests, receiver) = channel();
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &parts.bell.event, epoll::EventData::new_u64(OWN_EVENT), epoll::EventFlags::IN)?;
+    let upstream = TcpUpstream::new()?;
+    epoll::add(
+        &epoll,
+        upstream.event_fd(),
+        epoll::EventData::new_u64(UPSTREAM_EVENT),
+        epoll::EventFlags::IN,
+    )?;
     let handle = HostHandle { requests, bell: parts.bell.clone() };
     let mut host = Host {
-        fabric: Fabric::new(parts.seed),
+        fabric: Fabric::new(parts.seed, upstream),
         resources: ResourceSet::default(),
         ports: BTreeMap::new(),
         wakers: parts.workers.iter().map(|worker| worker.waker.clone()).collect(),
@@ -241,6 +250,8 @@ impl Host {
             let event: epoll::Event = event;
             match event.data.u64() {
                 OWN_EVENT => self.bell.hear(),
+                // Looked at in every round.
+                UPSTREAM_EVENT => {}
                 index => ready.push(PortIndex(index as u16)),
             }
         }
@@ -338,6 +349,10 @@ impl Host {
     /// Does what is due in the fabric.
     fn tick_fabric(&mut self) {
         let now = self.now();
+        for stream in self.fabric.upstream.ready() {
+            self.fabric.on_upstream(&mut self.control, stream, now);
+            self.wakers.iter().for_each(Waker::wake);
+        }
         if self.fabric.next_deadline().is_some_and(|due| due <= now) {
             self.fabric.tick(&mut self.control, now);
             self.wakers.iter().for_each(Waker::wake);

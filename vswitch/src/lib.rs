@@ -22,4 +22,5 @@ pub mod metrics;
 mod owner;
 pub mod port;
 pub mod uplink;
+pub mod upstream;
 pub mod worker;

@@ -6,6 +6,8 @@ use engine::PortIndex;
 use ipnet::{IpNet, Ipv4Net};
 use packet::MacAddr;
 use services::dhcp4::{self, Lease4};
+use services::dhcp6::{self, Lease6};
+use services::metadata::{Counts, Identity, StreamId, Upstream};
 use services::ra::{self, Advertisement, Advertiser};
 use services::{Refusal, announce};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +18,7 @@ use switch::Control;
 /// What is known of a port here.
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
+    name: String,
     pub(crate) subnet: u16,
     pub(crate) vpc: u16,
     pub(crate) mac: MacAddr,
@@ -39,6 +42,7 @@ impl Ports {
         let profile = &plan.profile;
         let before = self.remove(index);
         let port = Port {
+            name: plan.name.clone(),
             subnet: profile.subnet,
             vpc: plan.vpc,
             mac: profile.mac,
@@ -62,6 +66,11 @@ impl Ports {
 
     pub(crate) fn get(&self, index: PortIndex) -> Option<&Port> {
         self.ports.get(&index)
+    }
+
+    /// All ports of a subnet.
+    pub(crate) fn indices_of(&self, subnet: u16) -> Vec<PortIndex> {
+        self.ports.iter().filter(|(_, port)| port.subnet == subnet).map(|(index, _)| *index).collect()
     }
 
     /// Ports of a subnet whose guests run.
@@ -96,7 +105,7 @@ impl Ports {
     }
 }
 
-impl Fabric {
+impl<U: Upstream> Fabric<U> {
     /// A port's guest begins or ceases to run; whether that is new. A gateway then advertises itself to it, and tunnel end points that are not
     /// ours hear where it is.
     pub fn set_running(
@@ -182,6 +191,69 @@ impl Fabric {
         Ok(())
     }
 
+    pub(crate) fn answer_dhcp6(
+        &mut self,
+        control: &mut Control,
+        index: PortIndex,
+        frame: &[u8],
+    ) -> Result<(), Refusal> {
+        let Some(lease) = self.told(index).and_then(|(port, subnet, dhcp)| lease6(port, subnet, dhcp)) else {
+            return Err(Refusal::NotForUs);
+        };
+        if let Some(answer) = dhcp6::answer(&lease, frame)? {
+            self.transmit(control, index, &answer);
+        }
+        Ok(())
+    }
+
+    /// Serves metadata to a port whose subnet names a service, and to no other.
+    pub(crate) fn serve_metadata(&mut self, index: PortIndex) {
+        let identity = self.told(index).and_then(|(port, subnet, dhcp)| {
+            let vpc = self.vpcs.get(&port.vpc).map(|vpc| vpc.name.clone()).unwrap_or_default();
+            Some(Identity {
+                port: port.name.clone(),
+                project: port.name.split_once('/').map_or("default", |(project, _)| project).to_owned(),
+                vpc,
+                mac: port.mac,
+                gateway_mac: subnet.gateway_mac,
+                addresses: port.addresses.clone(),
+                mtu: port.mtu,
+                service: dhcp.metadata.clone()?,
+            })
+        });
+        match identity {
+            Some(identity) => self.proxy.set_port(index.0, identity, &mut self.upstream),
+            None => self.proxy.remove_port(index.0, &mut self.upstream),
+        }
+    }
+
+    pub(crate) fn answer_metadata(
+        &mut self,
+        control: &mut Control,
+        index: PortIndex,
+        frame: &[u8],
+        now: Duration,
+    ) -> Result<(), Refusal> {
+        let frames = self.proxy.on_frame(index.0, frame, now, &mut self.upstream)?;
+        self.deliver(control, frames);
+        Ok(())
+    }
+
+    /// A stream to a metadata service can be read or written again, is connected, or broke.
+    pub fn on_upstream(&mut self, control: &mut Control, stream: StreamId, now: Duration) {
+        let frames = self.proxy.on_upstream(stream, now, &mut self.upstream);
+        self.deliver(control, frames);
+    }
+
+    /// What the metadata service did for all ports.
+    pub fn metadata_counts(&self) -> Counts {
+        self.proxy.counts()
+    }
+
+    pub(crate) fn deliver(&mut self, control: &mut Control, frames: Vec<(u16, Vec<u8>)>) {
+        frames.into_iter().for_each(|(port, frame)| self.transmit(control, PortIndex(port), &frame));
+    }
+
     pub(crate) fn answer_solicitation(
         &mut self,
         control: &mut Control,
@@ -248,6 +320,27 @@ fn lease4(port: &Port, subnet: &SubnetPlan, dhcp: &DhcpPlan) -> Option<Lease4> {
         mtu: port.mtu,
         lease: u32::try_from(dhcp.lease.as_secs()).unwrap_or(u32::MAX),
         routes: dhcp.metadata.iter().map(|_| (metadata, gateway)).collect(),
+    })
+}
+
+fn lease6(port: &Port, subnet: &SubnetPlan, dhcp: &DhcpPlan) -> Option<Lease6> {
+    let addresses: Vec<_> = port
+        .addresses
+        .iter()
+        .filter(|address| subnet.prefixes.iter().any(|net| net.contains(*address)))
+        .filter_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None })
+        .collect();
+    (!addresses.is_empty()).then(|| Lease6 {
+        mac: port.mac,
+        addresses,
+        gateway_mac: subnet.gateway_mac,
+        dns: dhcp
+            .dns
+            .iter()
+            .filter_map(|dns| if let IpAddr::V6(dns) = dns { Some(*dns) } else { None })
+            .collect(),
+        domains: dhcp.domain.iter().cloned().collect(),
+        lease: u32::try_from(dhcp.lease.as_secs()).unwrap_or(u32::MAX),
     })
 }
 

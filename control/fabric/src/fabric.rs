@@ -6,6 +6,7 @@ use agent::{Action, SubnetPlan, VpcPlan, VtepKind};
 use engine::PortIndex;
 use packet::MacAddr;
 use services::Refusal;
+use services::metadata::{Limits, Proxy, Upstream};
 use services::neighbours::{Action as NextHop, Link, NeighbourId, Resolver};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,7 +29,7 @@ pub struct UplinkSettings {
 }
 
 /// See the crate's documentation.
-pub struct Fabric {
+pub struct Fabric<U> {
     pub(crate) seed: u64,
     pub(crate) resolver: Option<Resolver>,
     pub(crate) vteps: BTreeMap<u16, Option<NeighbourId>>,
@@ -41,11 +42,15 @@ pub struct Fabric {
     /// Frames of the control thread that found no way, or no memory.
     pub(crate) lost: u64,
     pub(crate) refusals: Vec<u64>,
+    pub(crate) proxy: Proxy,
+    /// The way to metadata services.
+    pub upstream: U,
 }
 
-impl Fabric {
-    /// Of a host without an uplink. `seed` spreads what many would do at one time.
-    pub fn new(seed: u64) -> Self {
+impl<U: Upstream> Fabric<U> {
+    /// Of a host without an uplink, whose ports reach metadata services by `upstream`. `seed`, a random number, makes TCP's sequence numbers and
+    /// spreads what many would do at one time.
+    pub fn new(seed: u64, upstream: U) -> Self {
         Self {
             seed,
             resolver: None,
@@ -58,6 +63,8 @@ impl Fabric {
             next_use_check: USE_CHECK,
             lost: 0,
             refusals: vec![0; Refusal::ALL.len()],
+            proxy: Proxy::new(Limits::default(), seed),
+            upstream,
         }
     }
 
@@ -103,10 +110,12 @@ impl Fabric {
         match action {
             Action::OpenPort { index, ref plan } | Action::ChangePort { index, ref plan } => {
                 self.ports.set(index, plan);
+                self.serve_metadata(index);
                 return Some(action);
             }
             Action::ClosePort { index } => {
                 self.ports.remove(index);
+                self.proxy.remove_port(index.0, &mut self.upstream);
                 return Some(action);
             }
             Action::Announce { port } => self.announce_to_all(control, port),
@@ -120,7 +129,12 @@ impl Fabric {
             }
             Action::SetSubnet { subnet, plan } => {
                 control.set_subnet(subnet, Some((&*plan).into()));
-                self.subnets.insert(subnet, *plan);
+                let before = self.subnets.insert(subnet, *plan);
+                if before.is_some_and(|before| {
+                    Some(&before.dhcp) != self.subnets.get(&subnet).map(|plan| &plan.dhcp)
+                }) {
+                    self.ports.indices_of(subnet).into_iter().for_each(|port| self.serve_metadata(port));
+                }
             }
             Action::RemoveSubnet { subnet } => {
                 control.set_subnet(subnet, None);
@@ -191,10 +205,12 @@ impl Fabric {
 
     /// When [`Fabric::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let resolver = self.resolver.as_ref()?;
-        let next_hops = resolver.next_deadline();
-        let due = [next_hops, Some(self.next_use_check), self.ports.next_deadline()];
-        due.into_iter().flatten().min()
+        let next_hops = self.resolver.as_ref().and_then(Resolver::next_deadline);
+        let use_check = self.resolver.as_ref().map(|_| self.next_use_check);
+        [next_hops, use_check, self.ports.next_deadline(), self.proxy.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due at `now`.
@@ -212,6 +228,8 @@ impl Fabric {
             }
         }
         self.advertise(control, now);
+        let frames = self.proxy.on_tick(now, &mut self.upstream);
+        self.deliver(control, frames);
     }
 
     /// Does what the next hops' state machine says.

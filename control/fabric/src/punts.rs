@@ -6,6 +6,7 @@ use engine::{Origin, PortIndex, Punt, PuntKind};
 use packet::checksum::Sum;
 use packet::{MacAddr, announce, ethernet};
 use services::Refusal;
+use services::metadata::Upstream;
 use services::neighbours::NeighbourId;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub struct Event {
     pub address: Option<IpAddr>,
 }
 
-impl Fabric {
+impl<U: Upstream> Fabric<U> {
     /// Answers all that workers left. Who says where something is in the fabric is returned, for the agent to judge.
     pub fn hear(&mut self, control: &mut Control, now: Duration) -> Vec<Event> {
         let exceptions = control.exceptions().clone();
@@ -47,6 +48,8 @@ impl Fabric {
         let port = punt.port;
         let result: Result<(), Refusal> = match (punt.kind, punt.origin) {
             (PuntKind::Dhcp4, None) => self.answer_dhcp4(control, port, bytes),
+            (PuntKind::Dhcp6, None) => self.answer_dhcp6(control, port, bytes),
+            (PuntKind::Metadata, None) => self.answer_metadata(control, port, bytes, now),
             (PuntKind::RouterSolicitation, None) => self.answer_solicitation(control, port, bytes, now),
             (PuntKind::UnderlayNeighbour, None) => {
                 let heard = self.resolver.as_mut().map(|resolver| resolver.on_frame(bytes, now));
