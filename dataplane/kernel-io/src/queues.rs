@@ -5,7 +5,7 @@ use crate::error::{Error, failed};
 use crate::interface::{Options, QueuePair};
 use crate::link::Link;
 use crate::state::{RxCounters, State, TxCounters};
-use crate::xdp::{self, Redirect, RxParts, TxParts, Words, XdpRx, XdpSocket, XdpTx};
+use crate::xdp::{self, Redirect, RxSide, Words, XdpRx, XdpSocket, XdpTx};
 use crate::{filter, sys};
 use engine::OffloadCapabilities;
 use std::io;
@@ -68,7 +68,7 @@ impl Pair {
             if let Ok(lost) =
                 sys::option::<libc::xdp_statistics>(&counts.socket, libc::SOL_XDP, libc::XDP_STATISTICS)
             {
-                dropped += lost.rx_dropped + lost.rx_ring_full + lost.rx_fill_ring_empty_descs;
+                dropped += lost.rx_dropped + lost.rx_ring_full;
             }
         }
         (packets, dropped)
@@ -138,36 +138,18 @@ fn open_packet(link: &Link, options: &Options, state: &Arc<State>) -> Result<Ope
     Ok(opened)
 }
 
+/// The descriptors, sockets and counters of AF_XDP queues on an interface.
+struct XdpOpener<'a> {
+    link: &'a Link,
+    options: &'a Options,
+    state: &'a Arc<State>,
+}
+
 fn open_xdp(link: &Link, mtu: u16, options: &Options, state: &Arc<State>) -> Result<Opened, Error> {
-    let (ifname, asked) = (link.name.clone(), options.queue_pairs);
-    let most = (xdp::LONGEST - LINK_BYTES) as u16;
-    if mtu > most {
-        return Err(Error::XdpMtu { ifname, mtu, most });
-    }
-    let most = link.receive_queues();
-    if asked > most {
-        return Err(Error::XdpQueues { ifname, asked, most });
-    }
-    let taken = |operation| {
-        let (ifname, failed) = (ifname.clone(), ring_failed(link, options, operation));
-        move |error: io::Error| match error.raw_os_error() {
-            Some(libc::EBUSY | libc::EEXIST) => Error::XdpTaken { ifname: ifname.clone() },
-            _ => failed(error),
-        }
-    };
-    let mut sockets = Vec::new();
-    let mut copies = false;
-    for queue in 0..asked {
-        let socket = XdpSocket::new(options.ring_bytes).map_err(taken("making an AF_XDP socket"))?;
-        let bound = socket.bind(link.index, queue.into());
-        copies |= !bound.map_err(taken("binding an AF_XDP socket"))?;
-        sockets.push(socket);
-    }
-    let redirect = Redirect::attach(link.index, asked, options.tunnel_port)
-        .map_err(taken("attaching an XDP program"))?;
-    for (queue, socket) in (0..).zip(&sockets) {
-        redirect.set(queue, &socket.socket).map_err(taken("handing packets over"))?;
-    }
+    let opener = XdpOpener { link, options, state };
+    opener.check(mtu)?;
+    let (sockets, copies) = opener.sockets()?;
+    let redirect = opener.redirect(&sockets)?;
     let driver = match (redirect.native, copies) {
         (true, false) => "AF_XDP (native, no copies)",
         (true, true) => "AF_XDP (native, copies)",
@@ -178,57 +160,88 @@ fn open_xdp(link: &Link, mtu: u16, options: &Options, state: &Arc<State>) -> Res
     let mut opened = Opened { driver, pairs: Vec::new(), queues: Vec::new() };
     let redirect = Arc::new(redirect);
     for socket in sockets {
-        let pair = xdp_pair(socket, others.take(), &redirect, options, state);
-        let (pair, queues) = pair.map_err(taken("making a descriptor to wait for"))?;
+        let pair = opener.pair(socket, others.take(), &redirect);
+        let (pair, queues) = pair.map_err(opener.failed("making a descriptor to wait for"))?;
         opened.pairs.push(pair);
         opened.queues.push(queues);
     }
     Ok(opened)
 }
 
-fn xdp_pair(
-    socket: XdpSocket,
-    others: Option<Reception>,
-    redirect: &Arc<Redirect>,
-    options: &Options,
-    state: &Arc<State>,
-) -> io::Result<(Pair, QueuePair)> {
-    let (rx, tx) = (Arc::<RxCounters>::default(), Arc::<TxCounters>::default());
-    let packet_socket = others.as_ref().map(|others| others.socket.clone());
-    let event = match &packet_socket {
-        Some(packet_socket) => Arc::new(sys::either(&socket.socket, packet_socket)?),
-        None => socket.socket.clone(),
-    };
-    let pair = Pair {
-        event,
-        packet: packet_socket.map(PacketCounts::new),
-        xdp: Some(XdpCounts { socket: socket.socket.clone(), received: socket.received.words() }),
-        rx: rx.clone(),
-        tx: tx.clone(),
-    };
-    let others = others.map(|others| {
-        PacketRx::new(others.socket, others.ring, state.clone(), rx.clone(), options.tunnel_port)
-    });
-    let xdp_rx = XdpRx::new(RxParts {
-        socket: socket.socket.clone(),
-        umem: socket.umem.clone(),
-        received: socket.received,
-        fill: socket.fill,
-        redirect: redirect.clone(),
-        others,
-        state: state.clone(),
-        counters: rx,
-        tunnels: options.tunnel_port.is_some(),
-    });
-    let xdp_tx = XdpTx::new(TxParts {
-        socket: socket.socket,
-        umem: socket.umem,
-        sent: socket.sent,
-        completed: socket.completed,
-        state: state.clone(),
-        counters: tx,
-    });
-    Ok((pair, (Box::new(xdp_rx), Box::new(xdp_tx))))
+impl XdpOpener<'_> {
+    fn check(&self, mtu: u16) -> Result<(), Error> {
+        let ifname = || self.link.name.clone();
+        let most = (xdp::LONGEST - LINK_BYTES) as u16;
+        if mtu > most {
+            return Err(Error::XdpMtu { ifname: ifname(), mtu, most });
+        }
+        let (asked, most) = (self.options.queue_pairs, self.link.receive_queues());
+        if asked > most {
+            return Err(Error::XdpQueues { ifname: ifname(), asked, most });
+        }
+        Ok(())
+    }
+
+    fn failed(&self, operation: &'static str) -> impl Fn(io::Error) -> Error + use<'_> {
+        let failed = ring_failed(self.link, self.options, operation);
+        move |error: io::Error| match error.raw_os_error() {
+            Some(libc::EBUSY | libc::EEXIST) => Error::XdpTaken { ifname: self.link.name.clone() },
+            _ => failed(error),
+        }
+    }
+
+    /// A bound socket for each pair, and whether one of them needs copies.
+    fn sockets(&self) -> Result<(Vec<XdpSocket>, bool), Error> {
+        let (mut sockets, mut copies) = (Vec::new(), false);
+        for queue in 0..self.options.queue_pairs {
+            let socket =
+                XdpSocket::new(self.options.ring_bytes).map_err(self.failed("making an AF_XDP socket"))?;
+            let bound = socket.bind(self.link.index, queue.into());
+            copies |= !bound.map_err(self.failed("binding an AF_XDP socket"))?;
+            sockets.push(socket);
+        }
+        Ok((sockets, copies))
+    }
+
+    fn redirect(&self, sockets: &[XdpSocket]) -> Result<Redirect, Error> {
+        let (pairs, port) = (self.options.queue_pairs, self.options.tunnel_port);
+        let redirect = Redirect::attach(self.link.index, pairs, port)
+            .map_err(self.failed("attaching an XDP program"))?;
+        for (queue, socket) in (0..).zip(sockets) {
+            redirect.set(queue, &socket.socket).map_err(self.failed("handing packets over"))?;
+        }
+        Ok(redirect)
+    }
+
+    fn pair(
+        &self,
+        socket: XdpSocket,
+        others: Option<Reception>,
+        redirect: &Arc<Redirect>,
+    ) -> io::Result<(Pair, QueuePair)> {
+        let (counters, port) = (Arc::<RxCounters>::default(), self.options.tunnel_port);
+        let packet_socket = others.as_ref().map(|others| others.socket.clone());
+        let event = match &packet_socket {
+            Some(packet_socket) => Arc::new(sys::either(&socket.socket, packet_socket)?),
+            None => socket.socket.clone(),
+        };
+        let tx = Arc::<TxCounters>::default();
+        let pair = Pair {
+            event,
+            packet: packet_socket.map(PacketCounts::new),
+            xdp: Some(XdpCounts { socket: socket.socket.clone(), received: socket.received.words() }),
+            rx: counters.clone(),
+            tx: tx.clone(),
+        };
+        let others = others.map(|others| {
+            PacketRx::new(others.socket, others.ring, self.state.clone(), counters.clone(), port)
+        });
+        let (rx_half, tx_half) = socket.halves();
+        let (redirect, tunnels) = (redirect.clone(), port.is_some());
+        let xdp_rx = XdpRx::new(rx_half, RxSide { redirect, others, tunnels, counters }, self.state.clone());
+        let xdp_tx = XdpTx::new(tx_half, self.state.clone(), tx);
+        Ok((pair, (Box::new(xdp_rx), Box::new(xdp_tx))))
+    }
 }
 
 /// What the kernel takes. It cuts and sums in software what the device does not, behind the queueing discipline, so this does not depend on

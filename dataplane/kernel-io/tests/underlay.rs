@@ -4,109 +4,14 @@
 
 mod support;
 
-use buf::{Burst, Checksum, Offload};
-use engine::{RxQueue, TxQueue};
+use buf::Checksum;
 use packet::vxlan;
 use std::net::{IpAddr, UdpSocket};
-use std::time::{Duration, Instant};
-use support::{enter_namespace, ip, open, plain, veth};
+use support::{
+    arp, arrived, collect, enter_namespace, frame, host, ip, open, plain, send, udp, unreachable_for, until,
+    veth,
+};
 use towpath_kernel_io::{Error, Interface, Options};
-
-const NEAR: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const FAR: [u8; 6] = [2, 0, 0, 0, 0, 2];
-
-/// A veth pair of which `near` is the host's, with addresses, and `far` has a neighbour of it at each.
-fn host() {
-    enter_namespace();
-    veth(1500);
-    ip("link set near address 02:00:00:00:00:01");
-    ip("link set far address 02:00:00:00:00:02");
-    std::fs::write("/proc/sys/net/ipv6/conf/near/disable_ipv6", "0").unwrap();
-    ip("addr add 10.0.0.1/24 dev near");
-    ip("addr add fd00::1/64 dev near nodad");
-    ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev near nud permanent");
-    ip("neigh replace fd00::2 lladdr 02:00:00:00:00:02 dev near nud permanent");
-}
-
-/// A frame from `far`'s neighbour to the host: IP with a right header, then `payload`.
-fn frame(v6: bool, protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = NEAR.to_vec();
-    bytes.extend(FAR);
-    if v6 {
-        bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-        bytes.extend((payload.len() as u16).to_be_bytes());
-        bytes.extend([protocol, 64]);
-        bytes.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
-        bytes.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-    } else {
-        let mut header = vec![0x45, 0];
-        header.extend((20 + payload.len() as u16).to_be_bytes());
-        header.extend([0, 1]);
-        header.extend(fragment.to_be_bytes());
-        header.extend([64, protocol, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1]);
-        let sum = packet::checksum::Sum::of(&header).finish();
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
-        bytes.extend([0x08, 0x00]);
-        bytes.extend(header);
-    }
-    bytes.extend(payload);
-    bytes
-}
-
-/// A UDP datagram to `port`, with a right checksum.
-fn udp(v6: bool, port: u16) -> Vec<u8> {
-    let mut datagram = vec![0x30, 0x39];
-    datagram.extend(port.to_be_bytes());
-    datagram.extend([0, 28, 0, 0]);
-    datagram.extend([8; 20]);
-    let pseudo = if v6 {
-        packet::checksum::pseudo_header_v6("fd00::2".parse().unwrap(), "fd00::1".parse().unwrap(), 17, 28)
-    } else {
-        packet::checksum::pseudo_header_v4("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap(), 17, 28)
-    };
-    let sum = pseudo.plus(packet::checksum::Sum::of(&datagram)).finish();
-    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
-    frame(v6, 17, 0, &datagram)
-}
-
-/// What the queue has now.
-fn collect(rx: &mut dyn RxQueue) -> Vec<(Vec<u8>, Offload)> {
-    let mut all = Vec::new();
-    loop {
-        let mut burst = Burst::new();
-        rx.poll(&mut burst);
-        if burst.is_empty() {
-            return all;
-        }
-        all.extend((0..burst.len()).filter_map(|at| burst.frame(at)).map(|f| (f.to_vec(), f.offload)));
-    }
-}
-
-fn send(tx: &mut dyn TxQueue, bytes: &[u8]) {
-    assert_eq!(ports::conformance::send_one(tx, bytes, 1, Offload::NONE).sent, 1);
-}
-
-/// Waits for a frame that `wanted` knows; the frames that came before it.
-fn until(rx: &mut dyn RxQueue, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
-    let (patience, mut before) = (Instant::now() + Duration::from_secs(10), Vec::new());
-    loop {
-        for (bytes, _) in collect(rx) {
-            if wanted(&bytes) {
-                return before;
-            }
-            before.push(bytes);
-        }
-        assert!(Instant::now() < patience, "it never came, but {before:x?}");
-        std::thread::yield_now();
-    }
-}
-
-/// An ICMP error of the host about a datagram to `port`.
-fn unreachable_for(bytes: &[u8], v6: bool, port: u16) -> bool {
-    let (icmp, kind, quoted) = if v6 { (54, 1, 54 + 8 + 40) } else { (34, 3, 34 + 8 + 20) };
-    let ours = bytes.get(12..14) == Some(if v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
-    ours && bytes.get(icmp) == Some(&kind) && bytes.get(quoted + 2..quoted + 4) == Some(&port.to_be_bytes())
-}
 
 #[test]
 #[ignore = "needs root"]
@@ -140,15 +45,8 @@ fn what_is_the_hosts_is_not_received() {
     let mut far = open("far", &plain());
     let mut near = open("near", &Options::default());
     let mut all = open("near", &plain());
-    let arp = {
-        let mut bytes = NEAR.to_vec();
-        bytes.extend(FAR);
-        bytes.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2]);
-        bytes.resize(60, 3);
-        bytes
-    };
     let wanted = [
-        arp,
+        arp(),
         udp(false, 4789),
         udp(true, 4789),
         frame(false, 1, 0, &[0; 30]),
@@ -168,6 +66,8 @@ fn what_is_the_hosts_is_not_received() {
     for bytes in hosts.iter().chain(&wanted) {
         send(&mut *far.tx, bytes);
     }
+    arrived(&all.interface, (hosts.len() + wanted.len()) as u64);
+    arrived(&near.interface, wanted.len() as u64);
     let received: Vec<Vec<u8>> = collect(&mut *near.rx).into_iter().map(|(bytes, _)| bytes).collect();
     assert!(received == wanted, "in order, and nothing else: {received:x?}");
     assert_eq!(collect(&mut *all.rx).len(), hosts.len() + wanted.len());
@@ -231,6 +131,7 @@ fn a_kernel_tunnel_hands_over_what_it_did_not_cut() {
     ip("link add vx mtu 1450 type vxlan id 7 dstport 4789 remote 10.0.0.1 local 10.0.0.2 dev far");
     ip("link set vx up");
     let mut near = open("near", &Options::default());
+    let mut sent = 0;
     for (traffic, gso, size) in
         [(ports::conformance::Traffic::Tcp4, 1u8, 1400u16), (ports::conformance::Traffic::Tcp6, 4, 1380)]
     {
@@ -244,6 +145,8 @@ fn a_kernel_tunnel_hands_over_what_it_did_not_cut() {
             bytes.extend([16, 0]);
             bytes.extend(&inner);
             support::send_raw("vx", &bytes);
+            sent += 1;
+            arrived(&near.interface, sent);
             let taken = collect(&mut *near.rx);
             assert_eq!(taken.len(), 1, "{traffic:?} {payload}: whole");
             let (outer, offload) = &taken[0];

@@ -84,6 +84,18 @@ impl PacketTx {
         true
     }
 
+    /// Puts a frame into a ring that was full, after the kernel was told of what is in it: a large packet that was cut may be more than the
+    /// ring holds. Once per call of `send` that is in vain.
+    #[cold]
+    fn put_after_all(&mut self, frame: &Frame<'_, '_>, tried: &mut bool) -> bool {
+        if *tried || !self.unsent {
+            return false;
+        }
+        self.kick();
+        *tried = !self.put(frame);
+        !*tried
+    }
+
     /// Makes the kernel send what is in the ring.
     fn kick(&mut self) {
         match sys::kick(self.socket.as_raw_fd()) {
@@ -182,10 +194,11 @@ impl TxQueue for PacketTx {
             return report;
         }
         let mtu = self.state.mtu();
+        let mut tried = false;
         for frame in frames {
             if frame.len() > MOST_BYTES || !fits(frame, mtu) {
                 report.too_large += 1;
-            } else if self.put(frame) {
+            } else if self.put(frame) || self.put_after_all(frame, &mut tried) {
                 report.sent += 1;
                 report.bytes += frame.len() as u64;
             } else {

@@ -11,6 +11,6 @@ mod tx;
 
 pub(crate) use bpf::Redirect;
 pub(crate) use ring::Words;
-pub(crate) use rx::{RxParts, XdpRx};
+pub(crate) use rx::{RxSide, XdpRx};
 pub(crate) use socket::{LONGEST, XdpSocket};
-pub(crate) use tx::{TxParts, XdpTx};
+pub(crate) use tx::XdpTx;

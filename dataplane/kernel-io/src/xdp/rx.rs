@@ -1,26 +1,20 @@
 //! A receive queue.
 
 use super::bpf::Redirect;
-use super::ring::Ring;
-use super::socket::{CHUNK_BYTES, Umem};
+use super::socket::{CHUNK_BYTES, RxHalf, Umem};
 use crate::afpacket::PacketRx;
 use crate::state::{ETHERNET, RxCounters, State};
 use crate::sys;
 use buf::{BURST_PACKETS, Burst, Extent, Offload};
 use engine::{Armed, QueueFault, RxQueue, RxReport};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// What a receive queue is made of.
-pub(crate) struct RxParts {
-    pub(crate) socket: Arc<OwnedFd>,
-    pub(crate) umem: Arc<Umem>,
-    pub(crate) received: Ring<libc::xdp_desc>,
-    pub(crate) fill: Ring<u64>,
+/// What a receive queue has besides its half of the socket.
+pub(crate) struct RxSide {
     pub(crate) redirect: Arc<Redirect>,
     /// What the program leaves to the kernel.
     pub(crate) others: Option<PacketRx>,
-    pub(crate) state: Arc<State>,
     pub(crate) counters: Arc<RxCounters>,
     /// Whether heads are long.
     pub(crate) tunnels: bool,
@@ -28,7 +22,9 @@ pub(crate) struct RxParts {
 
 /// A receive queue of an AF_XDP socket. Packets lie in chunks until [`RxQueue::complete`] gives those back.
 pub(crate) struct XdpRx {
-    parts: RxParts,
+    half: RxHalf,
+    side: RxSide,
+    state: Arc<State>,
     /// Chunks of the current burst.
     held: [u64; BURST_PACKETS],
     count: usize,
@@ -36,8 +32,8 @@ pub(crate) struct XdpRx {
 }
 
 impl XdpRx {
-    pub(crate) fn new(parts: RxParts) -> Self {
-        Self { parts, held: [0; BURST_PACKETS], count: 0, fault_told: false }
+    pub(crate) fn new(half: RxHalf, side: RxSide, state: Arc<State>) -> Self {
+        Self { half, side, state, held: [0; BURST_PACKETS], count: 0, fault_told: false }
     }
 
     /// The frame of an entry. Whatever it says, the bytes lie in one of the chunks to receive into.
@@ -55,17 +51,17 @@ impl XdpRx {
 
     fn take<'q>(&mut self, burst: &mut Burst<'q>, report: &mut RxReport) -> bool {
         let Some(held) = self.held.get_mut(self.count) else { return false };
-        let Some(entry) = self.parts.received.next() else { return false };
+        let Some(entry) = self.half.received.next() else { return false };
         *held = entry.addr / CHUNK_BYTES as u64 * CHUNK_BYTES as u64;
-        let frame = Self::frame(&self.parts.umem, entry);
+        let frame = Self::frame(&self.half.umem, entry);
         // A chunk that is none of ours is not given to the kernel either.
-        self.count += usize::from((*held as usize) < self.parts.umem.receiving_bytes());
+        self.count += usize::from((*held as usize) < self.half.umem.receiving_bytes());
         let committed = frame.is_some_and(|extent| {
             extent.prefetch();
             burst.push_extent(extent).is_ok() && burst.commit(Offload::NONE)
         });
         if !committed {
-            self.parts.counters.malformed.add(1);
+            self.side.counters.malformed.add(1);
             report.refused += 1;
         }
         true
@@ -76,7 +72,7 @@ impl RxQueue for XdpRx {
     fn poll<'q>(&'q mut self, burst: &mut Burst<'q>) -> RxReport {
         self.complete();
         let mut report = RxReport::default();
-        if self.parts.state.is_gone() {
+        if self.state.is_gone() {
             report.fault = (!self.fault_told).then_some(QueueFault::Device);
             self.fault_told = true;
             return report;
@@ -85,16 +81,16 @@ impl RxQueue for XdpRx {
         while !burst.is_full() && self.take(burst, &mut report) {}
         let taken = burst.len() - before;
         if taken + report.refused as usize > 0 {
-            self.parts.counters.received.add(taken as u64);
-            self.parts.received.release();
+            self.side.counters.received.add(taken as u64);
+            self.half.received.release();
         }
-        if self.parts.tunnels {
+        if self.side.tunnels {
             burst.load_long_heads();
         } else {
             burst.load_heads();
         }
-        report.more = self.count == BURST_PACKETS && self.parts.received.has_next();
-        if let Some(others) = &mut self.parts.others {
+        report.more = self.count == BURST_PACKETS && self.half.received.has_next();
+        if let Some(others) = &mut self.side.others {
             let from_others = others.poll(burst);
             report.refused += from_others.refused;
             report.more |= from_others.more;
@@ -107,29 +103,29 @@ impl RxQueue for XdpRx {
         if self.count > 0 {
             for chunk in self.held.iter().take(self.count) {
                 // Never full: it has room for every chunk.
-                self.parts.fill.push(*chunk);
+                self.half.fill.push(*chunk);
             }
-            self.parts.fill.publish();
+            self.half.fill.publish();
             self.count = 0;
-            if self.parts.fill.wants_call() {
-                sys::nudge(self.parts.socket.as_raw_fd());
+            if self.half.fill.wants_call() {
+                sys::nudge(self.half.socket.as_raw_fd());
             }
         }
-        if let Some(others) = &mut self.parts.others {
+        if let Some(others) = &mut self.side.others {
             others.complete();
         }
     }
 
     /// The descriptor becomes readable with the next packet; nothing needs to be asked for.
     fn arm(&mut self) -> Armed {
-        let error = sys::option::<i32>(&self.parts.socket, libc::SOL_SOCKET, libc::SO_ERROR);
+        let error = sys::option::<i32>(&self.half.socket, libc::SOL_SOCKET, libc::SO_ERROR);
         // An AF_XDP socket has one error to tell: that its interface was removed.
         if error.is_ok_and(|error| error != 0) {
-            self.parts.state.set_gone();
+            self.state.set_gone();
         }
-        let others = self.parts.others.as_mut().map_or(Armed::Quiet, RxQueue::arm);
-        let fault = self.parts.state.is_gone() && !self.fault_told;
-        let ready = fault || (!self.parts.state.is_gone() && self.parts.received.has_next());
+        let others = self.side.others.as_mut().map_or(Armed::Quiet, RxQueue::arm);
+        let fault = self.state.is_gone() && !self.fault_told;
+        let ready = fault || (!self.state.is_gone() && self.half.received.has_next());
         // After the fault was told, nothing comes from the others either.
         if ready || (others == Armed::Ready && !self.fault_told) { Armed::Ready } else { Armed::Quiet }
     }
@@ -139,7 +135,7 @@ impl RxQueue for XdpRx {
 
 impl std::fmt::Debug for XdpRx {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let native = self.parts.redirect.native;
+        let native = self.side.redirect.native;
         f.debug_struct("XdpRx").field("native", &native).field("held", &self.count).finish()
     }
 }

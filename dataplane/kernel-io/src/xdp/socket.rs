@@ -6,6 +6,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bytes of a chunk: a page, the largest there is.
 pub(crate) const CHUNK_BYTES: usize = 4096;
@@ -17,6 +18,10 @@ pub(crate) const LONGEST: usize = CHUNK_BYTES - HEADROOM;
 /// The fewest and the most chunks of each direction.
 const LEAST: usize = 64;
 const MOST: usize = 1 << 16;
+
+/// How long the kernel may take to let go of a queue whose socket was closed: it does so later, on a thread of its own.
+const RELEASE_TIME: Duration = Duration::from_millis(10);
+const RELEASE_TRIES: u32 = 30;
 
 /// Memory for packets, known to the kernel: chunks to receive into, then chunks to send from.
 #[derive(Debug)]
@@ -45,9 +50,25 @@ impl Umem {
 /// Everything of a socket; the halves go to the queues.
 pub(crate) struct XdpSocket {
     pub(crate) socket: Arc<OwnedFd>,
+    umem: Arc<Umem>,
+    pub(crate) received: Ring<libc::xdp_desc>,
+    fill: Ring<u64>,
+    sent: Ring<libc::xdp_desc>,
+    completed: Ring<u64>,
+}
+
+/// What a receive queue has of a socket.
+pub(crate) struct RxHalf {
+    pub(crate) socket: Arc<OwnedFd>,
     pub(crate) umem: Arc<Umem>,
     pub(crate) received: Ring<libc::xdp_desc>,
     pub(crate) fill: Ring<u64>,
+}
+
+/// What a transmit queue has of a socket.
+pub(crate) struct TxHalf {
+    pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) umem: Arc<Umem>,
     pub(crate) sent: Ring<libc::xdp_desc>,
     pub(crate) completed: Ring<u64>,
 }
@@ -93,6 +114,13 @@ impl XdpSocket {
         Ok(Self { socket: Arc::new(socket), umem, received, fill, sent, completed })
     }
 
+    /// Takes it apart.
+    pub(crate) fn halves(self) -> (RxHalf, TxHalf) {
+        let Self { socket, umem, received, fill, sent, completed } = self;
+        let rx = RxHalf { socket: socket.clone(), umem: umem.clone(), received, fill };
+        (rx, TxHalf { socket, umem, sent, completed })
+    }
+
     /// Binds it to a queue of an interface: without copies where the driver can, else with. Whether without.
     pub(crate) fn bind(&self, index: u32, queue: u32) -> io::Result<bool> {
         let bind = |flags: u16| {
@@ -105,10 +133,16 @@ impl XdpSocket {
             };
             sys::bind(&self.socket, &address)
         };
-        match bind(libc::XDP_ZEROCOPY) {
-            Ok(()) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Err(error),
-            Err(_) => bind(libc::XDP_COPY).map(|()| false),
+        let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+        let mut tries = 0;
+        loop {
+            match bind(libc::XDP_ZEROCOPY) {
+                Ok(()) => return Ok(true),
+                Err(error) if !is_busy(&error) => return bind(libc::XDP_COPY).map(|()| false),
+                Err(error) if tries == RELEASE_TRIES => return Err(error),
+                Err(_) => std::thread::sleep(RELEASE_TIME),
+            }
+            tries += 1;
         }
     }
 }

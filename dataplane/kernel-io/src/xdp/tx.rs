@@ -1,32 +1,20 @@
 //! A transmit queue.
 
-use super::ring::Ring;
-use super::socket::{CHUNK_BYTES, Umem};
+use super::socket::{CHUNK_BYTES, TxHalf};
 use crate::afpacket::fits;
 use crate::state::{State, TxCounters};
 use crate::sys;
 use buf::{ExtentMut, Frame};
 use engine::{OffloadCapabilities, TxQueue, TxReport};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// Calls per flush: one sends up to 32 packets.
-const CALLS: u32 = 3;
-
-/// What a transmit queue is made of.
-pub(crate) struct TxParts {
-    pub(crate) socket: Arc<OwnedFd>,
-    pub(crate) umem: Arc<Umem>,
-    pub(crate) sent: Ring<libc::xdp_desc>,
-    pub(crate) completed: Ring<u64>,
-    pub(crate) state: Arc<State>,
-    pub(crate) counters: Arc<TxCounters>,
-}
-
 /// A transmit queue of an AF_XDP socket. `send` copies frames into chunks, `flush` makes one system call for up to 32 of them, where the
-/// driver asks for it.
+/// driver asks for it (without copies it mostly does not).
 pub(crate) struct XdpTx {
-    parts: TxParts,
+    half: TxHalf,
+    state: Arc<State>,
+    counters: Arc<TxCounters>,
     /// Chunks that are ours to fill.
     free: Vec<u64>,
     down: bool,
@@ -34,10 +22,10 @@ pub(crate) struct XdpTx {
 }
 
 impl XdpTx {
-    pub(crate) fn new(parts: TxParts) -> Self {
-        let first = u64::from(parts.umem.receiving);
-        let free = (first..first + u64::from(parts.umem.sending)).map(|chunk| chunk * CHUNK_BYTES as u64);
-        Self { free: free.collect(), parts, down: false, unsent: false }
+    pub(crate) fn new(half: TxHalf, state: Arc<State>, counters: Arc<TxCounters>) -> Self {
+        let first = u64::from(half.umem.receiving);
+        let free = (first..first + u64::from(half.umem.sending)).map(|chunk| chunk * CHUNK_BYTES as u64);
+        Self { free: free.collect(), half, state, counters, down: false, unsent: false }
     }
 
     /// Takes back chunks that were sent.
@@ -45,17 +33,17 @@ impl XdpTx {
     fn reclaim(&mut self) {
         let mut any = false;
         while self.free.len() < self.free.capacity()
-            && let Some(chunk) = self.parts.completed.next()
+            && let Some(chunk) = self.half.completed.next()
         {
             any = true;
-            let first = self.parts.umem.receiving_bytes() as u64;
-            let end = first + u64::from(self.parts.umem.sending) * CHUNK_BYTES as u64;
+            let first = self.half.umem.receiving_bytes() as u64;
+            let end = first + u64::from(self.half.umem.sending) * CHUNK_BYTES as u64;
             if (first..end).contains(&chunk) {
                 self.free.push(chunk / CHUNK_BYTES as u64 * CHUNK_BYTES as u64);
             }
         }
         if any {
-            self.parts.completed.release();
+            self.half.completed.release();
         }
     }
 
@@ -63,36 +51,58 @@ impl XdpTx {
     fn put(&mut self, frame: &Frame<'_, '_>) -> bool {
         let Some(chunk) = self.free.pop() else { return false };
         // SAFETY: a whole chunk, which is in none of the kernel's rings, so that only we touch it.
-        let room = unsafe { ExtentMut::new(self.parts.umem.at(chunk as usize), CHUNK_BYTES) };
+        let room = unsafe { ExtentMut::new(self.half.umem.at(chunk as usize), CHUNK_BYTES) };
         let entry = libc::xdp_desc { addr: chunk, len: frame.len() as u32, options: 0 };
-        if !frame.copy_whole(room) || !self.parts.sent.push(entry) {
+        if !frame.copy_whole(room) || !self.half.sent.push(entry) {
             self.free.push(chunk);
             return false;
         }
         true
     }
 
+    /// Makes the kernel send what is in the ring, for as long as that gets shorter.
     fn kick(&mut self) {
-        for _ in 0..CALLS {
-            match sys::kick(self.parts.socket.as_raw_fd()).err().and_then(|error| error.raw_os_error()) {
+        let mut left = self.half.sent.outstanding();
+        loop {
+            match sys::kick(self.half.socket.as_raw_fd()).err().and_then(|error| error.raw_os_error()) {
                 None => self.down = false,
                 Some(libc::ENETDOWN) => self.down = true,
-                Some(libc::ENXIO | libc::ENODEV) => self.parts.state.set_gone(),
-                Some(libc::EAGAIN) => {}
-                Some(_) => {
-                    self.parts.counters.congested.add(1);
-                    return;
-                }
+                Some(libc::ENXIO | libc::ENODEV) => self.state.set_gone(),
+                // Enough for one call, or no room.
+                Some(_) => {}
             }
-            if self.down || self.parts.state.is_gone() {
+            let before = left;
+            left = self.half.sent.outstanding();
+            self.unsent = left > 0;
+            if !self.unsent || self.down || self.state.is_gone() {
                 return;
             }
-            self.unsent = self.parts.sent.outstanding() > 0;
-            if !self.unsent {
+            if left >= before {
+                self.counters.congested.add(1);
                 return;
             }
         }
-        self.parts.counters.congested.add(1);
+    }
+
+    /// Puts a frame when there was no room, once per call of `send` that is in vain.
+    #[cold]
+    fn put_after_all(&mut self, frame: &Frame<'_, '_>, tried: &mut bool) -> bool {
+        if *tried {
+            return false;
+        }
+        self.make_room();
+        *tried = !self.put(frame);
+        !*tried
+    }
+
+    /// Makes room in the middle of a long row of frames.
+    #[cold]
+    fn make_room(&mut self) {
+        self.half.sent.publish();
+        if self.half.sent.wants_call() {
+            self.kick();
+        }
+        self.reclaim();
     }
 }
 
@@ -103,16 +113,17 @@ impl TxQueue for XdpTx {
 
     fn send(&mut self, frames: &[Frame<'_, '_>]) -> TxReport {
         let mut report = TxReport::default();
-        if self.down || self.parts.state.is_gone() {
+        if self.down || self.state.is_gone() {
             report.stopped = frames.len() as u32;
             return report;
         }
         self.reclaim();
-        let mtu = self.parts.state.mtu();
+        let mtu = self.state.mtu();
+        let mut tried = false;
         for frame in frames {
             if frame.len() > CHUNK_BYTES || !fits(frame, mtu) {
                 report.too_large += 1;
-            } else if self.put(frame) {
+            } else if self.put(frame) || self.put_after_all(frame, &mut tried) {
                 report.sent += 1;
                 report.bytes += frame.len() as u64;
             } else {
@@ -124,14 +135,14 @@ impl TxQueue for XdpTx {
     }
 
     fn flush(&mut self) {
-        self.parts.sent.publish();
-        if (self.unsent && self.parts.sent.wants_call()) || self.down {
+        self.half.sent.publish();
+        if (self.unsent && self.half.sent.wants_call()) || self.down {
             self.kick();
         }
     }
 
     fn settle(&mut self) {
-        if self.unsent && self.parts.sent.wants_call() && self.parts.sent.outstanding() > 0 {
+        if self.unsent && self.half.sent.wants_call() && self.half.sent.outstanding() > 0 {
             self.kick();
         }
     }
