@@ -110,9 +110,8 @@ fn environment(config: &Config, uplink: Option<&UplinkInfo>) -> Environment {
     };
     let is_known = uplink.is_some() || written.is_none_or(|written| !written.addresses.is_empty());
     let vteps = addresses.iter().map(IpNet::addr).collect();
-    let own_host = is_known.then(|| (config.host.clone(), HostSpec { vteps }));
-    let uplink_mtus = mtu.map(|mtu| (config.host.clone(), mtu)).into_iter().collect();
-    Environment { own_host, uplink_mtus }
+    let own_host = is_known.then(|| (config.host.clone(), HostSpec { vteps, mtu }));
+    Environment { own_host }
 }
 
 fn load_manifests(config: &Config, uplink: Option<&UplinkInfo>) -> Result<ResourceSet, Vec<Problem>> {

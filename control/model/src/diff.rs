@@ -3,7 +3,7 @@
 use crate::kind::Kind;
 use crate::name::Key;
 use crate::resource::Resource;
-use crate::set::ResourceSet;
+use crate::set::{Difference, ResourceSet};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,30 +37,25 @@ impl Change {
     }
 }
 
-/// The changes from `old` to `new`, in an order in which no reference dangles after any of them: ports go first, then
-/// what is added or changed from Host to Port, then what else is gone from Subnet to Host. Empty exactly when both are
-/// equal but for MTUs that only the environment decides.
+/// The changes from `old` to `new`: what is gone of Ports and Endpoints first, then what is added or changed from Host to Endpoint, then what
+/// else is gone, backwards. After each of them no reference dangles, but those of RouteTables to Ports. Empty exactly when both are equal.
 pub fn diff(old: &ResourceSet, new: &ResourceSet) -> Vec<Change> {
-    let mut changes = Vec::new();
-    let gone = |resource: &&Arc<Resource>| new.get(&resource.meta.key).is_none();
-    let removed: Vec<&Arc<Resource>> = old.iter().filter(gone).collect();
-    let is_port = |resource: &Arc<Resource>| resource.meta.key.kind == Kind::Port;
-    let remove = |resource: &Arc<Resource>| Change::Removed(Arc::clone(resource));
-    changes.extend(removed.iter().filter(|resource| is_port(resource)).map(|resource| remove(resource)));
-    for resource in new.iter() {
-        match old.get(&resource.meta.key) {
-            None => changes.push(Change::Added(Arc::clone(resource))),
-            Some(before) if Arc::ptr_eq(before, resource) || before == resource => {}
-            Some(before) => changes.push(Change::Changed {
-                old: Arc::clone(before),
-                new: Arc::clone(resource),
-                fields: fields(before, resource),
-            }),
+    let (mut first, mut then, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    for Difference { old, new } in old.differences(new) {
+        match (old, new) {
+            (Some(old), Some(new)) => {
+                let fields = fields(&old, &new);
+                then.push(Change::Changed { old, new, fields });
+            }
+            (None, Some(new)) => then.push(Change::Added(new)),
+            (Some(old), None) if matches!(old.meta.key.kind, Kind::Port | Kind::Endpoint) => {
+                first.push(Change::Removed(old));
+            }
+            (Some(old), None) => last.push(Change::Removed(old)),
+            (None, None) => {}
         }
     }
-    changes
-        .extend(removed.iter().rev().filter(|resource| !is_port(resource)).map(|resource| remove(resource)));
-    changes
+    first.into_iter().chain(then).chain(last.into_iter().rev()).collect()
 }
 
 /// The fields in which two resources of one key differ.

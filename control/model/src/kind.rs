@@ -4,44 +4,45 @@ use crate::fields::Refusal;
 use crate::suggest::nearest;
 use std::fmt;
 
-/// The kinds of this version, in dependency order: a kind refers only to kinds before it.
+/// The kinds of this version, in dependency order: a kind refers only to kinds before it, except that a RouteTable names
+/// Ports as next hops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A machine that runs towpathd. Global.
     Host,
     /// A virtual private cloud: an address space of its own.
     Vpc,
+    /// Two VPCs whose route tables may lead into each other.
+    Peering,
+    /// Where packets go that leave their subnet.
+    RouteTable,
     /// A part of a VPC's addresses that shares a link.
     Subnet,
     /// One virtual NIC.
     Port,
+    /// An address in a VPC that is not ours.
+    Endpoint,
 }
 
 /// Kinds that later versions bring. Naming one is not a typo, and is told apart from one.
-const LATER: &[&str] = &[
-    "Endpoint",
-    "SecurityGroup",
-    "ExternalNetwork",
-    "RouteTable",
-    "Peering",
-    "NatGateway",
-    "FloatingIp",
-    "LoadBalancer",
-    "QosPolicy",
-    "Mirror",
-];
+const LATER: &[&str] =
+    &["SecurityGroup", "ExternalNetwork", "NatGateway", "FloatingIp", "LoadBalancer", "QosPolicy", "Mirror"];
 
 impl Kind {
     /// All kinds, in dependency order.
-    pub const ALL: [Self; 4] = [Self::Host, Self::Vpc, Self::Subnet, Self::Port];
+    pub const ALL: [Self; 7] =
+        [Self::Host, Self::Vpc, Self::Peering, Self::RouteTable, Self::Subnet, Self::Port, Self::Endpoint];
 
     /// The name, as manifests write it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Host => "Host",
             Self::Vpc => "Vpc",
+            Self::Peering => "Peering",
+            Self::RouteTable => "RouteTable",
             Self::Subnet => "Subnet",
             Self::Port => "Port",
+            Self::Endpoint => "Endpoint",
         }
     }
 

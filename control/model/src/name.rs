@@ -129,11 +129,6 @@ impl Key {
         Self { kind, project: Some(object.project.clone()), name: object.name.clone() }
     }
 
-    /// Not greater than any key of a kind; no resource has it.
-    pub(crate) fn least(kind: Kind) -> Self {
-        Self { kind, project: None, name: Name("".into()) }
-    }
-
     /// Key of a host.
     pub fn host(name: &Name) -> Self {
         Self { kind: Kind::Host, project: None, name: name.clone() }

@@ -1,6 +1,6 @@
 //! Addresses and networks as the fields of resources write them.
 
-use crate::fields::{Parsed, Refusal};
+use crate::fields::{Fields, Parsed, Reader, Refusal};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -89,6 +89,42 @@ pub fn parse_allowed(text: &str) -> Parsed<IpNet> {
         true => parse_net(text),
         false => parse_address(text).map(IpNet::from),
     }
+}
+
+/// Reads the destination of a route: a network that is not inside a reserved one. It may cover some: `0.0.0.0/0`.
+///
+/// # Errors
+/// As a network, and when packets for it never reach a router.
+pub fn parse_destination(text: &str) -> Parsed<IpNet> {
+    let net = parse_net(text)?;
+    let inside = |(text, _): &&(&str, &str)| text.parse::<IpNet>().is_ok_and(|outer| outer.contains(&net));
+    // 0.0.0.0/8 and ::/127 hold no destination either, but they are where the default routes begin.
+    match RESERVED.iter().filter(|_| net.prefix_len() > 0).find(inside) {
+        Some((text, why)) => Err(Refusal::new(
+            format!("is inside {text}, {why}, for which there are no routes"),
+            "remove the route",
+        )),
+        None => Ok(net),
+    }
+}
+
+/// Reads a list of addresses, none twice; `None` when it is absent.
+pub(crate) fn distinct_addresses(
+    fields: &mut Fields<'_>,
+    reader: &mut Reader,
+    name: &'static str,
+) -> Option<Vec<IpAddr>> {
+    let mut seen = Vec::new();
+    fields.list(reader, name, |text| {
+        let address = parse_address(text)?;
+        match seen.contains(&address) {
+            true => Err(Refusal::new("is written twice", "remove one of them")),
+            false => {
+                seen.push(address);
+                Ok(address)
+            }
+        }
+    })
 }
 
 /// The first address after the network's own: the gateway, unless another is written.

@@ -4,7 +4,7 @@ use crate::features::parse_feature;
 use crate::fields::{Fields, Parsed, Reader, Refusal};
 use crate::mac::{MacAddr, derived, parse_unicast};
 use crate::name::{Name, ObjectName};
-use crate::net::{parse_address, parse_allowed};
+use crate::net::{distinct_addresses, parse_allowed};
 use crate::resource::Uid;
 use crate::suggest::nearest;
 use ipnet::IpNet;
@@ -149,17 +149,7 @@ impl PortDraft {
             }
         });
         let mac = fields.parse(reader, "mac", parse_unicast);
-        let mut seen = Vec::new();
-        let ips = fields.list(reader, "ips", |text| {
-            let address = parse_address(text)?;
-            match seen.contains(&address) {
-                true => Err(Refusal::new("is written twice", "remove one of them")),
-                false => {
-                    seen.push(address);
-                    Ok(address)
-                }
-            }
-        });
+        let ips = distinct_addresses(&mut fields, reader, "ips");
         let ips_written =
             fields.node("ips").is_some_and(|node| node.value != crate::yaml::Value::Sequence(Vec::new()));
         let attachment = read_attachment(&mut fields, reader, uid);

@@ -1,12 +1,15 @@
 //! One resource: metadata and spec.
 
+use crate::endpoint::EndpointSpec;
 use crate::fields::{Fields, Parsed, Reader, Refusal};
 use crate::host::HostSpec;
 use crate::kind::Kind;
 use crate::mac::derived;
 use crate::name::{Key, Name, ObjectName};
 use crate::owner::Owner;
+use crate::peering::PeeringSpec;
 use crate::port::{PortDraft, PortSpec};
+use crate::route_table::RouteTableSpec;
 use crate::subnet::SubnetSpec;
 use crate::vpc::{VpcDraft, VpcSpec};
 use crate::yaml::{Node, Value as Tree};
@@ -115,10 +118,16 @@ pub enum Spec {
     Host(HostSpec),
     /// An address space.
     Vpc(VpcSpec),
+    /// Two address spaces that may reach each other.
+    Peering(PeeringSpec),
+    /// Routes.
+    RouteTable(RouteTableSpec),
     /// A link.
     Subnet(SubnetSpec),
     /// A virtual NIC.
     Port(PortSpec),
+    /// An address that is not ours.
+    Endpoint(EndpointSpec),
 }
 
 /// One resource, all defaults that concern it alone filled in.
@@ -170,8 +179,11 @@ impl Spec {
         match self {
             Self::Host(spec) => spec.to_json(),
             Self::Vpc(spec) => spec.to_json(),
+            Self::Peering(spec) => spec.to_json(project),
+            Self::RouteTable(spec) => spec.to_json(project),
             Self::Subnet(spec) => spec.to_json(project),
             Self::Port(spec) => spec.to_json(project),
+            Self::Endpoint(spec) => spec.to_json(project),
         }
     }
 }
@@ -181,8 +193,11 @@ impl Spec {
 pub(crate) enum DraftSpec {
     Host(HostSpec),
     Vpc(VpcDraft),
+    Peering(PeeringSpec),
+    RouteTable(RouteTableSpec),
     Subnet(SubnetSpec),
     Port(PortDraft),
+    Endpoint(EndpointSpec),
 }
 
 /// One document, as far as it could be read.
@@ -260,11 +275,14 @@ fn read_spec(
     Some(match kind {
         Kind::Host => DraftSpec::Host(HostSpec::read(fields, reader)),
         Kind::Vpc => DraftSpec::Vpc(VpcDraft::read(fields, reader)),
+        Kind::Peering => DraftSpec::Peering(PeeringSpec::read(fields, reader, &project)?),
+        Kind::RouteTable => DraftSpec::RouteTable(RouteTableSpec::read(fields, reader, &project)?),
         Kind::Subnet => {
             let gateway_mac = derived(uid.as_bytes());
             DraftSpec::Subnet(SubnetSpec::read(fields, reader, &project, gateway_mac)?)
         }
         Kind::Port => DraftSpec::Port(PortDraft::read(fields, reader, &project, &uid)?),
+        Kind::Endpoint => DraftSpec::Endpoint(EndpointSpec::read(fields, reader, &project)?),
     })
 }
 
@@ -421,15 +439,24 @@ mod tests {
     }
 
     #[test]
-    fn subnets_have_gateways_and_no_dhcp_yet() {
+    fn subnets_have_gateways_and_services() {
         let subnet =
             |rest: &str| read(&format!("kind: Subnet\nmetadata: {{name: s}}\nspec: {{vpc: v, {rest}}}\n"));
         let document = subnet(
-            "cidrs: [10.0.1.0/24, 'fd00::/64'], gateways: ['fd00::fe'], dhcp: {enabled: false, leaseTime: 1h}",
+            "cidrs: [10.0.1.0/24, 'fd00::/64'], gateways: ['fd00::fe'], routeTable: q/r, multicast: true, \
+             dhcp: {dns: [10.0.1.2, 'fd00::2'], domain: blue.internal, leaseTime: 2h, metadata: 'http://127.0.0.1:8775'}",
         );
-        let Some((_, DraftSpec::Subnet(spec))) = document.draft else {
+        let Some((meta, DraftSpec::Subnet(spec))) = document.draft else {
             panic!("{:?}", document.reader.problems)
         };
+        let dhcp = spec.dhcp.clone().unwrap();
+        assert_eq!((dhcp.enabled, dhcp.lease_time.to_string(), dhcp.dns.len()), (true, "2h".into(), 2));
+        let resource = Resource { meta, spec: Spec::Subnet(spec.clone()) };
+        let again = read(&resource.to_json().to_string());
+        let Some((meta, DraftSpec::Subnet(again))) = again.draft else {
+            panic!("{:?}", again.reader.problems)
+        };
+        assert_eq!(Resource { meta, spec: Spec::Subnet(again) }, resource);
         assert_eq!(
             spec.gateways.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.0.1.1", "fd00::fe"]
@@ -447,8 +474,87 @@ mod tests {
         refused("cidrs: [10.0.0.0/24], gateways: [10.1.0.1]", "in none of the subnet's networks");
         refused("cidrs: [10.0.0.0/24], gateways: [10.0.0.255]", "broadcast");
         refused("cidrs: [10.0.0.0/24], gateways: [10.0.0.1, 10.0.0.2]", "already has the gateway");
-        refused("cidrs: [10.0.0.0/24], dhcp: {enabled: true}", "DHCP is not supported by this version");
-        refused("cidrs: [10.0.0.0/24], routeTable: r", "RouteTable");
+        let dhcp = |rest: &str, part| refused(&format!("cidrs: [10.0.0.0/24], dhcp: {{{rest}}}"), part);
+        dhcp("dns: ['fd00::2']", "spec.dhcp.dns[0] \"fd00::2\": the subnet has no IPv6 network");
+        dhcp("dns: [10.0.0.2, 10.0.0.2]", "spec.dhcp.dns[1] \"10.0.0.2\": is written twice");
+        dhcp("leaseTime: 5s", "write whole seconds from 1m to 365d");
+        dhcp("domain: -x", "spec.dhcp.domain");
+        dhcp(
+            "metadata: 'http://metadata:80'",
+            "spec.dhcp.metadata \"http://metadata:80\": names no IP address",
+        );
+        dhcp("leasetime: 1h", "spec.dhcp.leasetime: unknown field; remedy: nearest known field: leaseTime");
+    }
+
+    #[test]
+    fn routes_peerings_and_endpoints() {
+        let text = "kind: RouteTable\nmetadata: {name: r}\nspec: {vpc: v, routes: [{destination: 0.0.0.0/0, via: {port: fw}}, \
+                    {destination: 'fd01::/16', via: {peering: q/p}}, {destination: 203.0.113.0/24, via: {blackhole: true}}]}\n";
+        let Some((meta, DraftSpec::RouteTable(spec))) = read(text).draft else {
+            panic!("{:?}", problems(text))
+        };
+        assert_eq!(spec.routes.len(), 3);
+        let resource = Resource { meta, spec: Spec::RouteTable(spec) };
+        let Some((meta, DraftSpec::RouteTable(spec))) = read(&resource.to_json().to_string()).draft else {
+            panic!()
+        };
+        assert_eq!(Resource { meta, spec: Spec::RouteTable(spec) }, resource);
+        let one = |text: &str, part: &str| {
+            let found = problems(text);
+            assert!(found.len() == 1 && found[0].contains(part), "{text}: {found:#?}");
+        };
+        let route = |rest: &str, part: &str| {
+            let start = "kind: RouteTable\nmetadata: {name: r}\nspec: {vpc: v, routes: [{destination: 1.0.0.0/8, via: {port: p}}, ";
+            one(&format!("{start}{{{rest}}}]}}\n"), part);
+        };
+        route(
+            "destination: 1.0.0.0/8, via: {port: q}",
+            "spec.routes[1].destination \"1.0.0.0/8\": has a route in this table already",
+        );
+        route("destination: 1.0.0.1/8, via: {port: q}", "write 1.0.0.0/8");
+        route("destination: 224.0.0.0/8, via: {port: q}", "inside 224.0.0.0/4, multicast");
+        route("via: {port: q}", "spec.routes[1].destination: is missing");
+        route("destination: 2.0.0.0/8", "spec.routes[1].via: is missing");
+        route("destination: 2.0.0.0/8, via: {}", "spec.routes[1].via: names 0 next hops");
+        route("destination: 2.0.0.0/8, via: {port: q, blackhole: true}", "names 2 next hops");
+        route("destination: 2.0.0.0/8, via: {blackhole: false}", "spec.routes[1].via.blackhole \"false\"");
+        route(
+            "destination: 2.0.0.0/8, via: {natGateway: n}",
+            "next hop natGateway is not supported by this version",
+        );
+        route(
+            "destination: 2.0.0.0/8, via: {external: n}",
+            "next hop external is not supported by this version",
+        );
+        route(
+            "destination: 2.0.0.0/8, via: {prot: n}",
+            "unknown next hop; remedy: nearest known next hop: port",
+        );
+        route("destination: 2.0.0.0/8, via: {port: ../x}", "spec.routes[1].via.port \"../x\"");
+        let peering =
+            |vpcs: &str, part| one(&format!("kind: Peering\nmetadata: {{name: p}}\nspec: {vpcs}\n"), part);
+        assert_eq!(
+            problems("kind: Peering\nmetadata: {name: p}\nspec: {vpcs: [a, q/a]}\n"),
+            Vec::<String>::new()
+        );
+        peering("{}", "spec.vpcs: is missing");
+        peering("{vpcs: [a]}", "spec.vpcs: names 1 Vpcs");
+        peering("{vpcs: [a, b, c]}", "spec.vpcs: names 3 Vpcs");
+        peering("{vpcs: [a, default/a]}", "is a Vpc and itself");
+        peering("{vpcs: a}", "is a single value, not a list");
+        let endpoint =
+            |spec: &str| problems(&format!("kind: Endpoint\nmetadata: {{name: e}}\nspec: {{{spec}}}\n"));
+        assert!(endpoint("subnet: s, ips: [10.0.0.9], mac: '02:00:00:00:00:09', vtep: 192.0.2.9").is_empty());
+        let found = endpoint("subnet: s, ips: [], vtep: 127.0.0.1, host: h");
+        for part in [
+            "spec.ips: is missing",
+            "spec.mac: is missing",
+            "spec.vtep \"127.0.0.1\"",
+            "spec.host: unknown field",
+        ] {
+            assert!(found.iter().any(|problem| problem.contains(part)), "{part}: {found:#?}");
+        }
+        assert_eq!(found.len(), 4, "{found:#?}");
     }
 
     #[test]

@@ -1,16 +1,21 @@
 //! A validated set of resources.
 
+use crate::endpoint::EndpointSpec;
 use crate::host::HostSpec;
 use crate::kind::Kind;
 use crate::load::Manifests;
 use crate::name::{Key, Name, ObjectName};
+use crate::peering::PeeringSpec;
 use crate::port::PortSpec;
 use crate::problem::Problem;
 use crate::resource::{Metadata, Resource, Spec};
+use crate::route_table::RouteTableSpec;
+use crate::sorted::Sorted;
 use crate::subnet::SubnetSpec;
-use crate::validate::{Candidates, mtu_of};
-use crate::vpc::VpcSpec;
-use std::collections::BTreeMap;
+use crate::underlay::{Spans, Underlay};
+use crate::validate::Candidates;
+use crate::vpc::{MTU_WITHOUT_UPLINK, VpcSpec};
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// What validation must know beyond the resources.
@@ -19,8 +24,6 @@ pub struct Environment {
     /// The host towpathd runs on, as its own file says. A manifest of the same Host must agree. Without one (validation
     /// away from any daemon) references to hosts are checked only if the set has Hosts of its own.
     pub own_host: Option<(Name, HostSpec)>,
-    /// MTU in bytes of the uplink of each host that has one.
-    pub uplink_mtus: BTreeMap<Name, u16>,
 }
 
 /// What happens to the resources of the same owner that are not among those applied.
@@ -32,11 +35,64 @@ pub enum Absent {
     Remove,
 }
 
-/// Resources that are valid together, by kind and name. Immutable; a change makes another set, which shares what is equal.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Resources that are valid together, by kind and name. Immutable; a change makes another set, which shares what is equal, so that
+/// copies and comparisons cost what they differ in.
+#[derive(Debug, Clone, Default)]
 pub struct ResourceSet {
-    resources: BTreeMap<Key, Arc<Resource>>,
-    mtus: BTreeMap<ObjectName, u16>,
+    /// By key.
+    resources: Sorted<Resource>,
+    /// What belongs to a VPC (RouteTables, Subnets) or to a Subnet (Ports, Endpoints), by that and by key.
+    members: Sorted<Resource>,
+    /// Which hosts each subnet is on.
+    spans: Spans,
+}
+
+impl PartialEq for ResourceSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.resources.len() == other.resources.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for ResourceSet {}
+
+/// One resource that two sets differ in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// As the older set has it; `None` when it has not.
+    pub old: Option<Arc<Resource>>,
+    /// As the newer set has it; `None` when it has not.
+    pub new: Option<Arc<Resource>>,
+}
+
+impl Difference {
+    /// The resource's key.
+    pub fn key(&self) -> Option<&Key> {
+        self.new.as_ref().or(self.old.as_ref()).map(|resource| &resource.meta.key)
+    }
+}
+
+fn by_key(left: &Resource, right: &Resource) -> Ordering {
+    left.meta.key.cmp(&right.meta.key)
+}
+
+/// The Vpc or Subnet that something belongs to.
+fn parent_of(resource: &Resource) -> Option<(Kind, &ObjectName)> {
+    match &resource.spec {
+        Spec::RouteTable(spec) => Some((Kind::Vpc, &spec.vpc)),
+        Spec::Subnet(spec) => Some((Kind::Vpc, &spec.vpc)),
+        Spec::Port(spec) => Some((Kind::Subnet, &spec.subnet)),
+        Spec::Endpoint(spec) => Some((Kind::Subnet, &spec.subnet)),
+        Spec::Host(_) | Spec::Vpc(_) | Spec::Peering(_) => None,
+    }
+}
+
+/// The subnet of a Port or Endpoint.
+fn subnet_of(resource: &Resource) -> Option<&ObjectName> {
+    parent_of(resource).filter(|(kind, _)| *kind == Kind::Subnet).map(|(_, subnet)| subnet)
+}
+
+fn by_parent(left: &Resource, right: &Resource) -> Ordering {
+    parent_of(left).cmp(&parent_of(right)).then_with(|| by_key(left, right))
 }
 
 /// A resource of a known kind.
@@ -73,6 +129,18 @@ fn as_subnet(resource: &Resource) -> Option<Typed<'_, SubnetSpec>> {
     typed(resource, if let Spec::Subnet(spec) = &resource.spec { Some(spec) } else { None })
 }
 
+fn as_peering(resource: &Resource) -> Option<Typed<'_, PeeringSpec>> {
+    typed(resource, if let Spec::Peering(spec) = &resource.spec { Some(spec) } else { None })
+}
+
+fn as_route_table(resource: &Resource) -> Option<Typed<'_, RouteTableSpec>> {
+    typed(resource, if let Spec::RouteTable(spec) = &resource.spec { Some(spec) } else { None })
+}
+
+fn as_endpoint(resource: &Resource) -> Option<Typed<'_, EndpointSpec>> {
+    typed(resource, if let Spec::Endpoint(spec) = &resource.spec { Some(spec) } else { None })
+}
+
 fn as_port(resource: &Resource) -> Option<Typed<'_, PortSpec>> {
     typed(resource, if let Spec::Port(spec) = &resource.spec { Some(spec) } else { None })
 }
@@ -91,17 +159,83 @@ impl ResourceSet {
         environment: &Environment,
     ) -> Result<Self, Vec<Problem>> {
         let candidates = Candidates::gather(self, manifests, absent, environment);
-        candidates.finish(environment).map(|resources| {
-            let resources: BTreeMap<Key, Arc<Resource>> = resources
-                .into_iter()
-                .map(|resource| {
-                    // Share what did not change, so that a diff of two sets costs little.
-                    let old = self.resources.get(&resource.meta.key).filter(|old| ***old == resource);
-                    (resource.meta.key.clone(), old.cloned().unwrap_or_else(|| Arc::new(resource)))
-                })
-                .collect();
-            Self::index(resources, environment)
+        candidates.finish(environment).map(|mut resources| {
+            resources.sort_by(by_key);
+            self.with(resources)
         })
+    }
+
+    /// This set with `resources`, in the order of their keys, in its place: what is equal stays shared.
+    fn with(&self, resources: Vec<Resource>) -> Self {
+        let mut changes = Vec::new();
+        let mut old = self.iter().peekable();
+        for resource in resources {
+            while let Some(gone) = old.next_if(|old| by_key(old, &resource) == Ordering::Less) {
+                changes.push(Difference { old: Some(gone.clone()), new: None });
+            }
+            let before = old.next_if(|old| by_key(old, &resource) == Ordering::Equal);
+            if before.is_none_or(|before| **before != resource) {
+                changes.push(Difference { old: before.cloned(), new: Some(Arc::new(resource)) });
+            }
+        }
+        changes.extend(old.map(|gone| Difference { old: Some(gone.clone()), new: None }));
+        self.changed(changes)
+    }
+
+    /// This set after changes that whoever made them validated against it, as a store's. (What is valid is decided where a
+    /// change is made: [`ResourceSet::apply`].) Costs what the changes cost.
+    #[must_use]
+    pub fn changed(&self, changes: Vec<Difference>) -> Self {
+        if changes.len() > 1024 + self.len() / 4 {
+            return self.rebuilt(changes);
+        }
+        let mut set = self.clone();
+        for Difference { old, new } in changes {
+            if let Some(old) = old {
+                set.resources.remove(|other| by_key(other, &old));
+                set.members.remove(|other| by_parent(other, &old));
+                if let Some(subnet) = subnet_of(&old) {
+                    set.spans.count(subnet, &old, false);
+                }
+            }
+            if let Some(new) = new {
+                if let Some(subnet) = subnet_of(&new) {
+                    set.spans.count(subnet, &new, true);
+                }
+                if parent_of(&new).is_some() {
+                    set.members.insert(Arc::clone(&new), by_parent);
+                }
+                set.resources.insert(new, by_key);
+            }
+        }
+        set
+    }
+
+    /// The same, at the cost of the whole.
+    fn rebuilt(&self, mut changes: Vec<Difference>) -> Self {
+        changes.sort_by(|left, right| left.key().cmp(&right.key()));
+        let mut items = Vec::with_capacity(self.len() + changes.len());
+        let mut old = self.iter().peekable();
+        for change in changes {
+            let key = change.key().cloned();
+            let before = |other: &&Arc<Resource>| Some(&other.meta.key) < key.as_ref();
+            items.extend(std::iter::from_fn(|| old.next_if(before).cloned()));
+            old.next_if(|other| Some(&other.meta.key) == key.as_ref());
+            items.extend(change.new);
+        }
+        items.extend(old.cloned());
+        let mut members: Vec<Arc<Resource>> =
+            items.iter().filter(|item| parent_of(item).is_some()).cloned().collect();
+        members.sort_by(|left, right| by_parent(left, right));
+        let spans = Spans::of(members.iter().filter_map(|member| Some((subnet_of(member)?, &**member))));
+        Self { resources: Sorted::from_sorted(items), members: Sorted::from_sorted(members), spans }
+    }
+
+    /// What must change to get from this set to `newer`, by key. Costs what they differ in, if one was made of the other.
+    pub fn differences(&self, newer: &Self) -> Vec<Difference> {
+        let found = self.resources.differences(&newer.resources, by_key);
+        let owned = found.into_iter().map(|(old, new)| Difference { old: old.cloned(), new: new.cloned() });
+        owned.filter(|difference| difference.old != difference.new).collect()
     }
 
     /// This set without the named resources. Only their owner may remove them.
@@ -117,9 +251,9 @@ impl ResourceSet {
         let mut problems = Vec::new();
         let mut rest = self.clone();
         for key in keys {
-            match self.resources.get(key) {
+            match self.get(key) {
                 Some(resource) if resource.meta.owner == owner => {
-                    rest.resources.remove(key);
+                    rest = rest.changed(vec![Difference { old: Some(resource.clone()), new: None }]);
                 }
                 Some(resource) => problems.push(crate::validate::foreign_owner(key, resource.meta.owner)),
                 None => problems.push(
@@ -134,12 +268,6 @@ impl ResourceSet {
         }
     }
 
-    fn index(resources: BTreeMap<Key, Arc<Resource>>, environment: &Environment) -> Self {
-        let mut set = Self { resources, mtus: BTreeMap::new() };
-        set.mtus = set.vpcs().map(|vpc| (vpc.meta.object(), mtu_of(&set, vpc, environment))).collect();
-        set
-    }
-
     /// Number of resources.
     pub fn len(&self) -> usize {
         self.resources.len()
@@ -147,23 +275,35 @@ impl ResourceSet {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
+        self.resources.len() == 0
     }
 
     /// One resource.
     pub fn get(&self, key: &Key) -> Option<&Arc<Resource>> {
-        self.resources.get(key)
+        self.resources.find(|other| other.meta.key.cmp(key))
     }
 
-    /// All resources in dependency order: Hosts, Vpcs, Subnets, Ports.
+    /// All resources in dependency order ([`Kind::ALL`]), each kind by project and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.values()
+        self.resources.iter()
     }
 
     /// All resources of one kind, by project and name.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Resource>> {
-        let of_kind = move |(key, _): &(&Key, _)| key.kind == kind;
-        self.resources.range(Key::least(kind)..).take_while(of_kind).map(|(_, resource)| resource)
+        let before = move |other: &Resource| other.meta.key.kind < kind;
+        self.resources.from_first(before).take_while(move |other| other.meta.key.kind == kind)
+    }
+
+    /// The RouteTables and Subnets of a Vpc, or the Ports and Endpoints of a Subnet; by kind, project and name.
+    pub fn members<'a>(&'a self, of: Kind, name: &'a ObjectName) -> impl Iterator<Item = &'a Arc<Resource>> {
+        let parent = Some((of, name));
+        let before = move |other: &Resource| parent_of(other) < parent;
+        self.members.from_first(before).take_while(move |other| parent_of(other) == parent)
+    }
+
+    /// The subnets of a VPC.
+    pub fn subnets_of<'a>(&'a self, vpc: &'a ObjectName) -> impl Iterator<Item = Typed<'a, SubnetSpec>> {
+        self.members(Kind::Vpc, vpc).filter_map(|resource| as_subnet(resource))
     }
 
     /// All hosts.
@@ -179,6 +319,21 @@ impl ResourceSet {
     /// All subnets.
     pub fn subnets(&self) -> impl Iterator<Item = Typed<'_, SubnetSpec>> {
         self.of_kind(Kind::Subnet).filter_map(|resource| as_subnet(resource))
+    }
+
+    /// All peerings.
+    pub fn peerings(&self) -> impl Iterator<Item = Typed<'_, PeeringSpec>> {
+        self.of_kind(Kind::Peering).filter_map(|resource| as_peering(resource))
+    }
+
+    /// All route tables.
+    pub fn route_tables(&self) -> impl Iterator<Item = Typed<'_, RouteTableSpec>> {
+        self.of_kind(Kind::RouteTable).filter_map(|resource| as_route_table(resource))
+    }
+
+    /// All endpoints that are not ours.
+    pub fn endpoints(&self) -> impl Iterator<Item = Typed<'_, EndpointSpec>> {
+        self.of_kind(Kind::Endpoint).filter_map(|resource| as_endpoint(resource))
     }
 
     /// All ports.
@@ -211,8 +366,31 @@ impl ResourceSet {
         self.get(&Key::of(Kind::Port, name)).and_then(|resource| as_port(resource))
     }
 
+    /// A peering.
+    pub fn peering(&self, name: &ObjectName) -> Option<Typed<'_, PeeringSpec>> {
+        self.get(&Key::of(Kind::Peering, name)).and_then(|resource| as_peering(resource))
+    }
+
+    /// A route table.
+    pub fn route_table(&self, name: &ObjectName) -> Option<Typed<'_, RouteTableSpec>> {
+        self.get(&Key::of(Kind::RouteTable, name)).and_then(|resource| as_route_table(resource))
+    }
+
+    /// An endpoint that is not ours.
+    pub fn endpoint(&self, name: &ObjectName) -> Option<Typed<'_, EndpointSpec>> {
+        self.get(&Key::of(Kind::Endpoint, name)).and_then(|resource| as_endpoint(resource))
+    }
+
     /// MTU of a VPC in bytes: as written, else what the uplinks of its hosts leave, else 1500. `None` without such a VPC.
     pub fn mtu(&self, vpc: &ObjectName) -> Option<u16> {
-        self.mtus.get(vpc).copied()
+        let spec = self.vpc(vpc)?.spec;
+        if let Some(mtu) = spec.mtu {
+            return Some(mtu);
+        }
+        let subnets: Vec<ObjectName> = self.subnets_of(vpc).map(|subnet| subnet.meta.object()).collect();
+        let span = self.spans.sum(subnets.iter());
+        let host = |host: &Name| self.host(host).map(|host| host.spec.clone());
+        let room = Underlay::new(&span, &spec.directory, host).room();
+        Some(room.map_or(MTU_WITHOUT_UPLINK, |room| room.bytes()))
     }
 }

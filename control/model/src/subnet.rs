@@ -1,10 +1,10 @@
 //! Subnet: a part of a VPC's addresses that shares a link.
 
+use crate::dhcp::DhcpSpec;
 use crate::fields::{Fields, Parsed, Reader, Refusal};
 use crate::mac::MacAddr;
 use crate::name::{Name, ObjectName};
 use crate::net::{first_address, not_for_interfaces, parse_address};
-use crate::quantity::TimeSpan;
 use crate::vpc::networks;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -21,6 +21,12 @@ pub struct SubnetSpec {
     pub gateways: Vec<IpAddr>,
     /// The gateway's MAC address, derived from the subnet's uid; no port of the subnet may have it.
     pub gateway_mac: MacAddr,
+    /// The route table its ports use; absent: the VPC's subnets reach each other, and nothing else.
+    pub route_table: Option<ObjectName>,
+    /// What its ports are told by DHCP and router advertisements; absent: neither is answered.
+    pub dhcp: Option<DhcpSpec>,
+    /// Whether multicast goes to all ports of the subnet.
+    pub multicast: bool,
 }
 
 impl SubnetSpec {
@@ -51,15 +57,11 @@ impl SubnetSpec {
             }
         }
         let gateways = read_gateways(&mut fields, reader, &cidrs);
-        fields.unsupported(
-            reader,
-            "routeTable",
-            "refers to a RouteTable, a kind that is not supported by this version",
-            "remove the field: packets stay inside their subnet in this version",
-        );
-        read_dhcp(&mut fields, reader);
+        let route_table = fields.parse(reader, "routeTable", |text| ObjectName::parse(text, project));
+        let dhcp = DhcpSpec::read(&mut fields, reader, &cidrs);
+        let multicast = fields.boolean(reader, "multicast").unwrap_or(false);
         fields.finish(reader);
-        Some(Self { vpc: vpc?, cidrs, gateways, gateway_mac })
+        Some(Self { vpc: vpc?, cidrs, gateways, gateway_mac, route_table, dhcp, multicast })
     }
 
     /// As a manifest writes it.
@@ -68,6 +70,13 @@ impl SubnetSpec {
         spec.insert("vpc".into(), json!(self.vpc.relative_to(project)));
         spec.insert("cidrs".into(), json!(self.cidrs));
         spec.insert("gateways".into(), json!(self.gateways));
+        if let Some(table) = &self.route_table {
+            spec.insert("routeTable".into(), json!(table.relative_to(project)));
+        }
+        if let Some(dhcp) = &self.dhcp {
+            spec.insert("dhcp".into(), dhcp.to_json());
+        }
+        spec.insert("multicast".into(), json!(self.multicast));
         Value::Object(spec)
     }
 }
@@ -96,27 +105,4 @@ fn read_gateways(fields: &mut Fields<'_>, reader: &mut Reader, cidrs: &[IpNet]) 
     };
     fields.list(reader, "gateways", place);
     cidrs.iter().zip(written).map(|(cidr, gateway)| gateway.unwrap_or_else(|| first_address(cidr))).collect()
-}
-
-/// Checks `dhcp` and refuses to have it enabled: this version answers no DHCP.
-fn read_dhcp(fields: &mut Fields<'_>, reader: &mut Reader) {
-    let Some(mut dhcp) = fields.mapping(reader, "dhcp") else { return };
-    let enabled = dhcp.boolean(reader, "enabled");
-    dhcp.list(reader, "dns", parse_address);
-    dhcp.parse(reader, "domain", Name::parse);
-    dhcp.parse(reader, "leaseTime", TimeSpan::parse);
-    dhcp.parse(reader, "metadata", |text| match text.starts_with("http://") {
-        true => Ok(()),
-        false => {
-            Err(Refusal::new("not a metadata service's address", "write it as \"http://127.0.0.1:8775\""))
-        }
-    });
-    if enabled != Some(false) {
-        let refusal = Refusal::new(
-            "DHCP is not supported by this version",
-            "write dhcp: {enabled: false} or remove dhcp, and configure addresses in the guests",
-        );
-        reader.refuse(dhcp.position, &fields.path("dhcp"), None, refusal);
-    }
-    dhcp.finish(reader);
 }

@@ -6,6 +6,8 @@
 mod addresses;
 mod numbers;
 mod references;
+mod routes;
+mod tunnels;
 
 use crate::fields::{Refusal, Source};
 use crate::load::Manifests;
@@ -17,8 +19,6 @@ use crate::resource::{DraftSpec, Metadata, Resource, Spec};
 use crate::set::{Absent, Environment, ResourceSet};
 use crate::vpc::{VpcDraft, VpcSpec};
 use std::collections::{BTreeMap, BTreeSet};
-
-pub(crate) use numbers::mtu_of;
 
 /// One resource that may become part of the set.
 pub(crate) struct Candidate {
@@ -103,8 +103,11 @@ impl Candidates {
             Spec::Vpc(VpcSpec { vni, cidrs, mtu, directory }) => {
                 DraftSpec::Vpc(VpcDraft { vni: Some(vni), cidrs, mtu, directory })
             }
+            Spec::Peering(spec) => DraftSpec::Peering(spec),
+            Spec::RouteTable(spec) => DraftSpec::RouteTable(spec),
             Spec::Subnet(spec) => DraftSpec::Subnet(spec),
             Spec::Port(spec) => DraftSpec::Port(PortDraft { spec, ips_written: true }),
+            Spec::Endpoint(spec) => DraftSpec::Endpoint(spec),
         };
         self.add(Candidate { meta: resource.meta.clone(), spec, source: Source::default() });
     }
@@ -149,8 +152,10 @@ impl Candidates {
     pub(crate) fn finish(mut self, environment: &Environment) -> Result<Vec<Resource>, Vec<Problem>> {
         let mut found = Vec::new();
         references::check(&self, environment, &mut found);
-        numbers::check(&self, environment, &mut found);
+        numbers::check(&self, &mut found);
         addresses::check(&self, &mut found);
+        routes::check(&self, &mut found);
+        tunnels::check(&self, &mut found);
         self.problems.append(&mut found);
         if self.problems.is_empty() {
             let resources: Option<Vec<Resource>> = self.list.into_iter().map(Candidate::finish).collect();
@@ -175,15 +180,33 @@ impl Candidate {
             DraftSpec::Vpc(VpcDraft { vni, cidrs, mtu, directory }) => {
                 Spec::Vpc(VpcSpec { vni: vni?, cidrs, mtu, directory })
             }
+            DraftSpec::Peering(spec) => Spec::Peering(spec),
+            DraftSpec::RouteTable(spec) => Spec::RouteTable(spec),
             DraftSpec::Subnet(spec) => Spec::Subnet(spec),
             DraftSpec::Port(draft) => Spec::Port(draft.spec),
+            DraftSpec::Endpoint(spec) => Spec::Endpoint(spec),
         };
         Some(Resource { meta: self.meta, spec })
     }
 }
 
-/// The first field in which two candidates of one name differ; their owners do not count.
+/// The first field in which two candidates of one name differ; their owners do not count, nor does what a manifest leaves out of
+/// a Host that towpathd wrote.
 fn difference(left: &Candidate, right: &Candidate) -> Option<String> {
+    if let (DraftSpec::Host(own), DraftSpec::Host(written)) = (&left.spec, &right.spec)
+        && left.meta.owner == Owner::Daemon
+    {
+        let filled = Candidate {
+            meta: right.meta.clone(),
+            spec: DraftSpec::Host(written.clone().or(own)),
+            source: Source::default(),
+        };
+        return difference_of(left, &filled);
+    }
+    difference_of(left, right)
+}
+
+fn difference_of(left: &Candidate, right: &Candidate) -> Option<String> {
     let finish = |candidate: &Candidate| {
         Candidate { meta: candidate.meta.clone(), spec: candidate.spec.clone(), source: Source::default() }
             .finish()
@@ -194,6 +217,14 @@ fn difference(left: &Candidate, right: &Candidate) -> Option<String> {
         }
         _ => Some("spec".into()),
     }
+}
+
+/// Candidates with drafts of VPCs.
+fn vpcs(candidates: &Candidates) -> impl Iterator<Item = (&Candidate, &VpcDraft)> {
+    candidates.list.iter().filter_map(|candidate| match &candidate.spec {
+        DraftSpec::Vpc(draft) => Some((candidate, draft)),
+        _ => None,
+    })
 }
 
 /// A resource that belongs to somebody else.

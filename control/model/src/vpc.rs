@@ -77,7 +77,18 @@ impl VpcDraft {
             false => MTU_MIN_V4,
         };
         let mtu = fields.integer(reader, "mtu", u64::from(smallest)..=u64::from(MTU_MAX));
-        let directory = fields.list(reader, "directory", Name::parse).unwrap_or_default();
+        let mut hosts = Vec::new();
+        let directory = fields.list(reader, "directory", |text| {
+            let host = Name::parse(text)?;
+            match hosts.contains(&host) {
+                true => Err(Refusal::new("is written twice", "remove one of them")),
+                false => {
+                    hosts.push(host.clone());
+                    Ok(host)
+                }
+            }
+        });
+        let directory = directory.unwrap_or_default();
         fields.finish(reader);
         Self { vni, cidrs, mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()), directory }
     }

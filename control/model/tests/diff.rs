@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use towpath_model::{Change, Environment, Key, Kind, Resource, ResourceSet, Spec, diff, load_text};
+use towpath_model::{Change, Environment, Key, Kind, Resource, ResourceSet, Spec, Via, diff, load_text};
 
 /// A few VPCs, subnets and ports; what they refer to always exists.
 #[derive(Debug, Clone)]
@@ -88,7 +88,20 @@ fn references(resource: &Resource) -> Vec<Key> {
     match &resource.spec {
         Spec::Host(_) => vec![],
         Spec::Vpc(spec) => spec.directory.iter().map(Key::host).collect(),
-        Spec::Subnet(spec) => vec![Key::of(Kind::Vpc, &spec.vpc)],
+        Spec::Peering(spec) => spec.vpcs.iter().map(|vpc| Key::of(Kind::Vpc, vpc)).collect(),
+        Spec::RouteTable(spec) => {
+            let vpc = Key::of(Kind::Vpc, &spec.vpc);
+            let peerings = spec.routes.iter().filter_map(|route| match &route.via {
+                Via::Peering(peering) => Some(Key::of(Kind::Peering, peering)),
+                Via::Port(_) | Via::Blackhole => None,
+            });
+            peerings.chain([vpc]).collect()
+        }
+        Spec::Subnet(spec) => {
+            let table = spec.route_table.iter().map(|table| Key::of(Kind::RouteTable, table));
+            table.chain([Key::of(Kind::Vpc, &spec.vpc)]).collect()
+        }
+        Spec::Endpoint(spec) => vec![Key::of(Kind::Subnet, &spec.subnet)],
         Spec::Port(spec) => {
             let hosts = spec.host.iter().chain(&spec.migrating_to).map(Key::host);
             hosts.chain([Key::of(Kind::Subnet, &spec.subnet)]).collect()

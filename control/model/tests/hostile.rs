@@ -110,7 +110,7 @@ impl World {
         let ports = pairs(&self.ports, |one, other| {
             let together = vpc_of(one) == vpc_of(other);
             one.name != other.name
-                && (one.subnet != other.subnet || one.mac != other.mac)
+                && (!together || one.mac != other.mac)
                 && (!together || one.ip != other.ip && one.vip != Some(other.ip) && other.vip != Some(one.ip))
                 && (one.socket.is_none() || one.socket != other.socket)
         });

@@ -1,7 +1,6 @@
 //! The rules on the whole set, from the outside: files in, a set or all problems out.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use towpath_model::{
     Absent, Attachment, Environment, HostSpec, Key, Kind, Manifests, Name, ObjectName, Owner, Problem,
@@ -273,18 +272,21 @@ fn sockets_belong_to_one_port_of_a_host() {
 
 #[test]
 fn mtu_is_limited_by_uplinks_with_the_arithmetic() {
-    let uplinks = |a, b| {
-        let uplink_mtus = BTreeMap::from([(name("node-a"), a), (name("node-b"), b)]);
-        Environment { uplink_mtus, ..Environment::default() }
+    let uplinks = |text: &str, a: u16, b: u16| {
+        let first =
+            format!("metadata: {{name: node-a}}\nspec: {{vteps: [192.0.2.1, '2001:db8::1'], mtu: {a}}}");
+        text.replace("metadata: {name: node-a}", &first)
+            .replace("192.0.2.2]", &format!("192.0.2.2], mtu: {b}"))
     };
-    let mtu = |text: &str, environment: &Environment| {
-        load_text(text, "f", environment).map(|set| set.mtu(&object("blue")).unwrap())
+    let mtu = |text: &str| {
+        load_text(text, "f", &Environment::default()).map(|set| set.mtu(&object("blue")).unwrap())
     };
-    assert_eq!(mtu(BASE, &uplinks(1500, 1300)), Ok(1450), "only node-a is in the VPC");
+    assert_eq!(mtu(&uplinks(BASE, 1500, 1350)), Ok(1450), "only node-a is in the VPC");
     let both = BASE.replace("host: node-a", "host: node-a, migratingTo: node-b");
-    assert_eq!(mtu(&both, &uplinks(1500, 1510)), Ok(1440), "the VTEP that node-b prefers is IPv6");
+    assert_eq!(mtu(&uplinks(&both, 1600, 1510)), Ok(1440), "the VTEP that node-b prefers is IPv6");
+    assert_eq!(mtu(&uplinks(&both, 1500, 1510)), Ok(1430), "and what node-a sends there is as long");
     let great = both.replace("vni: 100", "vni: 100, mtu: 1450");
-    let found = texts(&mtu(&great, &uplinks(1500, 1510)).unwrap_err());
+    let found = texts(&mtu(&uplinks(&great, 1600, 1510)).unwrap_err());
     assert_eq!(found.len(), 1);
     assert!(
         found[0].contains(
@@ -292,9 +294,16 @@ fn mtu_is_limited_by_uplinks_with_the_arithmetic() {
         ),
         "{found:?}"
     );
-    let small = texts(&mtu(&both, &uplinks(1500, 1300)).unwrap_err());
+    let small = texts(&mtu(&uplinks(&both, 1500, 1300)).unwrap_err());
     assert!(small[0].contains("1300 - 70 (VXLAN over IPv6) = 1230, less than the 1280"), "{small:?}");
-    assert_eq!(mtu(&BASE.replace("vni: 100", "vni: 100, mtu: 9000"), &Environment::default()), Ok(9000));
+    assert_eq!(mtu(&BASE.replace("vni: 100", "vni: 100, mtu: 9000")), Ok(9000), "no uplink limits it");
+    let directory = uplinks(&BASE.replace("vni: 100", "vni: 100, directory: [node-b]"), 1600, 1510);
+    assert_eq!(mtu(&directory), Ok(1440), "a directory host is one of the VPC's");
+    let foreign = "---\nkind: Endpoint\nmetadata: {name: db}\nspec: {subnet: web, ips: [10.0.1.200], mac: '02:00:00:00:02:00', vtep: '2001:db8::99'}\n";
+    assert_eq!(mtu(&format!("{}{foreign}", uplinks(BASE, 1500, 1500))), Ok(1430), "an Endpoint behind IPv6");
+    let default =
+        BASE.replace("metadata: {name: node-a}", "metadata: {name: node-a}\nspec: {vteps: [192.0.2.1]}");
+    assert_eq!(mtu(&default), Ok(1450), "an uplink of which nobody says the MTU has 1500");
     refused(
         "kind: Vpc\nmetadata: {name: v}\nspec: {vni: 3, mtu: 1279, cidrs: ['fd00::/48']}\n",
         &["spec.mtu \"1279\": out of range; remedy: write a whole number from 1280 to 65521"],
@@ -306,6 +315,16 @@ fn the_daemon_writes_its_own_host() {
     let own = Environment { own_host: Some((name("node-a"), HostSpec::default())), ..Environment::default() };
     let set = load_text(BASE, "f", &own).unwrap();
     assert_eq!(set.host(&name("node-a")).unwrap().meta.owner, Owner::Daemon);
+    let mut uplink = own.clone();
+    let vteps = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+    uplink.own_host = Some((name("node-a"), HostSpec { vteps, mtu: Some(9000) }));
+    assert_eq!(load_text(BASE, "f", &uplink).unwrap().host(&name("node-a")).unwrap().spec.mtu, Some(9000));
+    let other_mtu = BASE.replace("metadata: {name: node-a}", "metadata: {name: node-a}\nspec: {mtu: 1500}");
+    let found = texts(&load_text(&other_mtu, "f", &uplink).unwrap_err());
+    assert!(
+        found.len() == 1 && found[0].contains("spec.mtu \"1500\": belongs to owner towpathd"),
+        "{found:?}"
+    );
     let differs =
         BASE.replace("metadata: {name: node-a}", "metadata: {name: node-a}\nspec: {vteps: [192.0.2.1]}");
     let found = texts(&load_text(&differs, "f", &own).unwrap_err());

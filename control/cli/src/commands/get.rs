@@ -165,21 +165,13 @@ fn resources_table(
     resources: &[pb::Resource],
     values: &[Value],
 ) -> Result<(), Failed> {
-    let (columns, pointers): (Vec<Column>, &[&str]) = match kind {
-        Kind::Host => (vec![Column::text("VTEPS")], &["/spec/vteps"]),
-        Kind::Vpc => (
-            vec![Column::number("VNI"), Column::text("CIDRS"), Column::number("MTU")],
-            &["/spec/vni", "/spec/cidrs", "/spec/mtu"],
-        ),
-        Kind::Subnet => (
-            vec![Column::text("VPC"), Column::text("CIDRS"), Column::text("GATEWAYS")],
-            &["/spec/vpc", "/spec/cidrs", "/spec/gateways"],
-        ),
-        Kind::Port => (vec![Column::text("SUBNET")], &["/spec/subnet"]),
-    };
+    let columns = columns_of(kind);
     let mut all = if kind.is_global() { vec![] } else { vec![Column::text("PROJECT")] };
     all.push(Column::text("NAME"));
-    all.extend(columns);
+    all.extend(columns.iter().map(|(title, pointer)| match *pointer {
+        "/spec/vni" | "/spec/mtu" | ROUTES => Column::number(title),
+        _ => Column::text(title),
+    }));
     all.push(Column::text("OWNER"));
     let rows: Vec<Vec<String>> = resources
         .iter()
@@ -188,10 +180,40 @@ fn resources_table(
             let project = (!kind.is_global()).then(|| resource.project.clone().unwrap_or_default());
             let mut row: Vec<String> = project.into_iter().collect();
             row.push(resource.name.clone());
-            row.extend(pointers.iter().map(|pointer| text_at(value, pointer)));
+            row.extend(columns.iter().map(|(_, pointer)| match *pointer {
+                ROUTES => {
+                    let routes = value.pointer(ROUTES).and_then(Value::as_array);
+                    routes.map_or(0, Vec::len).to_string()
+                }
+                pointer => text_at(value, pointer),
+            }));
             row.push(resource.owner.clone());
             row
         })
         .collect();
     table(out, &all, &rows)
+}
+
+/// A list of which only the length is shown.
+const ROUTES: &str = "/spec/routes";
+
+/// Title and place of what is shown of a kind besides project, name and owner.
+fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
+    match kind {
+        Kind::Host => &[("VTEPS", "/spec/vteps"), ("MTU", "/spec/mtu")],
+        Kind::Vpc => &[("VNI", "/spec/vni"), ("CIDRS", "/spec/cidrs"), ("MTU", "/spec/mtu")],
+        Kind::Peering => &[("VPCS", "/spec/vpcs")],
+        Kind::RouteTable => &[("VPC", "/spec/vpc"), ("ROUTES", ROUTES)],
+        Kind::Subnet => &[
+            ("VPC", "/spec/vpc"),
+            ("CIDRS", "/spec/cidrs"),
+            ("GATEWAYS", "/spec/gateways"),
+            ("ROUTETABLE", "/spec/routeTable"),
+            ("DHCP", "/spec/dhcp/enabled"),
+        ],
+        Kind::Port => &[("SUBNET", "/spec/subnet")],
+        Kind::Endpoint => {
+            &[("SUBNET", "/spec/subnet"), ("MAC", "/spec/mac"), ("IPS", "/spec/ips"), ("VTEP", "/spec/vtep")]
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::problem::Problem;
 use crate::resource::DraftSpec;
 use crate::subnet::SubnetSpec;
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// How many addresses are tried for a suggestion.
@@ -19,14 +19,22 @@ const TRIES_MAX: u128 = 100_000;
 /// Checks all of them.
 pub(super) fn check(candidates: &Candidates, problems: &mut Vec<Problem>) {
     subnets(candidates, problems);
-    let mut ports =
-        Ports { candidates, addresses: BTreeMap::new(), macs: BTreeMap::new(), cursors: BTreeMap::new() };
-    for (candidate, draft) in candidates.ports() {
-        ports.own_addresses(candidate, draft, problems);
+    let mut stations = Stations {
+        candidates,
+        gateways: Gateways::gather(candidates),
+        addresses: BTreeMap::new(),
+        macs: BTreeMap::new(),
+        virtual_macs: BTreeMap::new(),
+        cursors: BTreeMap::new(),
+    };
+    for candidate in &candidates.list {
+        if let Some(station) = Station::of(candidate) {
+            stations.own_addresses(&station, problems);
+        }
     }
     for (candidate, draft) in candidates.ports() {
-        ports.missing_addresses(candidate, draft, problems);
-        ports.allowed_addresses(candidate, draft, problems);
+        stations.missing_addresses(candidate, draft, problems);
+        stations.allowed_addresses(candidate, draft, problems);
     }
 }
 
@@ -83,60 +91,104 @@ fn overlap(
     }
 }
 
-fn list<T: ToString>(items: &[T]) -> String {
+pub(super) fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-struct Ports<'a> {
+/// The gateways of all subnets, by VPC.
+struct Gateways<'a> {
+    addresses: BTreeSet<(&'a ObjectName, IpAddr)>,
+    macs: BTreeMap<(&'a ObjectName, MacAddr), &'a Candidate>,
+}
+
+impl<'a> Gateways<'a> {
+    fn gather(candidates: &'a Candidates) -> Self {
+        let mut gateways = Self { addresses: BTreeSet::new(), macs: BTreeMap::new() };
+        for candidate in &candidates.list {
+            let DraftSpec::Subnet(spec) = &candidate.spec else { continue };
+            gateways.addresses.extend(spec.gateways.iter().map(|gateway| (&spec.vpc, *gateway)));
+            gateways.macs.insert((&spec.vpc, spec.gateway_mac), candidate);
+        }
+        gateways
+    }
+}
+
+/// A Port or an Endpoint.
+struct Station<'a> {
+    candidate: &'a Candidate,
+    subnet: &'a ObjectName,
+    mac: MacAddr,
+    ips: &'a [IpAddr],
+}
+
+impl<'a> Station<'a> {
+    fn of(candidate: &'a Candidate) -> Option<Self> {
+        let (subnet, mac, ips) = match &candidate.spec {
+            DraftSpec::Port(PortDraft { spec, .. }) => (&spec.subnet, spec.mac, &spec.ips),
+            DraftSpec::Endpoint(spec) => (&spec.subnet, spec.mac, &spec.ips),
+            _ => return None,
+        };
+        Some(Self { candidate, subnet, mac, ips })
+    }
+}
+
+/// All of a VPC's. A frame that comes from another host is delivered by VPC and MAC address, so these are unique in a VPC, not
+/// only in a subnet; link-local IPv6 addresses follow from them, and are with that.
+struct Stations<'a> {
     candidates: &'a Candidates,
+    gateways: Gateways<'a>,
     addresses: BTreeMap<(&'a ObjectName, IpAddr), &'a Candidate>,
     macs: BTreeMap<(&'a ObjectName, MacAddr), &'a Candidate>,
+    /// Those that single allowed addresses go by; ports of one subnet may share one.
+    virtual_macs: BTreeMap<(&'a ObjectName, MacAddr), (&'a ObjectName, &'a Candidate)>,
     /// Where the search for a free address of a network goes on.
     cursors: BTreeMap<(&'a ObjectName, IpNet), u128>,
 }
 
-impl<'a> Ports<'a> {
-    fn subnet(&self, draft: &PortDraft) -> Option<&'a SubnetSpec> {
-        match &self.candidates.find(&Key::of(Kind::Subnet, &draft.spec.subnet))?.spec {
+impl<'a> Stations<'a> {
+    fn subnet(&self, name: &ObjectName) -> Option<&'a SubnetSpec> {
+        match &self.candidates.find(&Key::of(Kind::Subnet, name))?.spec {
             DraftSpec::Subnet(subnet) => Some(subnet),
             _ => None,
         }
     }
 
-    /// Own addresses lie in the subnet and belong to one port; so do MAC addresses.
-    fn own_addresses(&mut self, candidate: &'a Candidate, draft: &'a PortDraft, problems: &mut Vec<Problem>) {
-        let spec = &draft.spec;
-        if let Some(other) = self.macs.insert((&spec.subnet, spec.mac), candidate) {
-            let message = format!("{} is the MAC address of {}", spec.mac, other.describe());
-            problems.push(candidate.problem(
-                "spec.mac",
-                message,
-                "give each port of a subnet its own, or remove the field",
-            ));
+    /// Own addresses lie in the subnet and belong to one station of the VPC; so do MAC addresses.
+    fn own_addresses(&mut self, station: &Station<'a>, problems: &mut Vec<Problem>) {
+        let &Station { candidate, subnet: name, mac, ips } = station;
+        let Some(subnet) = self.subnet(name) else { return };
+        let mut refuse_mac = |message: String, remedy: &str| {
+            problems.push(candidate.problem("spec.mac", message, remedy));
+        };
+        if let Some(other) = self.macs.insert((&subnet.vpc, mac), candidate) {
+            let message = format!("{mac} is the MAC address of {}", other.describe());
+            refuse_mac(message, "give each port and endpoint of a Vpc its own");
         }
-        let Some(subnet) = self.subnet(draft) else { return };
-        if spec.mac == subnet.gateway_mac {
-            let message = format!("{} is the MAC address of the subnet's gateway", spec.mac);
-            problems.push(candidate.problem("spec.mac", message, "use another, or remove the field"));
+        match self.gateways.macs.get(&(&subnet.vpc, mac)) {
+            Some(other) if other.meta.object() == *name => {
+                refuse_mac(format!("{mac} is the MAC address of the subnet's gateway"), "use another");
+            }
+            Some(other) => {
+                let message = format!("{mac} is the MAC address of the gateway of {}", other.describe());
+                refuse_mac(message, "use another");
+            }
+            None => {}
         }
-        for (index, address) in spec.ips.iter().enumerate() {
+        for (index, address) in ips.iter().enumerate() {
             let field = format!("spec.ips[{index}]");
             let networks = list(&subnet.cidrs);
             let refusal = match subnet.network_of(*address) {
-                None => Some(format!("is outside of Subnet {} ({networks})", spec.subnet)),
+                None => Some(format!("is outside of Subnet {name} ({networks})")),
                 Some(_) if subnet.gateways.contains(address) => Some("is the subnet's gateway".to_owned()),
                 Some(net) => not_for_interfaces(net, *address).map(str::to_owned),
             };
+            let refusal = refusal.or_else(|| {
+                let other = self.addresses.insert((&subnet.vpc, *address), candidate)?;
+                Some(format!("is the address of {}", other.describe()))
+            });
             if let Some(message) = refusal {
                 let remedy = format!("use another address of {networks}");
                 problems.push(candidate.problem(&field, message, remedy));
-            } else if let Some(other) = self.addresses.insert((&subnet.vpc, *address), candidate) {
-                let message = format!("is the address of {}", other.describe());
-                problems.push(candidate.problem(
-                    &field,
-                    message,
-                    format!("use another address of {networks}"),
-                ));
             }
         }
     }
@@ -151,7 +203,7 @@ impl<'a> Ports<'a> {
         if draft.ips_written {
             return;
         }
-        let Some(subnet) = self.subnet(draft) else { return };
+        let Some(subnet) = self.subnet(&draft.spec.subnet) else { return };
         let free: Vec<String> =
             subnet.cidrs.iter().filter_map(|net| self.free_address(subnet, net)).collect();
         let message = "is missing, and without a store there is nobody to assign and remember an address";
@@ -178,25 +230,35 @@ impl<'a> Ports<'a> {
         None
     }
 
-    /// A virtual IP must not be what somebody else answers for: the gateway, or a port that is on a host.
-    fn allowed_addresses(&self, candidate: &Candidate, draft: &PortDraft, problems: &mut Vec<Problem>) {
-        let Some(subnet) = self.subnet(draft) else { return };
+    /// A virtual IP must not be what somebody else answers for: a gateway, a port that is on a host, an Endpoint.
+    fn allowed_addresses(
+        &mut self,
+        candidate: &'a Candidate,
+        draft: &'a PortDraft,
+        problems: &mut Vec<Problem>,
+    ) {
+        let Some(subnet) = self.subnet(&draft.spec.subnet) else { return };
         for (index, allowed) in draft.spec.allowed_addresses.iter().enumerate() {
             let field = format!("spec.allowedAddresses[{index}]");
-            if allowed.mac == Some(subnet.gateway_mac) {
-                let message = "is the MAC address of the subnet's gateway";
-                problems.push(candidate.problem(
-                    &format!("{field}.mac"),
-                    message,
-                    "use another, or remove the field",
-                ));
+            if let Some(mac) = allowed.mac
+                && let Some(message) =
+                    self.mac_refusal(candidate, draft, subnet, mac, allowed.single().is_some())
+            {
+                let remedy = "use another (VRRP: another group), or remove the field";
+                problems.push(candidate.problem(&format!("{field}.mac"), message, remedy));
             }
             let Some(address) = allowed.single() else { continue };
             let field = format!("{field}.ip");
             if subnet.gateways.contains(&address) {
                 problems.push(candidate.problem(&field, "is the subnet's gateway", "use another address"));
+            } else if self.gateways.addresses.contains(&(&subnet.vpc, address)) {
+                let message = "is the gateway of another subnet of the Vpc";
+                problems.push(candidate.problem(&field, message, "use another address"));
             } else if let Some(other) = self.addresses.get(&(&subnet.vpc, address)) {
-                let bound = matches!(&other.spec, DraftSpec::Port(port) if port.spec.host.is_some());
+                let bound = match &other.spec {
+                    DraftSpec::Port(port) => port.spec.host.is_some(),
+                    _ => true,
+                };
                 if bound && other.meta.key != candidate.meta.key {
                     let message = format!("is the own address of {}", other.describe());
                     let remedy =
@@ -205,5 +267,31 @@ impl<'a> Ports<'a> {
                 }
             }
         }
+    }
+
+    /// What speaks against a port using `mac` besides its own; `announced`: for an address that it may announce.
+    fn mac_refusal(
+        &mut self,
+        candidate: &'a Candidate,
+        draft: &'a PortDraft,
+        subnet: &'a SubnetSpec,
+        mac: MacAddr,
+        announced: bool,
+    ) -> Option<String> {
+        let (vpc, own) = (&subnet.vpc, &draft.spec.subnet);
+        if mac == subnet.gateway_mac {
+            return Some("is the MAC address of the subnet's gateway".to_owned());
+        }
+        if let Some(other) = self.gateways.macs.get(&(vpc, mac)) {
+            return Some(format!("is the MAC address of the gateway of {}", other.describe()));
+        }
+        if !announced || mac == draft.spec.mac {
+            return None;
+        }
+        if let Some(other) = self.macs.get(&(vpc, mac)) {
+            return Some(format!("is the own MAC address of {}", other.describe()));
+        }
+        let (first, other) = *self.virtual_macs.entry((vpc, mac)).or_insert((own, candidate));
+        (first != own).then(|| format!("is used by {} in Subnet {first} of the same Vpc", other.describe()))
     }
 }

@@ -5,6 +5,7 @@ use crate::kind::Kind;
 use crate::name::{Key, Name, ObjectName};
 use crate::problem::Problem;
 use crate::resource::DraftSpec;
+use crate::route_table::Via;
 use crate::set::Environment;
 use crate::suggest::nearest;
 
@@ -22,7 +23,29 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
                     check.host(candidate, &format!("spec.directory[{index}]"), host);
                 }
             }
-            DraftSpec::Subnet(spec) => check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc),
+            DraftSpec::Peering(spec) => {
+                for (index, vpc) in spec.vpcs.iter().enumerate() {
+                    check.object(candidate, &format!("spec.vpcs[{index}]"), Kind::Vpc, vpc);
+                }
+            }
+            DraftSpec::RouteTable(spec) => {
+                check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
+                for (index, route) in spec.routes.iter().enumerate() {
+                    let field = |hop| format!("spec.routes[{index}].via.{hop}");
+                    match &route.via {
+                        Via::Port(port) => check.object(candidate, &field("port"), Kind::Port, port),
+                        Via::Peering(name) => check.object(candidate, &field("peering"), Kind::Peering, name),
+                        Via::Blackhole => {}
+                    }
+                }
+            }
+            DraftSpec::Subnet(spec) => {
+                check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
+                if let Some(table) = &spec.route_table {
+                    check.object(candidate, "spec.routeTable", Kind::RouteTable, table);
+                }
+            }
+            DraftSpec::Endpoint(spec) => check.object(candidate, "spec.subnet", Kind::Subnet, &spec.subnet),
             DraftSpec::Port(draft) => {
                 check.object(candidate, "spec.subnet", Kind::Subnet, &draft.spec.subnet);
                 if let Some(host) = &draft.spec.host {
