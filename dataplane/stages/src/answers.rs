@@ -3,17 +3,17 @@
 //! Not a stage: those that refuse packets for a reason their sender should know share it.
 
 use buf::HEAD_BYTES;
-use engine::{Batch, DropReason, Output, PortIndex};
+use engine::{Batch, DropReason, Output};
 use packet::icmp_error::{self, IcmpError};
 use tables::{Network, TokenBucket};
 
 /// Who is told, and how often.
 pub struct Answers<'a> {
-    /// The port the batch came from.
-    pub port: PortIndex,
-    /// Its subnet, whose gateway answers; `None` where there is nobody to tell (packets of the underlay).
+    /// Where the packets came from.
+    pub back: Output,
+    /// Their subnet, whose gateway answers; `None` where there is nobody to tell.
     pub subnet: Option<u16>,
-    /// Errors that it may still be sent.
+    /// Errors that may still be sent there.
     pub budget: &'a mut TokenBucket,
 }
 
@@ -53,7 +53,7 @@ impl Answers<'_> {
         }
         let end = icmp_error::answer(&mut scratch, length, &headers, error, subnet.gateway_mac, gateway)?;
         batch.burst.replace(index, scratch.get(..end as usize)?);
-        batch.reroute(index, Output::Port(self.port));
+        batch.reroute(index, self.back);
         Some(())
     }
 }

@@ -7,11 +7,13 @@
 //! [`DropReason::TunnelCongestion`], [`DropReason::UnknownUnicast`], [`DropReason::NeighbourConsumed`], [`DropReason::UnknownNeighbour`],
 //! [`DropReason::RogueService`], [`DropReason::BadOffload`], [`DropReason::Multicast`].
 
+use crate::answers::Answers;
+use crate::route;
 use buf::HEAD_BYTES;
 use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind};
 use packet::{Headers, L3, L4, MacAddr, announce, arp, ethernet, icmp, ndp, vxlan};
 use std::net::IpAddr;
-use tables::{EndpointReader, Location, MacReader, MacTable, Network};
+use tables::{Endpoint, EndpointReader, Location, MacReader, MacTable, Network, TokenBucket};
 
 /// What the stage reads.
 #[derive(Clone, Copy)]
@@ -32,20 +34,23 @@ fn space(vpc: u16) -> u16 {
 
 enum Verdict {
     To(Output),
+    /// To the gateway of this subnet, from a station of it that is not ours.
+    Gateway(u16),
     /// The first so many bytes of the scratch head go back.
     Answer(u32),
     Punt(PuntKind),
     Drop(DropReason),
 }
 
-/// Runs the stage for what `decapsulate` let through.
-pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>) {
+/// Runs the stage for what `decapsulate` let through. ICMP errors are sent within `errors`.
+pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, errors: &mut TokenBucket) {
     let stage = Stage { tables };
     let mut last = Memo::default();
     for index in Indices(batch.decapsulated & batch.undecided()) {
         let mut scratch = [0; HEAD_BYTES];
         match stage.judge(batch, index, &mut last, &mut scratch) {
             Verdict::To(output) => batch.route(1 << index, output),
+            Verdict::Gateway(number) => stage.route(batch, index, number, errors),
             Verdict::Answer(len) => {
                 let Origin { vtep, vpc, .. } = batch.metadata[index].origin;
                 batch.burst.replace(index, &scratch[..(len as usize).min(HEAD_BYTES)]);
@@ -60,7 +65,8 @@ pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>) {
 /// What was found out about the packet before: those of a burst are often of one flow.
 #[derive(Default)]
 struct Memo {
-    source: Option<(u16, u16, IpAddr)>,
+    /// Of whom it is known that he lives where he says, and his subnet, if the frame did not come from a towpathd.
+    source: Option<(Origin, IpAddr, Option<u16>)>,
     destination: Option<(u16, MacAddr, Option<Output>)>,
 }
 
@@ -102,9 +108,21 @@ impl Stage<'_> {
             return self.judge_rare(head, headers, origin, destination, scratch, last);
         }
         match self.check_source(head, headers, origin, last) {
-            Ok(()) => self.deliver(origin, destination, last),
+            Ok(subnet) => self.deliver(origin, destination, subnet, last),
             Err(reason) => Verdict::Drop(reason),
         }
+    }
+
+    /// A gateway is on every host: of a station behind a foreign tunnel end point it routes here what that sends to it.
+    #[cold]
+    fn route(&self, batch: &mut Batch<'_, '_>, index: usize, number: u16, errors: &mut TokenBucket) {
+        let Some(subnet) = self.tables.network.subnet(number) else {
+            return batch.drop(index, DropReason::UnknownUnicast);
+        };
+        let Origin { vtep, vpc, .. } = batch.metadata[index].origin;
+        let mut answers =
+            Answers { back: Output::Tunnel { vtep, vpc }, subnet: Some(number), budget: errors };
+        route::route_one(batch, index, (self.tables.network, self.tables.endpoints, subnet), &mut answers);
     }
 
     /// The inner source must live at the outer one. An address that nobody is known to have is taken from other towpathds alone: they let their ports
@@ -116,34 +134,46 @@ impl Stage<'_> {
         headers: &Headers,
         origin: Origin,
         last: &mut Memo,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<u16>, DropReason> {
         let source = headers.source_ip(head).ok_or(DropReason::EtherTypeRefused)?;
-        if last.source == Some((origin.vpc, origin.vtep, source)) {
-            return Ok(());
+        if let Some((known, address, subnet)) = last.source
+            && (known, address) == (origin, source)
+        {
+            return Ok(subnet);
         }
-        if !self.lives_at(source, origin) {
-            return Err(DropReason::TunnelSource);
-        }
-        last.source = Some((origin.vpc, origin.vtep, source));
-        Ok(())
+        let subnet = self.home(source, origin).ok_or(DropReason::TunnelSource)?;
+        last.source = Some((origin, source, subnet));
+        Ok(subnet)
     }
 
     fn lives_at(&self, address: IpAddr, origin: Origin) -> bool {
+        self.home(address, origin).is_some()
+    }
+
+    /// `None` unless `address` lives at `origin`. Then, where no towpathd has routed what it sends, its subnet.
+    fn home(&self, address: IpAddr, origin: Origin) -> Option<Option<u16>> {
         let Tables { network, endpoints, .. } = self.tables;
         let peers = network.vpc(origin.vpc).map_or(&[][..], |vpc| &vpc.peers);
         let found = std::iter::once(&origin.vpc).chain(peers).find_map(|vpc| endpoints.lookup(*vpc, address));
-        match found.map(|endpoint| endpoint.location) {
-            Some(Location::Remote(vtep)) => vtep == origin.vtep,
-            Some(Location::Local(_)) => false,
-            Some(Location::Directory(_)) | None => {
-                let own = is_link_local(address) || packet::route::is_station(address);
-                own && network.tunnel(origin.vtep).is_some_and(|tunnel| tunnel.is_host)
+        let is_host = network.tunnel(origin.vtep).is_some_and(|tunnel| tunnel.is_host);
+        match found {
+            Some(Endpoint { location: Location::Remote(vtep), subnet, .. }) => {
+                (vtep == origin.vtep).then_some((!is_host).then_some(subnet))
+            }
+            Some(Endpoint { location: Location::Local(_), .. }) => None,
+            Some(Endpoint { location: Location::Directory(_), .. }) | None => {
+                (is_host && packet::route::is_station(address)).then_some(None)
             }
         }
     }
 
     #[inline(always)]
-    fn deliver(&self, origin: Origin, destination: MacAddr, last: &mut Memo) -> Verdict {
+    fn deliver(&self, origin: Origin, destination: MacAddr, subnet: Option<u16>, last: &mut Memo) -> Verdict {
+        if let Some(number) = subnet
+            && self.tables.network.subnet(number).is_some_and(|subnet| subnet.gateway_mac == destination)
+        {
+            return Verdict::Gateway(number);
+        }
         let output = match last.destination {
             Some((vpc, mac, output)) if (vpc, mac) == (origin.vpc, destination) => output,
             _ => self.find(origin, destination),
@@ -197,13 +227,14 @@ impl Stage<'_> {
                 Err(_) => return Verdict::Drop(DropReason::BadNeighbour),
             }
         }
-        if let Err(reason) = self.check_source(head, headers, origin, last) {
-            return Verdict::Drop(reason);
-        }
+        let subnet = match self.check_source(head, headers, origin, last) {
+            Ok(subnet) => subnet,
+            Err(reason) => return Verdict::Drop(reason),
+        };
         match destination {
             MacAddr::BROADCAST => Verdict::Punt(PuntKind::Broadcast),
             group if group.is_multicast() => Verdict::Punt(PuntKind::Multicast),
-            _ => self.deliver(origin, destination, last),
+            _ => self.deliver(origin, destination, subnet, last),
         }
     }
 
@@ -217,7 +248,7 @@ impl Stage<'_> {
         if !self.lives_at(IpAddr::V4(message.sender_ip()), origin) {
             return Verdict::Drop(DropReason::TunnelSource);
         }
-        match self.holder(IpAddr::V4(message.target_ip()), origin.vpc) {
+        match self.holder(IpAddr::V4(message.target_ip()), IpAddr::V4(message.sender_ip()), origin) {
             Some(mac) => arp::reply_in_place(scratch, headers, mac)
                 .map_or(Verdict::Drop(DropReason::BadNeighbour), Verdict::Answer),
             None => Verdict::Drop(DropReason::UnknownNeighbour),
@@ -235,16 +266,22 @@ impl Stage<'_> {
         if !is_link_local(source) && !self.lives_at(source, origin) {
             return Verdict::Drop(DropReason::TunnelSource);
         }
-        match self.holder(IpAddr::V6(asked.target), origin.vpc) {
+        match self.holder(IpAddr::V6(asked.target), source, origin) {
             Some(mac) => ndp::advertise_in_place(scratch, headers, asked, mac, ndp::Role::Host)
                 .map_or(Verdict::Drop(DropReason::BadNeighbour), Verdict::Answer),
             None => Verdict::Drop(DropReason::UnknownNeighbour),
         }
     }
 
-    /// The MAC address of a port of this host that has `address`.
-    fn holder(&self, address: IpAddr, vpc: u16) -> Option<MacAddr> {
-        let endpoint = self.tables.endpoints.lookup(vpc, address)?;
+    /// The MAC address of a port of this host that has `address`; or of the gateway, for a station of its subnet that is not ours.
+    fn holder(&self, address: IpAddr, asker: IpAddr, origin: Origin) -> Option<MacAddr> {
+        if let Some(Some(number)) = self.home(asker, origin) {
+            let subnet = self.tables.network.subnet(number).filter(|subnet| subnet.is_gateway(address));
+            if let Some(subnet) = subnet {
+                return Some(subnet.gateway_mac);
+            }
+        }
+        let endpoint = self.tables.endpoints.lookup(origin.vpc, address)?;
         matches!(endpoint.location, Location::Local(_)).then_some(endpoint.mac)
     }
 }

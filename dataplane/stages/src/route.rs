@@ -63,34 +63,57 @@ fn run_gateway(
         Indices(packets).for_each(|index| batch.drop(index, DropReason::PortDown));
         return;
     };
-    let router = Router { network, endpoints, subnet, ingress: answers.port };
+    let router = Router { network, endpoints, subnet };
     // Packets of a burst often go to one place.
     let mut last: Option<(IpAddr, Verdict)> = None;
     for index in Indices(packets) {
-        let headers = batch.metadata[index].headers;
-        let Some(destination) =
-            batch.burst.packet(index).and_then(|packet| headers.destination_ip(packet.head()))
-        else {
-            batch.drop(index, DropReason::GatewayConsumed);
-            continue;
-        };
-        let way = match last {
-            Some((address, way)) if address == destination => way,
-            _ => router.way(destination),
-        };
-        last = Some((destination, way));
-        router.carry_out(batch, index, &headers, way, answers);
+        router.route(batch, index, &mut last, answers);
     }
+}
+
+/// Routes one packet that is for the gateway of `subnet`, whoever sent it.
+pub(crate) fn route_one(
+    batch: &mut Batch<'_, '_>,
+    index: usize,
+    (network, endpoints, subnet): (&Network, &EndpointReader, &Subnet),
+    answers: &mut Answers<'_>,
+) {
+    Router { network, endpoints, subnet }.route(batch, index, &mut None, answers);
 }
 
 struct Router<'a> {
     network: &'a Network,
     endpoints: &'a EndpointReader,
     subnet: &'a Subnet,
-    ingress: PortIndex,
 }
 
 impl Router<'_> {
+    fn route(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        last: &mut Option<(IpAddr, Verdict)>,
+        answers: &mut Answers<'_>,
+    ) {
+        let headers = batch.metadata[index].headers;
+        let head = batch.burst.packet(index).map_or(&[][..], |packet| packet.head());
+        let (Some(source), Some(destination)) = (headers.source_ip(head), headers.destination_ip(head))
+        else {
+            return batch.drop(index, DropReason::GatewayConsumed);
+        };
+        let way = match *last {
+            Some((address, way)) if address == destination => way,
+            _ => self.way(destination),
+        };
+        *last = Some((destination, way));
+        // What comes from a link-local address stays on its link (RFC 4291 section 2.5.6).
+        if matches!((source, way), (IpAddr::V6(source), Verdict::Forward(..)) if source.is_unicast_link_local())
+        {
+            return batch.drop(index, DropReason::GatewayConsumed);
+        }
+        self.carry_out(batch, index, &headers, way, answers);
+    }
+
     /// Where packets for `destination` go, whatever they are. `Echo` stands for all that is for the gateway itself.
     fn way(&self, destination: IpAddr) -> Verdict {
         let routes = self.subnet.routes.and_then(|routes| self.network.routes(routes));
@@ -102,12 +125,12 @@ impl Router<'_> {
                 return self.to(location, Endpoint { mac, subnet, location }, self.subnet.vpc);
             }
             Some(NextHop::Blackhole) => return Verdict::Drop(DropReason::Blackhole),
-            None if self.is_own(destination) => return Verdict::Echo,
+            None if self.is_own(destination, hop) => return Verdict::Echo,
             None => return Verdict::Error(IcmpError::NoRoute, DropReason::NoRoute),
         };
         match self.endpoints.lookup(vpc, destination) {
             Some(endpoint) => self.to(endpoint.location, endpoint, vpc),
-            None if self.is_own(destination) => Verdict::Echo,
+            None if self.is_own(destination, hop) => Verdict::Echo,
             None => match self
                 .network
                 .vpc(vpc)
@@ -125,7 +148,6 @@ impl Router<'_> {
 
     fn to(&self, location: Location, endpoint: Endpoint, vpc: u16) -> Verdict {
         let output = match location {
-            Location::Local(port) if port == self.ingress.0 => return Verdict::Drop(DropReason::Hairpin),
             Location::Local(port) => Output::Port(PortIndex(port)),
             Location::Remote(vtep) | Location::Directory(vtep) => Output::Tunnel { vtep, vpc },
         };
@@ -134,12 +156,15 @@ impl Router<'_> {
         Verdict::Forward(output, endpoint.mac, source)
     }
 
-    /// Whether the switch itself has this address: a gateway of the VPC, or a service.
-    fn is_own(&self, destination: IpAddr) -> bool {
-        let of_vpc = |subnet: &Subnet| subnet.vpc == self.subnet.vpc && subnet.is_gateway(destination);
+    /// Whether the switch itself has this address: a gateway of the VPC, which is in the subnet that the route says, or a service.
+    fn is_own(&self, destination: IpAddr, hop: Option<NextHop>) -> bool {
+        let routed = match hop {
+            Some(NextHop::Subnet(number)) => self.network.subnet(number),
+            _ => None,
+        };
         is_metadata(destination)
             || self.subnet.is_gateway(destination)
-            || self.network.subnets().any(|(_, subnet)| of_vpc(subnet))
+            || routed.is_some_and(|subnet| subnet.is_gateway(destination))
     }
 
     fn carry_out(
@@ -151,6 +176,9 @@ impl Router<'_> {
         answers: &mut Answers<'_>,
     ) {
         match way {
+            Verdict::Forward(output @ Output::Port(_), ..) if output == answers.back => {
+                batch.drop(index, DropReason::Hairpin);
+            }
             Verdict::Forward(output, destination, source) => {
                 let Some(packet) = batch.burst.packet_mut(index) else { return };
                 if route::hops(packet.head(), headers).is_none_or(|hops| hops <= 1) {
@@ -168,14 +196,14 @@ impl Router<'_> {
                 }
             }
             Verdict::Error(error, reason) => answers.error(batch, self.network, index, error, reason),
-            Verdict::Echo => self.answer(batch, index, headers),
+            Verdict::Echo => self.answer(batch, index, headers, answers.back),
             Verdict::Drop(reason) => batch.drop(index, reason),
         }
     }
 
     /// A packet for the gateway itself, or a service of the switch.
     #[cold]
-    fn answer(&self, batch: &mut Batch<'_, '_>, index: usize, headers: &Headers) {
+    fn answer(&self, batch: &mut Batch<'_, '_>, index: usize, headers: &Headers, back: Output) {
         let partial = matches!(batch.burst.offload(index).checksum, Checksum::Partial { .. });
         let Some(packet) = batch.burst.packet_mut(index) else { return };
         let for_service = headers.destination_ip(packet.head()).is_some_and(is_metadata);
@@ -186,7 +214,7 @@ impl Router<'_> {
             _ if route::echo_in_place(packet.head_mut(), headers, self.subnet.gateway_mac, partial)
                 .is_some() =>
             {
-                batch.route(1 << index, Output::Port(self.ingress));
+                batch.route(1 << index, back);
             }
             _ => batch.drop(index, DropReason::GatewayConsumed),
         }

@@ -1,7 +1,7 @@
 //! THE lists of stages, in order: for what ports of this host send, and for what comes from the underlay.
 
 use crate::tables::Tables;
-use engine::{Announcement, Batch, PortCounters, PortIndex};
+use engine::{Announcement, Batch, Output, PortCounters, PortIndex};
 use stages::answers::Answers;
 use stages::{arrive, broadcast, decapsulate, encapsulate, forward, neighbours, parse, port_security, route};
 use tables::{PortProfile, TokenBucket};
@@ -40,7 +40,8 @@ pub(crate) fn run(
 #[inline(never)]
 fn run_rare(batch: &mut Batch<'_, '_>, ingress: &mut Ingress<'_>, tables: &Tables) {
     let (profile, network) = (ingress.profile, tables.network.get());
-    let mut answers = Answers { port: ingress.port, subnet: Some(profile.subnet), budget: ingress.errors };
+    let mut answers =
+        Answers { back: Output::Port(ingress.port), subnet: Some(profile.subnet), budget: ingress.errors };
     broadcast::run(batch, network.subnet(profile.subnet).is_some_and(|subnet| subnet.multicast));
     route::run(batch, network, &tables.endpoints, profile.subnet, &mut answers);
     encapsulate::run(batch, network, &tables.neighbours, profile.identity, &mut answers);
@@ -58,8 +59,8 @@ pub(crate) fn run_underlay(
     parse::find_headers(batch);
     let outer = decapsulate::Tables { network, vteps: &tables.vteps, vnis: &tables.vnis };
     decapsulate::run(batch, &outer, port);
-    arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs });
-    let mut answers = Answers { port, subnet: None, budget: errors };
+    arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs }, errors);
+    let mut answers = Answers { back: Output::Port(port), subnet: None, budget: errors };
     encapsulate::run(batch, network, &tables.neighbours, 0, &mut answers);
     debug_assert_eq!(batch.undecided(), 0, "what no stage routed or dropped would be lost unnamed");
 }

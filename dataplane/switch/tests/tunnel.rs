@@ -518,3 +518,45 @@ fn the_uplink_answers_for_its_own_addresses_alone() {
     assert_eq!(ask([192, 0, 2, 9], 1), (vec![], None));
     assert_eq!(ask([192, 0, 2, 1], 2), (vec![], Some(PuntKind::UnderlayNeighbour)));
 }
+
+#[test]
+fn a_gateway_serves_stations_behind_tunnel_ends_of_others_too() {
+    let (mut host, mut inject, mut observe) = alone(false);
+    let source = underlay(2, false);
+    let vtep = Vtep { address: source, sources: vec![source], is_host: false, neighbour: NEIGHBOUR };
+    host.control.set_vtep(OTHER, vtep);
+    host.control.publish();
+    let mut exchange = |inner: &[u8]| {
+        inject.send(&[Frame::from_head(&from_other(false, inner, &[]), Offload::NONE)]);
+        while host.step() > 0 {}
+        let back =
+            received(&mut observe).into_iter().map(|(frame, _)| frame[50..].to_vec()).collect::<Vec<_>>();
+        (back, host.receive().into_iter().map(|(frame, _)| frame).collect::<Vec<_>>())
+    };
+    let mut arp = [[0xff; 6], guest_mac(2).0].concat();
+    arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    arp.extend(guest_mac(2).0);
+    arp.extend(address(2, false).octets());
+    arp.extend([0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
+    let (answer, _) = exchange(&arp);
+    assert_eq!((answer[0][21], &answer[0][22..28]), (2, &gateway_mac(0).0[..]));
+    let to_gateway = [guest_mac(2), gateway_mac(0)];
+    let (answer, _) = exchange(&ipv4(
+        to_gateway,
+        [address(2, false), [10, 0, 0, 1].into()],
+        64,
+        1,
+        &[8, 0, 0xf7, 0xfe, 0, 0, 0, 1],
+    ));
+    assert_eq!((answer[0][34], &answer[0][..6]), (0, &guest_mac(2).0[..]));
+    let (none, seen) = exchange(&udp(to_gateway, [address(2, false), address(1, false)], 20));
+    assert_eq!((none.len(), seen[0][22], &seen[0][..6]), (0, 63, &guest_mac(1).0[..]));
+    let (answer, none) = exchange(&udp(to_gateway, [address(2, false), [10, 0, 1, 77].into()], 20));
+    assert_eq!((answer[0][34], answer[0][35], none.len()), (3, 1, 0), "nobody has the address");
+    let stranger = udp([guest_mac(2), guest_mac(1)], [[10, 0, 0, 99].into(), address(1, false)], 20);
+    assert_eq!(
+        exchange(&stranger),
+        (vec![], vec![]),
+        "an address that nobody has is believed of towpathds alone"
+    );
+}
