@@ -9,10 +9,12 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeMap;
 use std::fmt;
+use switch::UPLINK;
 
 /// Every family there is: name, what it says, whether it only grows (then the page adds `_total` to its name), labels. `docs/guide/metrics.md` lists them.
-pub const FAMILIES: [(&str, &str, bool, &[&str]); 19] = [
+pub const FAMILIES: [(&str, &str, bool, &[&str]); 26] = [
     ("towpath_port_packets", "Packets, by direction as the VM sees it.", true, &["port", "direction"]),
     (
         "towpath_port_bytes",
@@ -72,6 +74,48 @@ pub const FAMILIES: [(&str, &str, bool, &[&str]); 19] = [
         &["device", "reason"],
     ),
     (
+        "towpath_port_punts",
+        "Packets of the port that the control thread was given to answer.",
+        true,
+        &["port"],
+    ),
+    (
+        "towpath_uplink_packets",
+        "Packets of the underlay that workers took (rx) and gave (tx).",
+        true,
+        &["device", "direction"],
+    ),
+    (
+        "towpath_uplink_drops",
+        "Packets of the underlay that were dropped, by reason.",
+        true,
+        &["device", "reason"],
+    ),
+    (
+        "towpath_neighbours",
+        "Next hops of the underlay, by state (RFC 4861 section 7.3.2).",
+        false,
+        &["state"],
+    ),
+    (
+        "towpath_service_refusals",
+        "Messages to the switch's own services that were not answered, by name.",
+        true,
+        &["refusal"],
+    ),
+    (
+        "towpath_service_lost_frames",
+        "Frames of the switch's own services that found no way, or no memory.",
+        true,
+        &[],
+    ),
+    (
+        "towpath_metadata_requests",
+        "Requests to the metadata service: forwarded, failed (answered here with an error), refused (too many connections).",
+        true,
+        &["result"],
+    ),
+    (
         "towpath_pool_free_chunks",
         "Free 2 KiB pieces of memory for packets that outlive their burst.",
         false,
@@ -123,6 +167,8 @@ impl Snapshot {
         let mut families = ports(host);
         families.extend(workers(host));
         families.extend(uplink(host));
+        families.extend(underlay(host));
+        families.extend(services(host));
         let mut pool = family("towpath_pool_free_chunks");
         pool.samples.push((Vec::new(), host.control.pool().available() as f64));
         families.push(pool);
@@ -159,6 +205,7 @@ fn ports(host: &Host) -> Vec<Family> {
     let mut refusals = family("towpath_port_refusals");
     let mut connects = family("towpath_port_connects");
     let mut rarps = family("towpath_port_rarps");
+    let mut punts = family("towpath_port_punts");
     let mut phases = family("towpath_port_phase");
     for port in host.ports.values() {
         let name = || ("port", port.plan.name.clone());
@@ -180,6 +227,7 @@ fn ports(host: &Host) -> Vec<Family> {
             refused.map(|(refusal, count, _)| (vec![name(), ("refusal", refusal.to_owned())], count as f64)),
         );
         handed_over.samples.push((vec![name()], totals.handed_over as f64));
+        punts.samples.push((vec![name()], totals.punted as f64));
         connects.samples.push((vec![name()], port.connects() as f64));
         let (accepted, refused) = port.rarps();
         for (result, count) in [("accepted", accepted), ("refused", refused)] {
@@ -187,7 +235,7 @@ fn ports(host: &Host) -> Vec<Family> {
         }
         phases.samples.push((vec![name(), ("phase", phase(port))], 1.0));
     }
-    vec![packets, bytes, drops, handed_over, refusals, connects, rarps, phases]
+    vec![packets, bytes, drops, handed_over, refusals, connects, rarps, punts, phases]
 }
 
 fn uplink(host: &Host) -> Vec<Family> {
@@ -220,6 +268,47 @@ fn uplink(host: &Host) -> Vec<Family> {
         }
     }
     vec![up, changes, mtu, packets, bytes, losses]
+}
+
+/// What the switch itself counted at the uplink, and its next hops.
+fn underlay(host: &Host) -> Vec<Family> {
+    let mut packets = family("towpath_uplink_packets");
+    let mut drops = family("towpath_uplink_drops");
+    let mut neighbours = family("towpath_neighbours");
+    if let (Some(uplink), Some(totals)) = (&host.uplink, host.control.counters(UPLINK)) {
+        let device = || ("device", uplink.info.device.clone());
+        for (direction, count) in [("rx", totals.rx_packets), ("tx", totals.tx_packets)] {
+            packets.samples.push((vec![device(), ("direction", direction.to_owned())], count as f64));
+        }
+        for (reason, count) in &totals.drops {
+            drops.samples.push((vec![device(), ("reason", reason.name().to_owned())], *count as f64));
+        }
+    }
+    let mut states: BTreeMap<&str, u32> = BTreeMap::new();
+    for (_, status) in host.fabric.resolver().into_iter().flat_map(|resolver| resolver.status()) {
+        *states.entry(status.state).or_default() += 1;
+    }
+    neighbours.samples.extend(
+        states.into_iter().map(|(state, count)| (vec![("state", state.to_owned())], f64::from(count))),
+    );
+    vec![packets, drops, neighbours]
+}
+
+fn services(host: &Host) -> Vec<Family> {
+    let mut refusals = family("towpath_service_refusals");
+    let mut lost = family("towpath_service_lost_frames");
+    let mut metadata = family("towpath_metadata_requests");
+    for (refusal, count) in host.fabric.refusals() {
+        refusals.samples.push((vec![("refusal", refusal.name().to_owned())], count as f64));
+    }
+    lost.samples.push((Vec::new(), host.fabric.lost() as f64));
+    let counts = host.fabric.metadata_counts();
+    for (result, count) in
+        [("forwarded", counts.forwarded), ("failed", counts.failed), ("refused", counts.refused)]
+    {
+        metadata.samples.push((vec![("result", result.to_owned())], count as f64));
+    }
+    vec![refusals, lost, metadata]
 }
 
 fn phase(port: &Port) -> String {

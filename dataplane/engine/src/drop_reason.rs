@@ -72,7 +72,7 @@ drop_reasons! {
     NeighbourConsumed => "neighbour_consumed",
     /// No port of the subnet has the destination MAC address; unknown unicast is never flooded.
     UnknownUnicast => "unknown_unicast",
-    /// Broadcast or multicast that the switch has no answer for; it is not replicated.
+    /// Multicast in a subnet that does not have it replicated, or a message about groups, for which there is no router.
     Multicast => "multicast",
     /// The destination is the port it came from.
     Hairpin => "hairpin",

@@ -221,7 +221,6 @@ impl Worker {
         }
         let waiting = !self.mailbox.0.commands.is_empty()
             || !self.kept.is_empty()
-            || !self.waiting.is_empty()
             || self.links.from.iter().any(|consumer| !consumer.is_empty());
         self.settle();
         let waiting = waiting || !self.unsettled.is_empty();
