@@ -11,9 +11,10 @@ const FUNCTIONS: &[&str] = &[
     "rte_mempool_(avail_count|free)",
     "rte_ring_(create|free)",
     "rte_dev_(probe|remove)",
-    "rte_eth_(from_rings|link_get_nowait|macaddr_get|promiscuous_enable|stats_get|stats_reset)",
+    "rte_eth_(from_rings|link_get_nowait|macaddr_get|allmulticast_enable|promiscuous_enable|stats_get|stats_reset)",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_dev_(configure|start|stop|close|info_get|get_mtu|get_port_by_name|socket_id|adjust_nb_rx_tx_desc)",
+    "rte_eth_dev_rx_intr_(enable|disable|ctl_q_get_fd)",
     "towpath_.*",
 ];
 

@@ -1,14 +1,19 @@
 //! Ethernet devices: probe, configure, start, stop.
 
-use crate::port::{self, Beneath, Port, SegmentLimits, failed, registry, shape};
+use crate::port::{self, Beneath, Port, SegmentLimits, failed, registry};
+use crate::shape::{Wanted, shape, spread};
 use crate::{DeviceError, DpdkRx, DpdkTx, Eal, Errno, Mempool};
-use dpdk_sys::{rte_eth_link, rte_eth_stats};
+use dpdk_sys::{rte_eth_dev_info, rte_eth_link, rte_eth_stats};
 use std::ffi::CString;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Link headers beside an IP packet: Ethernet and two VLAN tags.
 const LINK_BYTES: usize = 14 + 8;
+
+/// The driver whose descriptors are its front end's: they change with every connection, so nobody can wait for them.
+const VHOST: &str = "net_vhost";
 
 /// How a device is to be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +27,14 @@ pub struct DeviceOptions {
     pub tx_descriptors: u16,
     /// The longest IP packet, in bytes. Frames are up to 22 bytes longer. Absent: what the device is set to.
     pub mtu: Option<u16>,
+    /// Tunnels go over IPv6, so that segments cut inside of one need an outer UDP checksum.
+    pub ipv6_tunnels: bool,
 }
 
 impl Default for DeviceOptions {
-    /// One pair, 1,024 descriptors each way, the device's MTU.
+    /// One pair, 1,024 descriptors each way, the device's MTU, any tunnels.
     fn default() -> Self {
-        Self { queue_pairs: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: None }
+        Self { queue_pairs: 1, rx_descriptors: 1024, tx_descriptors: 1024, mtu: None, ipv6_tunnels: true }
     }
 }
 
@@ -69,14 +76,28 @@ pub struct Statistics {
 pub struct EthDev {
     port: Arc<Port>,
     options: DeviceOptions,
-    queue_pairs: u16,
-    mtu: u16,
-    driver: String,
+    info: DeviceInfo,
+    wanted: Wanted,
     rx_offloads: u64,
     tx_offloads: u64,
     most_segments: SegmentLimits,
     /// Held once more by each queue of the current start.
     queues: Arc<()>,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// The driver's name, as `net_ixgbe`.
+    pub driver: String,
+    /// Pairs of queues that [`EthDev::start`] makes: as many as asked for, or as many as the device has.
+    pub queue_pairs: u16,
+    /// The longest IP packet, in bytes.
+    pub mtu: u16,
+    /// Whether it has a hash by which it spreads flows over its receive queues.
+    pub spreads: bool,
+    /// Whether its receive queues raise events (known once it was started): see [`EthDev::event_fd`].
+    pub events: bool,
 }
 
 impl EthDev {
@@ -137,26 +158,44 @@ impl EthDev {
         let scatters = info.rx_offload_capa & dpdk_sys::TOWPATH_ETH_RX_OFFLOAD_SCATTER != 0;
         let needs_scatter = usize::from(mtu) + LINK_BYTES > crate::mempool::DATA_ROOM_BYTES;
         // Some drivers (net_vhost) scatter without saying so; one that cannot refuses the MTU itself.
-        let shape = shape(&info, needs_scatter && scatters, pairs, mtu);
-        // SAFETY: the port is open and stopped; the configuration is copied.
-        let result = unsafe { dpdk_sys::rte_eth_dev_configure(port.id, pairs, pairs, &shape) };
-        if result < 0 && !(info.min_mtu..=info.max_mtu).contains(&mtu) {
-            let (least, most) = (info.min_mtu, info.max_mtu);
-            return Err(DeviceError::Mtu { device: device(), asked: mtu, least, most });
-        }
-        port.check("configuring it", result)?;
-        let most_segments = SegmentLimits::of(&info.tx_desc_lim, shape.txmode.offloads);
-        Ok(Self {
-            options: *options,
+        let scatter = needs_scatter && scatters;
+        let ipv6_tunnels = options.ipv6_tunnels;
+        let info_of = DeviceInfo {
+            driver: port::driver_name(&info),
             queue_pairs: pairs,
             mtu,
-            driver: port::driver_name(&info),
-            rx_offloads: shape.rxmode.offloads,
-            tx_offloads: shape.txmode.offloads,
-            most_segments,
+            spreads: spread(&info) != 0,
+            events: false,
+        };
+        let mut device = Self {
+            options: *options,
+            info: info_of,
+            wanted: Wanted { queue_pairs: pairs, mtu, scatter, ipv6_tunnels, events: true },
+            rx_offloads: 0,
+            tx_offloads: 0,
+            most_segments: SegmentLimits::of(&info.tx_desc_lim, 0),
             queues: Arc::new(()),
             port: Arc::new(port),
-        })
+        };
+        device.reconfigure(&info)?;
+        Ok(device)
+    }
+
+    /// Tells the device how it is to be used. It is stopped.
+    fn reconfigure(&mut self, info: &rte_eth_dev_info) -> Result<(), DeviceError> {
+        let (port, wanted) = (&self.port, self.wanted);
+        let shape = shape(info, wanted);
+        let pairs = wanted.queue_pairs;
+        // SAFETY: the port is open and stopped; the configuration is copied, and the hash key it points to is static.
+        let result = unsafe { dpdk_sys::rte_eth_dev_configure(port.id, pairs, pairs, &shape) };
+        if result < 0 && !(info.min_mtu..=info.max_mtu).contains(&wanted.mtu) {
+            let (least, most, device) = (info.min_mtu, info.max_mtu, port.name.clone());
+            return Err(DeviceError::Mtu { device, asked: wanted.mtu, least, most });
+        }
+        port.check("configuring it", result)?;
+        (self.rx_offloads, self.tx_offloads) = (shape.rxmode.offloads, shape.txmode.offloads);
+        self.most_segments = SegmentLimits::of(&info.tx_desc_lim, self.tx_offloads);
+        Ok(())
     }
 
     /// Sets up the queues and starts the device. The pairs may go to different threads, as may the two of a pair.
@@ -166,14 +205,22 @@ impl EthDev {
     /// [`DeviceError::QueuesInUse`] when it is started already and its queues live; what the driver says otherwise.
     pub fn start(&mut self) -> Result<Vec<(DpdkRx, DpdkTx)>, DeviceError> {
         self.stop()?;
-        self.set_up_queues()?;
-        // SAFETY: the port is configured, stopped, and nobody polls it.
-        self.port.check("starting it", unsafe { dpdk_sys::rte_eth_dev_start(self.port.id) })?;
+        if let Err(problem) = self.bring_up() {
+            if !self.wanted.events {
+                return Err(problem);
+            }
+            // Some drivers do not start with events when the kernel's driver beneath has none to give.
+            self.wanted.events = false;
+            self.reconfigure(&self.port.info()?)?;
+            self.bring_up()?;
+        }
         self.port.started.store(true, Relaxed);
-        let longest = usize::from(self.mtu) + LINK_BYTES;
-        Ok((0..self.queue_pairs)
+        self.info.events =
+            self.wanted.events && (0..self.info.queue_pairs).all(|queue| self.has_events(queue));
+        let longest = usize::from(self.info.mtu) + LINK_BYTES;
+        Ok((0..self.info.queue_pairs)
             .map(|queue| {
-                let rx = DpdkRx::new(self.port.clone(), self.queues.clone(), queue);
+                let rx = DpdkRx::new(self.port.clone(), self.queues.clone(), queue, self.info.events);
                 let tx = DpdkTx::new(
                     self.port.clone(),
                     self.queues.clone(),
@@ -185,6 +232,39 @@ impl EthDev {
                 (rx, tx)
             })
             .collect())
+    }
+
+    fn bring_up(&self) -> Result<(), DeviceError> {
+        self.set_up_queues()?;
+        // SAFETY: the port is configured, stopped, and nobody polls it.
+        self.port.check("starting it", unsafe { dpdk_sys::rte_eth_dev_start(self.port.id) })
+    }
+
+    /// Whether a receive queue has a descriptor, for as long as the device runs, and can be told to raise events.
+    fn has_events(&self, queue: u16) -> bool {
+        if self.info.driver == VHOST {
+            return false;
+        }
+        let id = self.port.id;
+        // SAFETY: the port is started and has this queue; nobody has it yet.
+        let able = unsafe {
+            dpdk_sys::rte_eth_dev_rx_intr_ctl_q_get_fd(id, queue) >= 0
+                && dpdk_sys::rte_eth_dev_rx_intr_enable(id, queue) == 0
+        };
+        // SAFETY: the same.
+        able && unsafe { dpdk_sys::rte_eth_dev_rx_intr_disable(id, queue) == 0 }
+    }
+
+    /// The descriptor that becomes readable when receive queue `queue`, armed, gets a packet; to be waited for by edges (`EPOLLET`), not to be
+    /// read. `None` while the device is stopped, or when its driver raises no events: such a queue, armed, always says that there may be one.
+    pub fn event_fd(&self, queue: u16) -> Option<BorrowedFd<'_>> {
+        if !self.info.events || !self.port.started.load(Relaxed) || queue >= self.info.queue_pairs {
+            return None;
+        }
+        // SAFETY: the port is started and has this queue.
+        let fd = unsafe { dpdk_sys::rte_eth_dev_rx_intr_ctl_q_get_fd(self.port.id, queue) };
+        // SAFETY: the device's own descriptor, open until it is stopped, which needs this value mutably.
+        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
     fn set_up_queues(&self) -> Result<(), DeviceError> {
@@ -199,7 +279,7 @@ impl EthDev {
         tx_conf.offloads = self.tx_offloads;
         // SAFETY: no conditions; a port of no node says so with a negative number, which becomes "any".
         let node = unsafe { dpdk_sys::rte_eth_dev_socket_id(port.id) } as u32;
-        for queue in 0..self.queue_pairs {
+        for queue in 0..self.info.queue_pairs {
             // SAFETY: the port is stopped and has that many queues; configurations are copied, and the pool lives as long as the port.
             let result = unsafe {
                 dpdk_sys::rte_eth_rx_queue_setup(port.id, queue, rx, node, &rx_conf, port.pool.as_ptr())
@@ -235,19 +315,9 @@ impl EthDev {
         &self.port.name
     }
 
-    /// The driver's name, as `net_ixgbe`.
-    pub fn driver(&self) -> &str {
-        &self.driver
-    }
-
-    /// Pairs of queues that [`EthDev::start`] makes: as many as asked for, or as many as the device has.
-    pub fn queue_pairs(&self) -> u16 {
-        self.queue_pairs
-    }
-
-    /// The longest IP packet, in bytes.
-    pub fn mtu(&self) -> u16 {
-        self.mtu
+    /// What it is.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
     }
 
     /// Its Ethernet address.
@@ -312,13 +382,23 @@ impl EthDev {
         self.port.check("resetting its statistics", unsafe { dpdk_sys::rte_eth_stats_reset(self.port.id) })
     }
 
-    /// Receives frames for any address, not only its own and the groups'.
+    /// Receives frames for any group, not only for its own address: neighbour discovery asks groups. Where the driver cannot tell groups from
+    /// other stations it receives everything.
     ///
     /// # Errors
     ///
-    /// What the driver says.
-    pub fn receive_all_addresses(&self) -> Result<(), DeviceError> {
+    /// What the driver says; [`Errno::Unsupported`] of a device that has no filter, and so receives everything as it is, is none.
+    pub fn receive_groups(&self) -> Result<(), DeviceError> {
         // SAFETY: the port is open.
-        self.port.check("promiscuous mode", unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port.id) })
+        let groups = unsafe { dpdk_sys::rte_eth_allmulticast_enable(self.port.id) };
+        if groups >= 0 {
+            return Ok(());
+        }
+        // SAFETY: the same.
+        let all = unsafe { dpdk_sys::rte_eth_promiscuous_enable(self.port.id) };
+        if Errno::check(all) == Err(Errno::Unsupported) {
+            return Ok(());
+        }
+        self.port.check("receiving groups", all)
     }
 }

@@ -139,10 +139,11 @@ fn arguments(options: &EalOptions, machine: Machine) -> Vec<String> {
         &["--no-huge", "--no-shconf"]
     };
     arguments.extend(memory.iter().map(|argument| (*argument).to_owned()));
-    arguments.extend(["--iova-mode", "va", "--no-telemetry", "-m"].map(str::to_owned));
+    arguments.extend(["--no-telemetry", "-m"].map(str::to_owned));
     arguments.push(options.memory_mebibytes.to_string());
     if options.pci.is_empty() {
-        arguments.push("--no-pci".to_owned());
+        // Physical addresses are for devices; without one DPDK takes them all the same if it may.
+        arguments.extend(["--no-pci", "--iova-mode", "va"].map(str::to_owned));
     }
     for address in &options.pci {
         arguments.extend(["-a".to_owned(), address.clone()]);
@@ -201,12 +202,12 @@ mod tests {
     #[test]
     fn hugepages_are_used_when_there_are_enough() {
         let line = arguments(&EalOptions::default(), MACHINE).join(" ");
-        assert_eq!(line, "towpath --lcores 0@3 --in-memory --iova-mode va --no-telemetry -m 256 --no-pci");
+        assert_eq!(line, "towpath --lcores 0@3 --in-memory --no-telemetry -m 256 --no-pci --iova-mode va");
         let options = EalOptions { memory_mebibytes: 257, ..EalOptions::default() };
         let line = arguments(&options, MACHINE).join(" ");
         assert_eq!(
             line,
-            "towpath --lcores 0@3 --no-huge --no-shconf --iova-mode va --no-telemetry -m 257 --no-pci"
+            "towpath --lcores 0@3 --no-huge --no-shconf --no-telemetry -m 257 --no-pci --iova-mode va"
         );
     }
 

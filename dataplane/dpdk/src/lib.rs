@@ -48,10 +48,11 @@ mod offload;
 mod port;
 mod ring;
 mod rx;
+mod shape;
 mod tx;
 mod worker;
 
-pub use device::{DeviceOptions, EthDev, LinkState, Statistics};
+pub use device::{DeviceInfo, DeviceOptions, EthDev, LinkState, Statistics};
 pub use device_error::DeviceError;
 pub use eal::{Eal, EalError, EalOptions, Hugepages};
 pub use errno::Errno;

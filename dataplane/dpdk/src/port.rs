@@ -1,7 +1,7 @@
-//! An ethdev port while somebody holds it, and what of its abilities is used.
+//! An ethdev port while somebody holds it.
 
 use crate::{DeviceError, Errno, Mempool};
-use dpdk_sys::{rte_eth_conf, rte_eth_dev_info};
+use dpdk_sys::rte_eth_dev_info;
 use std::ffi::CStr;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -122,30 +122,4 @@ impl SegmentLimits {
         let known = |limit: u16| if limit == 0 { u16::MAX } else { limit };
         Self { whole: known(limits.nb_mtu_seg_max), cut: known(limits.nb_seg_max) }
     }
-}
-
-/// What of a device's abilities is used.
-pub(crate) fn shape(info: &rte_eth_dev_info, scatter: bool, queue_pairs: u16, mtu: u16) -> rte_eth_conf {
-    use dpdk_sys as d;
-    let mut conf = rte_eth_conf::default();
-    conf.rxmode.mtu = u32::from(mtu);
-    conf.rxmode.offloads = info.rx_offload_capa
-        & (d::TOWPATH_ETH_RX_OFFLOAD_IPV4_CKSUM
-            | d::TOWPATH_ETH_RX_OFFLOAD_TCP_CKSUM
-            | d::TOWPATH_ETH_RX_OFFLOAD_UDP_CKSUM);
-    if scatter {
-        conf.rxmode.offloads |= d::TOWPATH_ETH_RX_OFFLOAD_SCATTER;
-    }
-    conf.txmode.offloads = info.tx_offload_capa
-        & (d::TOWPATH_ETH_TX_OFFLOAD_MULTI_SEGS
-            | d::TOWPATH_ETH_TX_OFFLOAD_IPV4_CKSUM
-            | d::TOWPATH_ETH_TX_OFFLOAD_TCP_CKSUM
-            | d::TOWPATH_ETH_TX_OFFLOAD_UDP_CKSUM
-            | d::TOWPATH_ETH_TX_OFFLOAD_TCP_TSO);
-    let spread = info.flow_type_rss_offloads & d::TOWPATH_ETH_RSS_IP_TCP_UDP;
-    if queue_pairs > 1 && spread != 0 {
-        conf.rxmode.mq_mode = d::RTE_ETH_MQ_RX_RSS;
-        conf.rx_adv_conf.rss_conf.rss_hf = spread;
-    }
-    conf
 }

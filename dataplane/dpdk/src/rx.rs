@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 /// A receive queue of a started device.
 ///
-/// The device raises no events: [`RxQueue::arm`] always says that there may be a packet, so a worker goes on polling it.
+/// [`RxQueue::arm`] asks the device for an event, which comes at [`EthDev::event_fd`](crate::EthDev::event_fd). Where its driver raises none it always
+/// says that there may be a packet, so a worker goes on polling.
 #[derive(Debug)]
 pub struct DpdkRx {
     /// The first `count` are ours to free: `shown` in the current burst, then those that did not fit it.
@@ -18,6 +19,8 @@ pub struct DpdkRx {
     count: usize,
     shown: usize,
     queue: u16,
+    /// Whether the device raises events for this queue.
+    events: bool,
     port: Arc<Port>,
     _in_use: Arc<()>,
 }
@@ -33,8 +36,16 @@ enum Shown {
 }
 
 impl DpdkRx {
-    pub(crate) fn new(port: Arc<Port>, in_use: Arc<()>, queue: u16) -> Self {
-        Self { mbufs: [ptr::null_mut(); BURST_PACKETS], count: 0, shown: 0, queue, port, _in_use: in_use }
+    pub(crate) fn new(port: Arc<Port>, in_use: Arc<()>, queue: u16, events: bool) -> Self {
+        Self {
+            mbufs: [ptr::null_mut(); BURST_PACKETS],
+            count: 0,
+            shown: 0,
+            queue,
+            events,
+            port,
+            _in_use: in_use,
+        }
     }
 
     /// Asks the device for as many mbufs as there is room for; whether there may be more.
@@ -71,7 +82,11 @@ impl DpdkRx {
             }
             next = segment.next;
         }
-        if burst.commit(offload::vouched(mbuf.ol_flags)) { Shown::Packet } else { Shown::Refused }
+        if burst.commit(offload::vouched(mbuf.ol_flags, dpdk_sys::mbuf::packet_type(mbuf))) {
+            Shown::Packet
+        } else {
+            Shown::Refused
+        }
     }
 
     /// Reads what the device left undone in packets it did not get from a wire. `refused` has a bit for each mbuf that became none.
@@ -133,10 +148,29 @@ impl RxQueue for DpdkRx {
     }
 
     fn arm(&mut self) -> Armed {
+        self.complete();
+        if !self.events || self.count > 0 {
+            return Armed::Ready;
+        }
+        // SAFETY: the port is started while this queue lives, and only this value has the queue.
+        if unsafe { dpdk_sys::rte_eth_dev_rx_intr_enable(self.port.id, self.queue) } != 0 {
+            return Armed::Ready;
+        }
+        // What came before the device knew; it is shown by the next poll.
+        self.fetch();
+        if self.count == 0 {
+            return Armed::Quiet;
+        }
+        self.disarm();
         Armed::Ready
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self) {
+        if self.events {
+            // SAFETY: as in `arm`. A queue that goes on raising events wakes its worker in vain, no more.
+            unsafe { dpdk_sys::rte_eth_dev_rx_intr_disable(self.port.id, self.queue) };
+        }
+    }
 }
 
 impl Drop for DpdkRx {

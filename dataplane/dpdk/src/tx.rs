@@ -213,12 +213,12 @@ fn fill_with_request(chain: &mut [*mut rte_mbuf], frame: &Frame<'_, '_>, tx_offl
         }
         Request::Flags { flags, lengths, zero } => {
             let packet = copy(chain, frame)?;
-            // SAFETY: the first mbuf of a packet that is ours alone; the header checksum lies in the head, which its data begin with.
+            // SAFETY: the first mbuf of a packet that is ours alone; header checksums lie in the head, which its data begin with.
             unsafe {
                 let first = &mut *packet.first;
                 first.ol_flags |= flags;
                 dpdk_sys::mbuf::set_tx_offload(first, lengths);
-                if let Some(at) = zero {
+                for at in zero.into_iter().flatten() {
                     let data = first.buf_addr.cast::<u8>().add(usize::from(first.data_off) + usize::from(at));
                     data.cast::<[u8; 2]>().write([0; 2]);
                 }

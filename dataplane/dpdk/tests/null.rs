@@ -88,7 +88,7 @@ fn what_cannot_be_made_says_what_is_wrong_with_it() {
     let none = DeviceOptions { queue_pairs: 0, ..plain };
     assert!(matches!(probe(&name("net_null"), &none), Err(DeviceError::QueuePairs { asked: 0, .. })));
     let many = DeviceOptions { queue_pairs: 5000, ..plain };
-    let most = EthDev::probe(eal(), &name("net_null"), &pool, &many).unwrap().queue_pairs();
+    let most = EthDev::probe(eal(), &name("net_null"), &pool, &many).unwrap().info().queue_pairs;
     assert!((1..5000).contains(&most), "as many as there are: {most}");
     let tiny = DeviceOptions { mtu: Some(10), ..plain };
     let problem = probe(&name("net_null"), &tiny).unwrap_err();

@@ -27,6 +27,7 @@ fn make() -> Joined {
         shortest: 1,
         longest: usize::from(u16::MAX) + 22,
         depth: SLOTS as usize - 1,
+        events: joined::events(&devices[0]),
         _devices: devices,
     }
 }

@@ -60,6 +60,7 @@ fn join() -> Joined {
         shortest: 14,
         longest: 9022,
         depth: usize::from(DESCRIPTORS) / 2,
+        events: joined::events(&near),
         _devices: [near, far],
     }
 }
@@ -89,4 +90,15 @@ fn both_ends_have_checksums_and_virtio_cuts_tcp() {
     let (near, far) = (joined.near.1.capabilities(), joined.far.1.capabilities());
     assert!(near.checksum && near.tso4 && near.tso6, "{near:?}");
     assert!(far.checksum, "{far:?}");
+    assert!(!near.tunnel && !far.tunnel, "neither looks into tunnels");
+}
+
+#[test]
+fn virtio_raises_events_and_vhost_none_that_hold() {
+    let mut joined = make();
+    assert!(joined.woken().is_some(), "its worker may sleep");
+    let [near, far] = &joined._devices;
+    assert!(near.info().events && near.event_fd(0).is_some() && near.event_fd(1).is_none());
+    assert!(far.event_fd(0).is_none(), "its descriptors come and go with the front end");
+    assert_eq!((near.info().driver.as_str(), near.info().mtu), ("net_virtio_user", 9000));
 }

@@ -50,20 +50,22 @@ pub(super) fn open(
         rx_descriptors: DESCRIPTORS,
         tx_descriptors: DESCRIPTORS,
         mtu: config.mtu,
+        ipv6_tunnels: config.addresses.iter().any(|net| net.addr().is_ipv6()),
     };
     let mut opened = EthDev::probe(eal, device, &pool, &wanted).map_err(|error| problem(&error))?;
     let queues = opened.start().map_err(|error| problem(&error))?;
+    opened.receive_groups().map_err(|error| problem(&error))?;
     let info = UplinkInfo {
-        driver: format!("DPDK {}", opened.driver()),
+        driver: format!("DPDK {}", opened.info().driver),
         device: device.to_owned(),
         mac: opened.mac().map_err(|error| problem(&error))?,
-        mtu: opened.mtu(),
+        mtu: opened.info().mtu,
         addresses: Vec::new(),
         kernel_answers: Vec::new(),
         gateways: Vec::new(),
-        queue_pairs: opened.queue_pairs(),
+        queue_pairs: opened.info().queue_pairs,
         rate: None,
-        lacks: queues.first().map(|(_, tx)| super::lacks(tx.capabilities())).unwrap_or_default(),
+        lacks: lacks(&opened, queues.first().map(|(_, tx)| tx.capabilities())),
     };
     if info.mac == MacAddr([0; 6]) {
         return Err(refused(&config.driver, "the device has no Ethernet address", remedy));
@@ -78,6 +80,20 @@ pub(super) fn open(
         }
     });
     Ok(Opened { info, device: Box::new(DpdkDevice { device: opened }), queues, threads })
+}
+
+/// What the device leaves to the workers.
+fn lacks(device: &EthDev, takes: Option<engine::OffloadCapabilities>) -> Vec<String> {
+    let mut lacks = takes.map(super::lacks).unwrap_or_default();
+    if !device.info().events {
+        lacks.push("no receive interrupts: its workers never sleep".to_owned());
+    }
+    if device.info().queue_pairs > 1 && !device.info().spreads {
+        lacks.push(
+            "no receive hash to set: the driver alone decides which queue a flow comes in by".to_owned(),
+        );
+    }
+    lacks
 }
 
 /// Mbufs for that many pairs of queues: all descriptors filled, and some at hand; a power of two less one, which fits a pool best.
@@ -144,8 +160,8 @@ impl Device for DpdkDevice {
         }
     }
 
-    fn event_fd(&self, _: u16) -> Option<BorrowedFd<'_>> {
-        None
+    fn event_fd(&self, pair: u16) -> Option<BorrowedFd<'_>> {
+        self.device.event_fd(pair)
     }
 }
 

@@ -3,7 +3,9 @@
 use buf::Offload;
 use engine::{OffloadCapabilities, RxQueue, TxQueue};
 use ports::conformance::{Fixture, Taken, receive, send_one};
+use rustix::event::{Timespec, epoll};
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use towpath_dpdk::{DpdkRx, DpdkTx, EthDev, Mempool};
 
 /// Two devices joined to each other: `near` is under test, `far` the other end.
@@ -15,7 +17,17 @@ pub(crate) struct Joined {
     pub(crate) shortest: usize,
     pub(crate) longest: usize,
     pub(crate) depth: usize,
+    /// Waits for the events of `near`'s receive queue; absent where it raises none.
+    pub(crate) events: Option<OwnedFd>,
     pub(crate) _devices: [EthDev; 2],
+}
+
+/// What waits for the events of a device's first receive queue, if it raises any.
+pub(crate) fn events(device: &EthDev) -> Option<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&epoll, device.event_fd(0)?, epoll::EventData::new_u64(0), flags).unwrap();
+    Some(epoll)
 }
 
 impl Fixture for Joined {
@@ -60,6 +72,9 @@ impl Fixture for Joined {
     }
 
     fn woken(&mut self) -> Option<bool> {
-        None
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut found = Vec::with_capacity(4);
+        epoll::wait(self.events.as_ref()?, rustix::buffer::spare_capacity(&mut found), Some(&now)).unwrap();
+        Some(!found.is_empty())
     }
 }
