@@ -4,4 +4,5 @@
 mod frontend;
 mod guests;
 mod ring_paths;
+mod services;
 mod vteps;

@@ -174,7 +174,7 @@ fn network(options: &mut Options<'_>, lease: &Lease4, request: &Request<'_>) {
         let routes = routes(lease, net);
         for code in [code::ROUTES, code::MICROSOFT_ROUTES] {
             if asked(code) && (code == code::ROUTES || request.parameters.is_some()) {
-                options.put_long(code, &routes);
+                options.put_list(code, &routes);
             }
         }
         if lease.prefix < 31 {
@@ -200,20 +200,21 @@ fn network(options: &mut Options<'_>, lease: &Lease4, request: &Request<'_>) {
 
 /// RFC 3442: all routes, the default route too, because a client that reads them ignores the router. A gateway outside the prefix is
 /// made reachable first.
-fn routes(lease: &Lease4, net: Ipv4Net) -> Vec<u8> {
-    let mut value = Vec::new();
-    let mut put = |destination: Ipv4Net, router: Ipv4Addr| {
-        let octets = destination.network().octets();
-        value.push(destination.prefix_len());
-        value.extend(octets.iter().take(usize::from(destination.prefix_len().div_ceil(8))));
-        value.extend_from_slice(&router.octets());
+fn routes(lease: &Lease4, net: Ipv4Net) -> Vec<Vec<u8>> {
+    let route = |destination: Ipv4Net, router: Ipv4Addr| {
+        let length = usize::from(destination.prefix_len().div_ceil(8));
+        let mut route = vec![destination.prefix_len()];
+        route.extend(destination.network().octets().iter().take(length));
+        route.extend_from_slice(&router.octets());
+        route
     };
+    let mut routes = Vec::new();
     if !net.contains(&lease.gateway) {
-        put(Ipv4Net::from(lease.gateway), Ipv4Addr::UNSPECIFIED);
+        routes.push(route(Ipv4Net::from(lease.gateway), Ipv4Addr::UNSPECIFIED));
     }
-    lease.routes.iter().for_each(|(destination, router)| put(*destination, *router));
-    put(Ipv4Net::default(), lease.gateway);
-    value
+    routes.extend(lease.routes.iter().map(|(destination, router)| route(*destination, *router)));
+    routes.push(route(Ipv4Net::default(), lease.gateway));
+    routes
 }
 
 /// The options of a message that may grow to `end` bytes.
@@ -226,22 +227,27 @@ impl Options<'_> {
     /// Writes an option, unless it is too long or does not fit any more.
     fn put(&mut self, code: u8, value: &[u8]) {
         if value.len() <= MAX_VALUE {
-            self.put_long(code, value);
+            self.put_list(code, &[value]);
         }
     }
 
-    /// Writes an option whose value may be longer than 255 bytes: in parts, that the client joins (RFC 3396).
-    fn put_long(&mut self, code: u8, value: &[u8]) {
-        let parts = value.len().div_ceil(MAX_VALUE).max(1);
-        if self.message.len() + value.len() + 2 * parts > self.end {
+    /// Writes an option whose value is a list of items, unless it does not fit any more. A value longer than 255 bytes comes in parts,
+    /// which the client joins (RFC 3396); they are cut between items, for readers that do not.
+    fn put_list(&mut self, code: u8, items: &[impl AsRef<[u8]>]) {
+        let mut parts = vec![Vec::new()];
+        for item in items.iter().map(AsRef::as_ref) {
+            match parts.last_mut() {
+                Some(part) if part.len() + item.len() <= MAX_VALUE => part.extend_from_slice(item),
+                _ => parts.push(item.to_vec()),
+            }
+        }
+        let length: usize = parts.iter().map(|part| part.len() + 2).sum();
+        if self.message.len() + length > self.end {
             return;
         }
-        let mut rest = value;
-        for _ in 0..parts {
-            let (part, behind) = rest.split_at(rest.len().min(MAX_VALUE));
+        for part in parts {
             self.message.extend_from_slice(&[code, part.len() as u8]);
-            self.message.extend_from_slice(part);
-            rest = behind;
+            self.message.extend_from_slice(&part);
         }
     }
 }
