@@ -1,4 +1,4 @@
-//! Cost of a look-up, per key, in batches of 32. `cargo bench -p towpath-tables`.
+//! Cost of a look-up, per key, in batches of 32 and one by one, and of filling the tables. `cargo bench -p towpath-tables`.
 #![allow(missing_docs, reason = "a benchmark")]
 
 use std::hint::black_box;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use packet::MacAddr;
-use towpath_tables::{AddressEntry, AddressWriter, MacTable, MacWriter, TokenBucket};
+use towpath_tables::{Endpoint, EndpointWriter, Location, MacTable, MacWriter, TokenBucket};
 
 const BURST: usize = 32;
 
@@ -53,22 +53,79 @@ fn macs(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn addresses(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("address");
-    for count in [2u64, 1_000, 100_000] {
-        let mut writer = AddressWriter::new([1, 2]);
-        (0..count).for_each(|number| {
-            let entry = AddressEntry { mac: MacAddr::from_u64(number), port: number as u16 };
-            writer.insert(1, IpAddr::V6(u128::from(number).into()), entry);
-        });
-        let mut reader = writer.reader();
-        let keys: Vec<IpAddr> =
-            shuffled(count).into_iter().map(|n| IpAddr::V6(u128::from(n).into())).collect();
-        group.bench_function(BenchmarkId::new("single", count), |bencher| {
-            let mut keys = keys.iter().cycle();
-            bencher.iter(|| {
-                reader.refresh();
-                keys.next().map(|address| black_box(reader.lookup(1, *address)))
+fn endpoint(number: u64) -> Endpoint {
+    let location = Location::Remote((number % 1_000) as u16);
+    Endpoint { mac: MacAddr::from_u64(0x0200_0000_0000 | number), subnet: (number % 100) as u16, location }
+}
+
+fn ipv4(number: u64) -> IpAddr {
+    IpAddr::V4((0x0a00_0000 + number as u32).into())
+}
+
+fn ipv6(number: u64) -> IpAddr {
+    IpAddr::V6((0xfd10u128 << 112 | u128::from(number)).into())
+}
+
+fn endpoints(criterion: &mut Criterion) {
+    for (family, address) in [("ipv4", ipv4 as fn(u64) -> IpAddr), ("ipv6", ipv6)] {
+        let mut group = criterion.benchmark_group(format!("endpoint-{family}"));
+        for count in [1_000u64, 100_000, 1_000_000] {
+            let mut writer = EndpointWriter::new([1, 2]);
+            (0..count).for_each(|number| {
+                writer.insert(1, address(number), endpoint(number));
+            });
+            let mut reader = writer.reader();
+            for (name, offset) in [("hit", 0), ("miss", count)] {
+                let keys: Vec<_> = shuffled(count).into_iter().map(|n| (1, address(n + offset))).collect();
+                group.throughput(Throughput::Elements(BURST as u64));
+                group.bench_function(BenchmarkId::new(format!("batch-{name}"), count), |bencher| {
+                    let mut out = [None; BURST];
+                    let mut bursts = keys.chunks(BURST).cycle();
+                    bencher.iter(|| {
+                        reader.refresh();
+                        let keys = bursts.next().unwrap_or_default();
+                        black_box(reader.lookup_batch(black_box(keys), &mut out));
+                        black_box(&out);
+                    });
+                });
+                group.throughput(Throughput::Elements(1));
+                group.bench_function(BenchmarkId::new(format!("single-{name}"), count), |bencher| {
+                    let mut keys = keys.iter().cycle();
+                    bencher.iter(|| {
+                        reader.refresh();
+                        keys.next().map(|(vpc, address)| black_box(reader.lookup(*vpc, *address)))
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// A million endpoints, as the control plane brings them: into the endpoint table and the MAC table, until a reader sees the last one.
+fn insertion(criterion: &mut Criterion) {
+    const COUNT: u64 = 1_000_000;
+    let mut group = criterion.benchmark_group("insert");
+    group.sample_size(10).throughput(Throughput::Elements(COUNT));
+    for reserved in [true, false] {
+        let name = if reserved { "reserved" } else { "growing" };
+        group.bench_function(BenchmarkId::new(name, COUNT), |bencher| {
+            bencher.iter_with_large_drop(|| {
+                let (mut endpoints, mut macs) = (EndpointWriter::new([1, 2]), MacWriter::new([3, 4]));
+                let (mut endpoint_reader, mut mac_reader) = (endpoints.reader(), macs.reader());
+                if reserved {
+                    endpoints.reserve(COUNT as usize, 0);
+                    macs.reserve(COUNT as usize);
+                }
+                for number in 0..COUNT {
+                    let endpoint = endpoint(number);
+                    endpoints.insert(1, ipv4(number), endpoint);
+                    macs.insert(MacTable::key(endpoint.subnet, endpoint.mac), endpoint.location.pack());
+                }
+                endpoint_reader.refresh();
+                mac_reader.refresh();
+                assert_eq!(endpoint_reader.lookup(1, ipv4(COUNT - 1)), Some(endpoint(COUNT - 1)));
+                (endpoints, macs, endpoint_reader, mac_reader)
             });
         });
     }
@@ -86,5 +143,5 @@ fn bucket(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, macs, addresses, bucket);
+criterion_group!(benches, macs, endpoints, insertion, bucket);
 criterion_main!(benches);

@@ -139,7 +139,7 @@ impl Line for Ipv4Line {
     type Key = Ipv4Key;
     type Value = Endpoint;
     const SLOTS: usize = IPV4_SLOTS;
-    const FULL: (usize, usize) = (9, 4);
+    const FULL: (usize, usize) = (19, 8);
 
     #[inline(always)]
     fn control(&self) -> &AtomicU32 {
@@ -208,7 +208,7 @@ impl Line for Ipv6Line {
     type Key = Ipv6Key;
     type Value = Endpoint;
     const SLOTS: usize = IPV6_SLOTS;
-    const FULL: (usize, usize) = (5, 4);
+    const FULL: (usize, usize) = (4, 3);
 
     #[inline(always)]
     fn control(&self) -> &AtomicU32 {

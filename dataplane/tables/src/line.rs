@@ -14,8 +14,10 @@
 //! At any moment, wherever the writer was interrupted, all other entries of the line can be read: nothing is ever "being
 //! written", and a reader repeats its look only if the writer filled a slot in between. Thus readers never wait for the writer.
 //!
-//! A key leaves its line only towards its second one (after the copy is in place), never back, and the
-//! control word is raised before; so a reader that goes from the first to the second line cannot miss it on the way.
+//! A key that moves to its second line is copied there, then counted in the first one's control word, then cleared in the first; so a
+//! reader that goes from the first to the second cannot miss it on the way. A key that comes back is copied into the first line, the
+//! first one's version is raised once more, and only then is the key cleared in the second; so a reader that finds it in neither
+//! sees that the first one's version is not what it was, and looks again.
 //!
 //! In terms of the memory model: the version's store before a fill is a release, so that a reader that sees it also sees the
 //! clearing before it; the fence after it orders it before the new contents, and the reader's fence orders its second load of
@@ -29,7 +31,22 @@ const VERSION: u32 = 0x100;
 /// The count of keys that live elsewhere; at its maximum it stays there.
 const ELSEWHERE: u32 = 0xff;
 /// How often a reader looks again before it takes the key for absent. Each time the writer has filled a slot in between.
-const ATTEMPTS: usize = 16;
+pub(crate) const ATTEMPTS: usize = 16;
+
+/// What one look at a line shows.
+pub(crate) struct Look<V> {
+    /// The value of the key looked for.
+    pub(crate) value: Option<V>,
+    control: u32,
+}
+
+impl<V> Look<V> {
+    /// Whether keys that belong here live elsewhere.
+    #[inline(always)]
+    pub(crate) fn elsewhere(&self) -> bool {
+        self.control & ELSEWHERE != 0
+    }
+}
 
 /// The slots of one line. Only the writer calls what changes them, and it alone.
 pub(crate) trait Line: Default + Send + Sync {
@@ -59,19 +76,26 @@ pub(crate) trait Line: Default + Send + Sync {
     /// A hash function applied to a key.
     fn hash(key: Self::Key, hash: &crate::hash::Hash) -> u32;
 
-    /// The value of `key`, and whether keys that belong here live elsewhere; nothing if a slot was filled meanwhile.
+    /// One look for `key`; nothing if a slot was filled meanwhile.
     #[inline(always)]
-    fn try_find(&self, key: Self::Key) -> Option<(Option<Self::Value>, bool)> {
+    fn try_find(&self, key: Self::Key) -> Option<Look<Self::Value>> {
         let before = self.control().load(Acquire);
-        let found = self.look(key);
+        let value = self.look(key);
         fence(Acquire);
-        let after = self.control().load(Relaxed);
-        ((before ^ after) & !ELSEWHERE == 0).then_some((found, after & ELSEWHERE != 0))
+        let control = self.control().load(Relaxed);
+        ((before ^ control) & !ELSEWHERE == 0).then_some(Look { value, control })
     }
 
-    /// The same, until no slot was filled meanwhile.
-    fn find(&self, key: Self::Key) -> (Option<Self::Value>, bool) {
-        (0..ATTEMPTS).find_map(|_| self.try_find(key)).unwrap_or((None, false))
+    /// No slot was filled since that look.
+    fn is_unchanged(&self, look: &Look<Self::Value>) -> bool {
+        fence(Acquire);
+        (self.control().load(Relaxed) ^ look.control) & !ELSEWHERE == 0
+    }
+
+    /// The value of `key` in this line.
+    #[cfg(all(test, loom))]
+    fn find(&self, key: Self::Key) -> Option<Self::Value> {
+        (0..ATTEMPTS).find_map(|_| self.try_find(key))?.value
     }
 
     /// Says, before a slot is written, that it will be.

@@ -48,7 +48,7 @@ impl Line for MacLine {
     type Key = u64;
     type Value = u32;
     const SLOTS: usize = SLOTS;
-    const FULL: (usize, usize) = (5, 2);
+    const FULL: (usize, usize) = (9, 4);
 
     #[inline(always)]
     fn control(&self) -> &AtomicU32 {

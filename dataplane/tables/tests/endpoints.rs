@@ -9,7 +9,7 @@ use std::thread;
 
 use packet::MacAddr;
 use proptest::prelude::*;
-use towpath_tables::{Endpoint, EndpointWriter, Location, VniWriter, VtepWriter};
+use towpath_tables::{Endpoint, EndpointWriter, Location, MacTable, MacWriter, VniWriter, VtepWriter};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -220,4 +220,46 @@ fn endpoint_readers_see_no_mixture() {
     stop.store(true, Relaxed);
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     assert_eq!(writer.reclaim(), 0);
+}
+
+/// MAC entry and endpoint entry together, at every fill.
+#[test]
+fn an_ipv4_address_takes_at_most_64_bytes() {
+    let (mut endpoints, mut macs) = (EndpointWriter::new([5, 6]), MacWriter::new([7, 8]));
+    let check = |endpoints: &EndpointWriter, macs: &MacWriter, least: usize| {
+        let (bytes, count) = (endpoints.memory_bytes() + macs.memory_bytes(), endpoints.len());
+        assert!(count < least || bytes <= 64 * count, "{bytes} bytes for {count} addresses");
+    };
+    for number in 0..60_000 {
+        let endpoint = made(number, number);
+        endpoints.insert(1, IpAddr::V4((number as u32).into()), endpoint);
+        macs.insert(MacTable::key(1, MacAddr::from_u64(1 << 40 | number)), endpoint.location.pack());
+        check(&endpoints, &macs, 2_000);
+    }
+    // Changes of what is there do not make the tables grow.
+    let before = endpoints.memory_bytes();
+    for number in 60_000..200_000u64 {
+        assert!(endpoints.remove(1, IpAddr::V4((number as u32 - 60_000).into())).is_some());
+        assert_eq!(endpoints.insert(1, IpAddr::V4((number as u32).into()), made(number, number)), None);
+    }
+    assert_eq!(endpoints.memory_bytes(), before);
+    // A table that is left by most of its keys becomes smaller.
+    for number in 140_000..199_000u64 {
+        assert!(endpoints.remove(1, IpAddr::V4((number as u32).into())).is_some());
+    }
+    assert!(endpoints.memory_bytes() <= before / 20, "{} of {before} bytes", endpoints.memory_bytes());
+    for number in 199_000..200_000u64 {
+        assert_eq!(endpoints.get(1, IpAddr::V4((number as u32).into())), Some(made(number, number)));
+    }
+    // Room made beforehand is enough.
+    let mut reserved = EndpointWriter::new([9, 9]);
+    reserved.reserve(10_000, 5_000);
+    let before = reserved.memory_bytes();
+    for number in 0..10_000u64 {
+        reserved.insert(1, IpAddr::V4((number as u32).into()), made(number, number));
+        if number < 5_000 {
+            reserved.insert(1, IpAddr::V6(u128::from(number).into()), made(number, number));
+        }
+    }
+    assert_eq!(reserved.memory_bytes(), before);
 }
