@@ -47,7 +47,7 @@ impl Default for Exceptions {
 /// What a port may still ask of the switch beyond forwarding.
 #[derive(Clone, Debug)]
 pub struct Budgets {
-    /// Announcements of addresses.
+    /// Announcements of addresses; of an uplink, all that other hosts' packets leave to the control thread.
     pub announcements: TokenBucket,
     /// ICMP errors sent to it.
     pub errors: TokenBucket,
@@ -143,7 +143,7 @@ pub(crate) struct Aside<'w> {
     pub(crate) exceptions: &'w Exceptions,
     pub(crate) waiting: &'w mut WaitingRoom,
     pub(crate) pool: &'w Pool,
-    pub(crate) budget: &'w mut TokenBucket,
+    pub(crate) budgets: &'w mut Budgets,
     pub(crate) counters: &'w PortCounters,
 }
 
@@ -157,7 +157,10 @@ impl Aside<'_> {
             let index = usize::from(index);
             let origin = batch.decapsulated >> (index & 31) & 1 != 0;
             let origin = origin.then(|| batch.metadata.get(index).map(|metadata| metadata.origin)).flatten();
-            let result = if self.budget.take(batch.now, 1) {
+            // What other hosts say must not keep the neighbours of the underlay from being heard.
+            let budget =
+                if origin.is_some() { &mut self.budgets.announcements } else { &mut self.budgets.punts };
+            let result = if budget.take(batch.now, 1) {
                 self.copy(batch, index).and_then(|packet| {
                     let punt = Punt { port, kind, origin, packet };
                     self.exceptions.punts.push(punt).map_err(|_| DropReason::ServiceBusy)

@@ -309,7 +309,7 @@ impl Control {
 fn budgets(uplink: bool) -> Budgets {
     let bucket = |(rate, burst)| TokenBucket::new(rate, burst);
     Budgets {
-        announcements: bucket(ANNOUNCEMENT_RATE),
+        announcements: bucket(if uplink { UPLINK_PUNT_RATE } else { ANNOUNCEMENT_RATE }),
         errors: bucket(ERROR_RATE),
         punts: bucket(if uplink { UPLINK_PUNT_RATE } else { PUNT_RATE }),
     }

@@ -320,7 +320,7 @@ impl Worker {
             }
             if !batch.punts().is_empty() || !batch.held().is_empty() {
                 let (waiting, pool, exceptions) = (&mut self.waiting, &self.pool, &self.exceptions);
-                let mut aside = Aside { exceptions, waiting, pool, budget: &mut budgets.punts, counters };
+                let mut aside = Aside { exceptions, waiting, pool, budgets, counters };
                 aside.run(&mut batch, id.port);
             }
             if let Some(Some(own)) = self.outputs.get(usize::from(id.port.0)) {
