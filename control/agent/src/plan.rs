@@ -33,7 +33,13 @@ pub struct VpcPlan {
 
 impl From<&VpcPlan> for tables::Vpc {
     fn from(plan: &VpcPlan) -> Self {
-        Self { vni: plan.vni, mtu: plan.mtu, directory: plan.directory.clone(), peers: plan.peers.clone() }
+        Self {
+            vni: plan.vni,
+            mtu: plan.mtu,
+            directory: plan.directory.clone(),
+            peers: plan.peers.clone(),
+            clamp_mss: plan.clamp_mss,
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! TCP (RFC 9293).
 
-use crate::bytes::array;
+use crate::bytes::{array, be16, put16};
 use crate::parse::Input;
 use crate::upper::{Datagram, Upper};
-use crate::{L4, ParseError};
+use crate::{Headers, L4, ParseError, checksum};
 
 /// IP protocol number.
 pub const PROTOCOL: u8 = 6;
@@ -18,6 +18,8 @@ pub const DATA_OFFSET: usize = 12;
 /// Offset of the flags (the lower eight) in the header.
 pub const FLAGS_OFFSET: usize = 13;
 
+/// Begins a connection.
+pub const SYN: u8 = 0x02;
 /// No more data follows.
 pub const FIN: u8 = 0x01;
 /// Hand the data to the receiver.
@@ -50,8 +52,107 @@ pub(crate) fn parse(input: Input<'_>, place: Datagram) -> Result<Upper, ParseErr
     })
 }
 
+/// Lowers the maximum segment size that a SYN offers (RFC 9293 section 3.7.1) to `most`, if it is greater; whether it was. `partial`: the checksum is yet to
+/// be completed, and then not touched. Anything but a whole SYN with the option stays as it is.
+pub fn clamp_mss(head: &mut [u8], headers: &Headers, most: u16, partial: bool) -> bool {
+    clamp(head, headers, most, partial).is_some()
+}
+
+fn clamp(head: &mut [u8], headers: &Headers, most: u16, partial: bool) -> Option<()> {
+    let l4 = usize::from(headers.l4_offset);
+    let [flags] = *array(head, l4 + FLAGS_OFFSET)?;
+    if headers.l4 != L4::Tcp || flags & SYN == 0 {
+        return None;
+    }
+    let at = mss_at(head.get(..usize::from(headers.payload_offset))?, l4 + MIN_HEADER_LENGTH)?;
+    let old = be16(head, at).filter(|old| *old > most)?;
+    put16(head, at, most)?;
+    if !partial {
+        // A word at an odd offset adds up with its bytes exchanged.
+        let [old, new] = [old, most].map(|word| if (at - l4) % 2 == 0 { word } else { word.swap_bytes() });
+        let sum = be16(head, l4 + CHECKSUM_OFFSET)?;
+        put16(head, l4 + CHECKSUM_OFFSET, checksum::update(sum, old, new))?;
+    }
+    Some(())
+}
+
+/// Where the value of the maximum segment size is, among the options from `at` on.
+fn mss_at(headers: &[u8], mut at: usize) -> Option<usize> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const MAXIMUM_SEGMENT_SIZE: u8 = 2;
+    loop {
+        match *headers.get(at)? {
+            END => return None,
+            NOTHING => at += 1,
+            kind => {
+                let length = usize::from(*headers.get(at + 1)?);
+                if kind == MAXIMUM_SEGMENT_SIZE && length == 4 {
+                    return headers.get(at + 2..at + 4).map(|_| at + 2);
+                }
+                at += length.max(2);
+            }
+        }
+    }
+}
+
 /// Does the data offset at `at` claim fewer than 20 bytes? (Otherwise a refused one claimed too many.)
 pub(crate) fn header_length_is_short(head: &[u8], at: usize) -> bool {
     array::<MIN_HEADER_LENGTH>(head, at)
         .is_some_and(|header| header_length(header[DATA_OFFSET]) < MIN_HEADER_LENGTH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::{Sum, pseudo_header};
+
+    fn syn(options: &[u8]) -> Vec<u8> {
+        let length = 40 + options.len() as u16;
+        let mut frame = vec![2, 0, 0, 0, 1, 0xb, 2, 0, 0, 0, 1, 0xa, 8, 0, 0x45, 0];
+        frame.extend(length.to_be_bytes());
+        frame.extend([
+            0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 1, 10, 10, 0, 1, 11, 0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 0,
+        ]);
+        frame.extend([(5 + options.len() as u8 / 4) << 4, SYN, 1, 0, 0, 0, 0, 0]);
+        frame.extend(options);
+        let headers = crate::parse(&frame, frame.len() as u32).unwrap();
+        let sum = pseudo_header(&frame, &headers).unwrap().plus(Sum::of(&frame[34..])).finish();
+        frame[50..52].copy_from_slice(&sum.to_be_bytes());
+        frame
+    }
+
+    fn clamped(options: &[u8], most: u16) -> Option<u16> {
+        let mut frame = syn(options);
+        let headers = crate::parse(&frame, frame.len() as u32).unwrap();
+        let done = clamp_mss(&mut frame, &headers, most, false);
+        assert!(pseudo_header(&frame, &headers).unwrap().plus(Sum::of(&frame[34..])).is_right());
+        let at = mss_at(&frame, 54);
+        assert_eq!(frame == syn(options), !done);
+        at.and_then(|at| be16(&frame, at))
+    }
+
+    #[test]
+    fn a_greater_offer_is_lowered_wherever_the_option_lies() {
+        for options in [
+            &[2, 4, 5, 0xb4][..],
+            &[1, 2, 4, 5, 0xb4, 1, 1, 1],
+            &[1, 1, 2, 4, 5, 0xb4, 0, 0],
+            &[3, 3, 7, 2, 4, 5, 0xb4, 0],
+        ] {
+            assert_eq!(clamped(options, 1410), Some(1410), "{options:?}");
+            assert_eq!(clamped(options, 1460), Some(1460), "not above");
+            assert_eq!(clamped(options, 9000), Some(1460));
+        }
+    }
+
+    #[test]
+    fn p35_options_that_lie_are_left_alone() {
+        for options in
+            [&[2, 0, 5, 0xb4][..], &[2, 3, 5, 0xb4], &[8, 0xff, 2, 4], &[1, 1, 2, 4], &[0, 2, 4, 5]]
+        {
+            assert_eq!(clamped(options, 100), None, "{options:?}");
+        }
+        assert_eq!(clamped(&[], 100), None);
+    }
 }

@@ -11,7 +11,7 @@ use buf::{Burst, Checksum, Offload};
 use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex};
 use packet::icmp_error::IcmpError;
 use packet::vxlan::{self, Outer, PerPacket};
-use packet::{Headers, MacAddr};
+use packet::{Headers, L3, L4, MacAddr, ipv4, ipv6, tcp};
 use tables::{Neighbours, Network, Tunnel, Uplink, Vpc};
 
 /// Runs the stage. `identity` is the senders'; who sends too long packets is told by `answers`.
@@ -57,6 +57,9 @@ fn run_tunnelled(
                 );
                 continue;
             }
+            if way.vpc.clamp_mss && batch.metadata[index].headers.l4 == L4::Tcp {
+                clamp_mss(batch, index, way.vpc.mtu);
+            }
             let per = (mac.unwrap_or_default(), way.vpc.vni, policy);
             if wrap(batch.burst, index, &batch.metadata[index].headers, way.outer, per).is_none() {
                 batch.drop(index, DropReason::TooBig);
@@ -65,6 +68,18 @@ fn run_tunnelled(
             }
         }
         batch.redirect(group.output, Output::Port(PortIndex(way.uplink.port)));
+    }
+}
+
+/// Lowers the segment size that a SYN offers to what fits an MTU.
+#[inline]
+fn clamp_mss(batch: &mut Batch<'_, '_>, index: usize, mtu: u16) {
+    let headers = &batch.metadata[index].headers;
+    let partial = matches!(batch.burst.offload(index).checksum, Checksum::Partial { .. });
+    let before = if headers.l3 == L3::Ipv4 { ipv4::MIN_HEADER_LENGTH } else { ipv6::HEADER_LENGTH };
+    let most = usize::from(mtu).saturating_sub(before + tcp::MIN_HEADER_LENGTH) as u16;
+    if let Some(packet) = batch.burst.packet_mut(index) {
+        tcp::clamp_mss(packet.head_mut(), headers, most, partial);
     }
 }
 

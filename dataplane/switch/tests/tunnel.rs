@@ -90,7 +90,11 @@ impl Host {
         control.set_uplink(&UplinkPlan { mac: uplink_mac(own), mtu: 1500, addresses });
         control.attach_rx(UPLINK, 0, Box::new(wire.0.with_long_heads())).unwrap();
         control.attach_tx(UPLINK, 0, Box::new(Limited(wire.1, takes))).unwrap();
-        control.set_vpc(VPC, Vpc { vni: VNI, mtu: 1430, directory: vec![], peers: vec![] }, true);
+        control.set_vpc(
+            VPC,
+            Vpc { vni: VNI, mtu: 1430, directory: vec![], peers: vec![], clamp_mss: true },
+            true,
+        );
         let routes = [(0, "10.0.0.0/24"), (1, "10.0.1.0/24"), (2, "10.0.2.0/24")];
         for (number, prefix) in routes {
             let gateway = IpAddr::V4(Ipv4Addr::new(10, 0, number as u8, 1));

@@ -22,6 +22,8 @@ pub struct Vpc {
     pub directory: Vec<u16>,
     /// VPCs whose endpoints may be reached from it by a route, and may send to it.
     pub peers: Vec<u16>,
+    /// Whether the segment size that TCP offers over the fabric is lowered to what fits.
+    pub clamp_mss: bool,
 }
 
 /// A subnet of one of those VPCs.
