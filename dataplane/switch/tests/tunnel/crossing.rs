@@ -1,0 +1,217 @@
+//! What crosses, and how it comes out.
+
+use crate::hosts::*;
+use buf::{Checksum, Frame, Offload, Segment, SegmentKind};
+use engine::{DropReason, TxQueue, Unobserved};
+use packet::checksum::{Sum, pseudo_header};
+use packet::vxlan;
+use switch::{UPLINK, Vtep};
+use towpath_switch as switch;
+
+#[test]
+fn a_packet_crosses_and_comes_out_as_it_was() {
+    for v6 in [false, true] {
+        let mut hosts = pair(false, v6, NONE, true);
+        for payload in [18, 100, 1000, 1402] {
+            hosts[0].send(&across(payload), Offload::NONE);
+            run(&mut hosts);
+            assert_eq!(
+                hosts[1].receive(),
+                [(across(payload), Offload::NONE)],
+                "{payload} {:?}",
+                hosts[1].drops(UPLINK)
+            );
+        }
+        assert_eq!(hosts[0].drops(PORT), []);
+    }
+}
+
+#[test]
+fn what_is_on_the_wire_is_vxlan_with_right_checksums_and_the_senders_identity() {
+    for v6 in [false, true] {
+        let (mut host, _inject, mut observe) = alone(v6);
+        for checksum in [Checksum::Unverified, Checksum::Partial { start: 34, offset: 6 }] {
+            let mut frame = across(501);
+            if checksum != Checksum::Unverified {
+                let headers = packet::parse(&frame[..128], frame.len() as u32).unwrap();
+                let pseudo = pseudo_header(&frame, &headers).unwrap().folded();
+                frame[40..42].copy_from_slice(&pseudo.to_be_bytes());
+            }
+            host.send(&frame, Offload { checksum, ..Offload::NONE });
+            while host.step() > 0 {}
+            let (bytes, _) = received(&mut observe).remove(0);
+            let headers = packet::parse(&bytes, bytes.len() as u32).unwrap();
+            assert_eq!((headers.destination_port, headers.l3_end() as usize), (vxlan::PORT, bytes.len()));
+            let view = vxlan::View::new(&bytes, headers.payload_offset.into()).unwrap();
+            assert_eq!((view.is_vxlan(), view.vni(), view.policy()), (true, VNI, Some(7)));
+            if v6 {
+                let sum = pseudo_header(&bytes, &headers).unwrap().plus(Sum::of(&bytes[54..]));
+                assert!(sum.is_right(), "{checksum:?}");
+            }
+            let inner = &bytes[headers.payload_offset as usize + 8..];
+            let headers = packet::parse(inner, inner.len() as u32).unwrap();
+            if checksum != Checksum::Unverified {
+                assert!(pseudo_header(inner, &headers).unwrap().plus(Sum::of(&inner[34..])).is_right());
+            }
+            assert_eq!(bytes[..6], uplink_mac(2).0);
+        }
+    }
+}
+
+#[test]
+fn between_subnets_the_sending_host_routes() {
+    let mut hosts = pair(true, false, NONE, true);
+    let frame = udp([guest_mac(1), gateway_mac(1)], [address(1, true), address(2, true)], 100);
+    hosts[0].send(&frame, Offload::NONE);
+    run(&mut hosts);
+    let (seen, _) = hosts[1].receive().remove(0);
+    assert_eq!((&seen[..6], &seen[6..12], seen[22]), (&guest_mac(2).0[..], &gateway_mac(2).0[..], 63));
+    assert!(Sum::of(&seen[14..34]).is_right());
+    assert_eq!(seen[26..], frame[26..]);
+}
+
+#[test]
+fn a_large_send_crosses_whole_or_in_segments_and_means_the_same() {
+    let tcp = |payload: usize| {
+        let mut l4 = vec![0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0];
+        l4.extend((0..payload).map(|at| (at % 251) as u8));
+        let mut frame =
+            ipv4([guest_mac(1), guest_mac(2)], [address(1, false), address(2, false)], 64, 6, &l4);
+        let headers = packet::parse(&frame[..128], frame.len() as u32).unwrap();
+        let pseudo = pseudo_header(&frame, &headers).unwrap().folded();
+        frame[50..52].copy_from_slice(&pseudo.to_be_bytes());
+        frame
+    };
+    let offload = Offload {
+        checksum: Checksum::Partial { start: 34, offset: 16 },
+        segment: Some(Segment { kind: SegmentKind::TcpV4, ecn: false, size: 1380 }),
+        tunnel: 0,
+    };
+    for (takes, v6) in [(ALL, false), (ALL, true), (NONE, false), (NONE, true)] {
+        let mut hosts = pair(false, v6, takes, true);
+        hosts[0].send(&tcp(20_000), offload);
+        run(&mut hosts);
+        let seen = hosts[1].receive();
+        let bytes: Vec<u8> = seen.iter().flat_map(|(frame, _)| frame[54..].to_vec()).collect();
+        assert_eq!(bytes, tcp(20_000)[54..], "{v6} {:?} {:?}", hosts[0].drops(PORT), hosts[1].drops(UPLINK));
+        // Cut on the way or not, a guest that takes large packets gets one.
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0], (tcp(20_000), offload));
+    }
+}
+
+#[test]
+fn p34_what_is_too_big_for_the_fabric_is_told_so() {
+    let mut hosts = pair(false, false, NONE, true);
+    hosts[0].send(&across(1403), Offload::NONE);
+    run(&mut hosts);
+    assert!(hosts[1].receive().is_empty());
+    let (answer, _) = hosts[0].receive().remove(0);
+    assert_eq!((answer[34], answer[35], &answer[40..42]), (3, 4, &1430u16.to_be_bytes()[..]));
+    assert_eq!(
+        (&answer[26..30], &answer[..6], &answer[6..12]),
+        (&[10, 0, 0, 1][..], &guest_mac(1).0[..], &gateway_mac(0).0[..])
+    );
+    assert!(Sum::of(&answer[34..]).is_right());
+}
+
+#[test]
+fn the_gateway_answers_pings_and_says_what_goes_no_further() {
+    let mut hosts = pair(true, false, NONE, true);
+    let echo = [8, 0, 0xf7, 0xfe, 0, 0, 0, 1];
+    let macs = [guest_mac(1), gateway_mac(1)];
+    let to = |last: [u8; 4], ttl| ipv4(macs, [address(1, true), last.into()], ttl, 1, &echo);
+    let kind = |frame: &[u8]| (frame[34], frame[35]);
+    let cases: [(_, u8, _); 6] = [
+        ([10, 0, 1, 1], 64, Some((0, 0))),
+        ([10, 0, 2, 1], 1, Some((0, 0))),
+        ([10, 0, 2, 10], 1, Some((11, 0))),
+        ([10, 0, 2, 77], 64, Some((3, 1))),
+        ([172, 16, 0, 1], 64, Some((3, 0))),
+        ([10, 9, 0, 1], 64, None),
+    ];
+    for (destination, ttl, expected) in cases {
+        hosts[0].send(&to(destination, ttl), Offload::NONE);
+        run(&mut hosts);
+        let seen = hosts[0].receive();
+        assert_eq!(
+            seen.first().map(|(frame, _)| kind(frame)),
+            expected,
+            "{destination:?} {:?}",
+            hosts[0].drops(PORT)
+        );
+        assert!(
+            seen.iter()
+                .all(|(frame, _)| Sum::of(&frame[34..]).is_right() && Sum::of(&frame[14..34]).is_right())
+        );
+    }
+    assert_eq!(hosts[0].drops(PORT), [(DropReason::Blackhole, 1)]);
+}
+
+#[test]
+fn packets_wait_for_the_next_hop_in_order_and_some_are_too_many() {
+    let mut hosts = pair(false, false, NONE, false);
+    for payload in 20..60 {
+        hosts[0].send(&across(payload), Offload::NONE);
+    }
+    run(&mut hosts);
+    assert!(hosts[1].receive().is_empty());
+    assert_eq!(hosts[0].control.exceptions().wanted.pop(), Some(NEIGHBOUR));
+    assert_eq!(hosts[0].control.exceptions().wanted.pop(), None, "asked for once");
+    hosts[0].control.neighbours().set(NEIGHBOUR, Some(uplink_mac(2)));
+    run(&mut hosts);
+    let seen: Vec<_> = hosts[1].receive().into_iter().map(|(frame, _)| frame.len() - 42).collect();
+    assert_eq!(seen, (20..52).collect::<Vec<_>>());
+    assert_eq!(hosts[0].drops(PORT), [(DropReason::NeighbourUnresolved, 8)]);
+}
+
+#[test]
+fn waiting_ends() {
+    let mut hosts = pair(false, false, NONE, false);
+    hosts[0].send(&across(20), Offload::NONE);
+    run(&mut hosts);
+    hosts[0].worker.step(4_000_000_000, &mut Still, &mut Unobserved);
+    assert_eq!(hosts[0].drops(PORT), [(DropReason::NeighbourUnresolved, 1)]);
+}
+
+#[test]
+fn a_gateway_serves_stations_behind_tunnel_ends_of_others_too() {
+    let (mut host, mut inject, mut observe) = alone(false);
+    let source = underlay(2, false);
+    let vtep = Vtep { address: source, sources: vec![source], is_host: false, neighbour: NEIGHBOUR };
+    host.control.set_vtep(OTHER, vtep);
+    host.control.publish();
+    let mut exchange = |inner: &[u8]| {
+        inject.send(&[Frame::from_head(&from_other(false, inner, &[]), Offload::NONE)]);
+        while host.step() > 0 {}
+        let back =
+            received(&mut observe).into_iter().map(|(frame, _)| frame[50..].to_vec()).collect::<Vec<_>>();
+        (back, host.receive().into_iter().map(|(frame, _)| frame).collect::<Vec<_>>())
+    };
+    let mut arp = [[0xff; 6], guest_mac(2).0].concat();
+    arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    arp.extend(guest_mac(2).0);
+    arp.extend(address(2, false).octets());
+    arp.extend([0, 0, 0, 0, 0, 0, 10, 0, 0, 1]);
+    let (answer, _) = exchange(&arp);
+    assert_eq!((answer[0][21], &answer[0][22..28]), (2, &gateway_mac(0).0[..]));
+    let to_gateway = [guest_mac(2), gateway_mac(0)];
+    let (answer, _) = exchange(&ipv4(
+        to_gateway,
+        [address(2, false), [10, 0, 0, 1].into()],
+        64,
+        1,
+        &[8, 0, 0xf7, 0xfe, 0, 0, 0, 1],
+    ));
+    assert_eq!((answer[0][34], &answer[0][..6]), (0, &guest_mac(2).0[..]));
+    let (none, seen) = exchange(&udp(to_gateway, [address(2, false), address(1, false)], 20));
+    assert_eq!((none.len(), seen[0][22], &seen[0][..6]), (0, 63, &guest_mac(1).0[..]));
+    let (answer, none) = exchange(&udp(to_gateway, [address(2, false), [10, 0, 1, 77].into()], 20));
+    assert_eq!((answer[0][34], answer[0][35], none.len()), (3, 1, 0), "nobody has the address");
+    let stranger = udp([guest_mac(2), guest_mac(1)], [[10, 0, 0, 99].into(), address(1, false)], 20);
+    assert_eq!(
+        exchange(&stranger),
+        (vec![], vec![]),
+        "an address that nobody has is believed of towpathds alone"
+    );
+}

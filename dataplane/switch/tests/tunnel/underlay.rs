@@ -1,0 +1,88 @@
+//! What a hostile underlay may not do.
+
+use crate::hosts::*;
+use buf::{Frame, Offload};
+use engine::{DropReason, PuntKind, TxQueue};
+use packet::MacAddr;
+use switch::UPLINK;
+use towpath_switch as switch;
+
+#[test]
+fn o01_to_o04_p25_to_p28_what_the_underlay_may_not_do() {
+    use DropReason::{BadTunnel, TunnelSource, UnderlayNotOurs, UnknownUnicast, UnknownVni, UnknownVtep};
+    let inner = back(100);
+    let with_source = |ip: [u8; 4]| udp([guest_mac(2), guest_mac(1)], [ip.into(), address(1, false)], 100);
+    let elsewhere =
+        udp([guest_mac(2), MacAddr([2, 0, 0, 0, 5, 5])], [address(2, false), address(1, false)], 100);
+    let cases: Vec<(&str, Vec<u8>, Option<DropReason>)> = vec![
+        ("as it should be", from_other(false, &inner, &[]), None),
+        ("reserved bits", from_other(false, &inner, &[(43, &[0xff, 0xff, 0xff]), (49, &[0xff])]), None),
+        (
+            "O-01 unknown tunnel end point",
+            from_other(false, &inner, &[(26, &[192, 0, 2, 77])]),
+            Some(UnknownVtep),
+        ),
+        ("P-26 unknown VNI", from_other(false, &inner, &[(46, &[1, 2, 3])]), Some(UnknownVni)),
+        ("P-26 VNI 0", from_other(false, &inner, &[(46, &[0, 0, 0])]), Some(UnknownVni)),
+        ("P-26 I flag off", from_other(false, &inner, &[(42, &[0])]), Some(BadTunnel)),
+        ("P-25 VXLAN-GPE", from_other(false, &inner, &[(42, &[0x0c])]), Some(BadTunnel)),
+        (
+            "O-03 inner source lives here",
+            from_other(false, &with_source([10, 0, 0, 10]), &[]),
+            Some(TunnelSource),
+        ),
+        ("a broadcast source", from_other(false, &with_source([255; 4]), &[]), Some(TunnelSource)),
+        ("O-04 nobody's MAC address", from_other(false, &elsewhere, &[]), Some(UnknownUnicast)),
+        ("another station's", from_other(false, &inner, &[(0, &uplink_mac(7).0)]), Some(UnderlayNotOurs)),
+        ("another address", from_other(false, &inner, &[(30, &[192, 0, 2, 9])]), Some(UnderlayNotOurs)),
+        ("P-28 fragment", from_other(false, &inner[..96], &[(20, &[0x20, 0])]), Some(UnderlayNotOurs)),
+        ("another port", from_other(false, &inner, &[(36, &[0x12, 0xb6])]), Some(UnderlayNotOurs)),
+        ("P-26 truncated", from_other(false, &[], &[]), Some(BadTunnel)),
+        ("P-26 13 bytes inside", from_other(false, &inner[..13], &[]), Some(BadTunnel)),
+        ("UDP length short", from_other(false, &inner, &[(38, &[0, 60])]), Some(BadTunnel)),
+        ("over IPv6 without checksum", from_other(true, &inner, &[]), None),
+    ];
+    for (name, frame, expected) in cases {
+        let (mut host, mut inject, _observe) = alone(frame[12] == 0x86);
+        inject.send(&[Frame::from_head(&frame, Offload::NONE)]);
+        inject.flush();
+        while host.step() > 0 {}
+        let drops: Vec<_> = host.drops(UPLINK).into_iter().map(|(reason, _)| reason).collect();
+        assert_eq!(drops, expected.into_iter().collect::<Vec<_>>(), "{name}");
+        assert_eq!(host.receive().len(), usize::from(expected.is_none()), "{name}");
+    }
+}
+
+#[test]
+fn p21_a_wrong_outer_checksum_is_seen() {
+    for v6 in [false, true] {
+        let at = if v6 { 60 } else { 40 };
+        let (mut host, mut inject, _observe) = alone(v6);
+        let frame = from_other(v6, &back(100), &[(at, &[0x12, 0x34])]);
+        inject.send(&[Frame::from_head(&frame, Offload::NONE)]);
+        while host.step() > 0 {}
+        assert_eq!(host.drops(UPLINK), [(DropReason::TunnelChecksum, 1)]);
+    }
+}
+
+#[test]
+fn the_uplink_answers_for_its_own_addresses_alone() {
+    let (mut host, mut inject, mut observe) = alone(false);
+    let mut ask = |target: [u8; 4], operation: u8| {
+        let mut arp = [[0xff; 6], uplink_mac(2).0].concat();
+        arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+        arp.extend(uplink_mac(2).0);
+        arp.extend([192, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
+        arp.extend(target);
+        inject.send(&[Frame::from_head(&arp, Offload::NONE)]);
+        while host.step() > 0 {}
+        (received(&mut observe), host.control.exceptions().punts.pop().map(|punt| punt.kind))
+    };
+    let (answers, _) = ask([192, 0, 2, 1], 1);
+    assert_eq!(
+        (&answers[0].0[..6], &answers[0].0[22..32]),
+        (&uplink_mac(2).0[..], &[2, 0, 0, 0, 9, 1, 192, 0, 2, 1][..])
+    );
+    assert_eq!(ask([192, 0, 2, 9], 1), (vec![], None));
+    assert_eq!(ask([192, 0, 2, 1], 2), (vec![], Some(PuntKind::UnderlayNeighbour)));
+}
