@@ -26,6 +26,7 @@ mod location;
 mod mac;
 mod network;
 mod profile;
+mod ranges;
 mod routes;
 mod table;
 mod token_bucket;

@@ -577,7 +577,7 @@ mod loom_tests {
     #[test]
     fn an_endpoint_replaced_twice_is_one_of_three() {
         let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
+        model.preemption_bound = Some(2);
         model.check(|| {
             let key = Ipv4Key { vpc: 1, address: 7 };
             let line = Arc::new(Ipv4Line::default());
