@@ -194,8 +194,8 @@ impl Interface {
         sum
     }
 
-    /// The descriptor that becomes readable when the receive queue of this pair got a packet, or the interface went down or away. To be
-    /// waited for by edges (`EPOLLET`); it is not to be read. `None` for a pair there is not.
+    /// The descriptor that becomes readable when the receive queue of this pair is armed and got a packet, or the interface went down or away.
+    /// To be waited for by edges (`EPOLLET`); it is not to be read. `None` for a pair there is not.
     pub fn event_fd(&self, pair: usize) -> Option<BorrowedFd<'_>> {
         self.pairs.get(pair).map(|pair| pair.event.as_fd())
     }

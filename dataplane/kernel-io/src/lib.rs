@@ -52,6 +52,7 @@ mod silence;
 mod state;
 mod sys;
 mod vnet;
+mod watch;
 mod xdp;
 
 pub use error::Error;

@@ -5,6 +5,7 @@ use crate::error::{Error, failed};
 use crate::interface::{Options, QueuePair};
 use crate::link::Link;
 use crate::state::{RxCounters, State, TxCounters};
+use crate::watch::{self, Watch};
 use crate::xdp::{self, Redirect, RxSide, Words, XdpRx, XdpSocket, XdpTx};
 use crate::{filter, sys};
 use engine::OffloadCapabilities;
@@ -124,14 +125,16 @@ fn open_packet(link: &Link, options: &Options, state: &Arc<State>) -> Result<Ope
         let (socket, ring) = afpacket::transmission(link.index, options.ring_bytes / 2)
             .map_err(ring_failed(link, options, "making a packet socket"))?;
         let (rx, tx) = (Arc::<RxCounters>::default(), Arc::<TxCounters>::default());
+        let event = watch::set().map_err(failed(&link.name, "making a descriptor to wait for"))?;
+        let watch = Watch::new(&event);
         opened.pairs.push(Pair {
-            event: reception.socket.clone(),
+            event,
             packet: Some(PacketCounts::new(reception.socket.clone())),
             xdp: None,
             rx: rx.clone(),
             tx: tx.clone(),
         });
-        let rx = PacketRx::new(reception.socket, reception.ring, state.clone(), rx, options.tunnel_port);
+        let rx = PacketRx::new(reception, watch, state.clone(), rx, options.tunnel_port);
         let tx = PacketTx::new(socket, ring, capabilities(), state.clone(), tx);
         opened.queues.push((Box::new(rx), Box::new(tx)));
     }
@@ -221,24 +224,25 @@ impl XdpOpener<'_> {
     ) -> io::Result<(Pair, QueuePair)> {
         let (counters, port) = (Arc::<RxCounters>::default(), self.options.tunnel_port);
         let packet_socket = others.as_ref().map(|others| others.socket.clone());
-        let event = match &packet_socket {
-            Some(packet_socket) => Arc::new(sys::either(&socket.socket, packet_socket)?),
-            None => socket.socket.clone(),
-        };
+        let event = watch::set()?;
         let tx = Arc::<TxCounters>::default();
         let pair = Pair {
-            event,
+            event: event.clone(),
             packet: packet_socket.map(PacketCounts::new),
             xdp: Some(XdpCounts { socket: socket.socket.clone(), received: socket.received.words() }),
             rx: counters.clone(),
             tx: tx.clone(),
         };
         let others = others.map(|others| {
-            PacketRx::new(others.socket, others.ring, self.state.clone(), counters.clone(), port)
+            PacketRx::new(others, Watch::new(&event), self.state.clone(), counters.clone(), port)
         });
         let (rx_half, tx_half) = socket.halves();
         let (redirect, tunnels) = (redirect.clone(), port.is_some());
-        let xdp_rx = XdpRx::new(rx_half, RxSide { redirect, others, tunnels, counters }, self.state.clone());
+        let xdp_rx = XdpRx::new(
+            rx_half,
+            RxSide { redirect, others, tunnels, counters, watch: Watch::new(&event) },
+            self.state.clone(),
+        );
         let xdp_tx = XdpTx::new(tx_half, self.state.clone(), tx);
         Ok((pair, (Box::new(xdp_rx), Box::new(xdp_tx))))
     }

@@ -172,20 +172,6 @@ pub(crate) fn kernel_release() -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// A descriptor that is readable when one of two others is.
-pub(crate) fn either(one: &OwnedFd, other: &OwnedFd) -> io::Result<OwnedFd> {
-    // SAFETY: numbers only.
-    let set = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-    // SAFETY: a descriptor made just now, which nobody else knows.
-    let set = unsafe { OwnedFd::from_raw_fd(set) };
-    for fd in [one, other] {
-        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
-        // SAFETY: the kernel reads the event, which lives through the call.
-        check(unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event) })?;
-    }
-    Ok(set)
-}
-
 /// Attaches a classic BPF program that decides which packets a socket gets.
 pub(crate) fn attach_filter(fd: &OwnedFd, program: &mut [libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };

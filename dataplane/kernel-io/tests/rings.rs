@@ -172,7 +172,8 @@ fn flows_are_spread_over_queue_pairs_and_stay_together() {
 #[ignore = "needs root"]
 fn an_interface_that_is_removed_ends_its_queues_once() {
     let [mut near, mut far] = ends(1500, &plain());
-    let waiter = Waiter::new(near.interface.event_fd(0).unwrap());
+    let waiters = [&near, &far].map(|end| Waiter::new(end.interface.event_fd(0).unwrap()));
+    assert_eq!(far.rx.arm(), Armed::Quiet);
     assert_eq!(send_short(&mut *far.tx, &frames(10)).sent, 10);
     arrived(&near.interface, 10);
     let mut burst = buf::Burst::new();
@@ -182,12 +183,12 @@ fn an_interface_that_is_removed_ends_its_queues_once() {
     let bytes: Vec<Vec<u8>> = (0..10).map(|at| burst.frame(at).unwrap().to_vec()).collect();
     assert_eq!(bytes, frames(10), "the burst outlives the interface");
     near.rx.complete();
-    assert!(waiter.wait(1000), "whoever sleeps is woken");
+    assert!(waiters[1].wait(1000), "whoever sleeps is woken");
     assert_eq!(near.rx.arm(), Armed::Ready);
     assert_eq!(receive(&mut *near.rx).1.fault, Some(QueueFault::Device));
     for _ in 0..3 {
         assert_eq!(near.rx.arm(), Armed::Quiet, "told once");
-        assert!(!waiter.wait(0), "nobody is woken for nothing");
+        assert!(!waiters[0].wait(0), "nobody is woken for nothing");
         assert_eq!(receive(&mut *near.rx).1, engine::RxReport::default());
     }
     assert_eq!(send_short(&mut *near.tx, &frames(5)).stopped, 5);
@@ -209,10 +210,12 @@ fn an_interface_that_goes_down_comes_back() {
     let waiter = Waiter::new(near.interface.event_fd(0).unwrap());
     until_up(&near.interface);
     for _ in 0..2 {
+        assert_eq!(near.rx.arm(), Armed::Quiet);
         ip("link set near down");
         assert_eq!(near.interface.link_state().unwrap(), LinkState::Down);
         assert!(waiter.wait(1000), "whoever sleeps is woken");
         for _ in 0..3 {
+            near.rx.disarm();
             assert_eq!(near.rx.arm(), Armed::Quiet);
             assert!(!waiter.wait(0), "and sleeps again");
         }

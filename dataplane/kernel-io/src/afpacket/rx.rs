@@ -1,8 +1,9 @@
 //! A receive queue.
 
-use super::Ring;
 use super::ring::{HEADER_BYTES, Header, SLOT_BYTES, Slot};
+use super::{Reception, Ring};
 use crate::state::{ETHERNET, RxCounters, State};
+use crate::watch::Watch;
 use crate::{sys, vnet};
 use buf::{Burst, Checksum, Extent, Offload};
 use engine::{Armed, QueueFault, RxQueue, RxReport};
@@ -24,6 +25,7 @@ pub(crate) struct PacketRx {
     fault_told: bool,
     /// The UDP port of the tunnels that end here; none on a port that is no uplink.
     tunnel_port: Option<u16>,
+    watch: Watch,
     socket: Arc<OwnedFd>,
     state: Arc<State>,
     counters: Arc<RxCounters>,
@@ -37,13 +39,14 @@ enum Refusal {
 
 impl PacketRx {
     pub(crate) fn new(
-        socket: Arc<OwnedFd>,
-        ring: Ring,
+        reception: Reception,
+        watch: Watch,
         state: Arc<State>,
         counters: Arc<RxCounters>,
         tunnel_port: Option<u16>,
     ) -> Self {
-        Self { ring, next: 0, held: 0, fault_told: false, tunnel_port, socket, state, counters }
+        let Reception { socket, ring } = reception;
+        Self { ring, next: 0, held: 0, fault_told: false, tunnel_port, watch, socket, state, counters }
     }
 
     /// Whether the slot looked at next holds a frame.
@@ -193,16 +196,18 @@ impl RxQueue for PacketRx {
         }
     }
 
-    /// The socket's descriptor becomes readable with the next packet; nothing needs to be asked for. What it has to tell of the
-    /// interface going down is taken here, so that nobody is woken by it twice.
+    /// What the socket has to tell of the interface going down is taken here, so that nobody is woken by it twice.
     fn arm(&mut self) -> Armed {
         let error = sys::option::<i32>(&self.socket, libc::SOL_SOCKET, libc::SO_ERROR);
         if error.is_ok_and(|error| error != 0) {
             self.look_for_removal();
         }
+        let watched = self.watch.begin(&self.socket);
         let fault = self.state.is_gone() && !self.fault_told;
-        if fault || self.is_ready() { Armed::Ready } else { Armed::Quiet }
+        if fault || !watched || self.is_ready() { Armed::Ready } else { Armed::Quiet }
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self) {
+        self.watch.end(&self.socket);
+    }
 }

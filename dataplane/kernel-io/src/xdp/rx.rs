@@ -5,6 +5,7 @@ use super::socket::{CHUNK_BYTES, RxHalf, Umem};
 use crate::afpacket::PacketRx;
 use crate::state::{ETHERNET, RxCounters, State};
 use crate::sys;
+use crate::watch::Watch;
 use buf::{BURST_PACKETS, Burst, Extent, Offload};
 use engine::{Armed, QueueFault, RxQueue, RxReport};
 use std::os::fd::AsRawFd;
@@ -18,6 +19,7 @@ pub(crate) struct RxSide {
     pub(crate) counters: Arc<RxCounters>,
     /// Whether heads are long.
     pub(crate) tunnels: bool,
+    pub(crate) watch: Watch,
 }
 
 /// A receive queue of an AF_XDP socket. Packets lie in chunks until [`RxQueue::complete`] gives those back.
@@ -116,21 +118,27 @@ impl RxQueue for XdpRx {
         }
     }
 
-    /// The descriptor becomes readable with the next packet; nothing needs to be asked for.
     fn arm(&mut self) -> Armed {
         let error = sys::option::<i32>(&self.half.socket, libc::SOL_SOCKET, libc::SO_ERROR);
         // An AF_XDP socket has one error to tell: that its interface was removed.
         if error.is_ok_and(|error| error != 0) {
             self.state.set_gone();
         }
+        let watched = self.side.watch.begin(&self.half.socket);
         let others = self.side.others.as_mut().map_or(Armed::Quiet, RxQueue::arm);
-        let fault = self.state.is_gone() && !self.fault_told;
-        let ready = fault || (!self.state.is_gone() && self.half.received.has_next());
-        // After the fault was told, nothing comes from the others either.
-        if ready || (others == Armed::Ready && !self.fault_told) { Armed::Ready } else { Armed::Quiet }
+        if self.state.is_gone() {
+            return if self.fault_told { Armed::Quiet } else { Armed::Ready };
+        }
+        let quiet = watched && others == Armed::Quiet && !self.half.received.has_next();
+        if quiet { Armed::Quiet } else { Armed::Ready }
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self) {
+        self.side.watch.end(&self.half.socket);
+        if let Some(others) = &mut self.side.others {
+            others.disarm();
+        }
+    }
 }
 
 impl std::fmt::Debug for XdpRx {
