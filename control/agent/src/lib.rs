@@ -7,10 +7,13 @@
 
 mod action;
 mod agent;
+mod apply;
+mod bindings;
 mod holders;
 mod index;
 mod plan;
-mod stations;
+mod scope;
+mod watch;
 
 pub use action::{Action, VtepKind};
 pub use agent::{Agent, Exhausted};

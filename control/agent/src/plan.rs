@@ -1,7 +1,7 @@
 //! What this host makes of a Port resource.
 
 use ipnet::IpNet;
-use model::{PortSpec, ResourceSet, Typed, Uid, VhostUserAttachment};
+use model::{PortSpec, Typed, Uid, VhostUserAttachment};
 use packet::MacAddr;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -86,7 +86,7 @@ pub struct DhcpPlan {
     pub domain: Option<String>,
     /// How long an address is lent; whole seconds.
     pub lease: Duration,
-    /// URL of the service behind the metadata address, `http://HOST:PORT`.
+    /// URL of the service behind the metadata address, `http://ADDRESS:PORT`.
     pub metadata: Option<String>,
 }
 
@@ -106,13 +106,9 @@ pub struct PortPlan {
 }
 
 impl PortPlan {
-    /// The plan for `port`; its subnet has number `subnet` on this host.
-    pub(crate) fn of(port: Typed<'_, PortSpec>, set: &ResourceSet, subnet: u16, number: u16) -> Self {
+    /// The plan for `port` on a subnet of that number, in `vpc`.
+    pub(crate) fn of(port: Typed<'_, PortSpec>, number: u16, subnet: &SubnetPlan, vpc: &VpcPlan) -> Self {
         let spec = port.spec;
-        let subnet_spec = set.subnet(&spec.subnet).map(|subnet| subnet.spec);
-        let gateway_mac = subnet_spec.map_or(MacAddr::default(), |subnet| subnet.gateway_mac);
-        let vpc = subnet_spec.map(|subnet| subnet.vpc.clone());
-        let mtu = vpc.and_then(|vpc| set.mtu(&vpc)).unwrap_or(model::vpc::MTU_WITHOUT_UPLINK);
         let allowed: Vec<AllowedAddress> = spec
             .allowed_addresses
             .iter()
@@ -120,18 +116,16 @@ impl PortPlan {
             .collect();
         // Who it is for others' rules comes with groups; until then only whether rules apply to it at all.
         let identity = if spec.unfiltered { UNFILTERED } else { FILTERED };
-        let mut profile = PortProfile::new(subnet, spec.mac, mtu, &spec.ips, &allowed).in_vpc(
-            number,
-            gateway_mac,
-            identity,
-        );
+        let profile = PortProfile::new(number, spec.mac, vpc.mtu, &spec.ips, &allowed);
+        let mut profile = profile.in_vpc(subnet.vpc, subnet.gateway_mac, identity);
         profile.up = !spec.shutdown;
         let attachment =
             spec.attachment.as_ref().map(|model::Attachment::VhostUser(vhost_user)| vhost_user.clone());
-        Self { name: port.meta.object().to_string(), uid: port.meta.uid, attachment, vpc: number, profile }
+        let name = port.meta.object().to_string();
+        Self { name, uid: port.meta.uid, attachment, vpc: subnet.vpc, profile }
     }
 
-    /// The addresses others of the subnet may ask for.
+    /// Its own addresses, the link-local one included.
     pub fn addresses(&self) -> &[IpAddr] {
         self.profile.addresses()
     }

@@ -16,6 +16,7 @@ use crate::underlay::{Spans, Underlay};
 use crate::validate::Candidates;
 use crate::vpc::{MTU_WITHOUT_UPLINK, VpcSpec};
 use std::cmp::Ordering;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What validation must know beyond the resources.
@@ -379,6 +380,27 @@ impl ResourceSet {
     /// An endpoint that is not ours.
     pub fn endpoint(&self, name: &ObjectName) -> Option<Typed<'_, EndpointSpec>> {
         self.get(&Key::of(Kind::Endpoint, name)).and_then(|resource| as_endpoint(resource))
+    }
+
+    /// The hosts that ports of a subnet are on, or move to.
+    pub fn hosts_of<'a>(&'a self, subnet: &ObjectName) -> impl Iterator<Item = &'a Name> {
+        self.spans.get(subnet).into_iter().flat_map(|span| span.hosts.keys())
+    }
+
+    /// The tunnel end points that Endpoints of a subnet are behind.
+    pub fn foreign_vteps_of<'a>(&'a self, subnet: &ObjectName) -> impl Iterator<Item = IpAddr> + 'a {
+        self.spans.get(subnet).into_iter().flat_map(|span| span.foreign.keys().copied())
+    }
+
+    /// The subnets with ports on a host, or ports that move there.
+    pub fn subnets_on<'a>(&'a self, host: &'a Name) -> impl Iterator<Item = &'a ObjectName> {
+        self.spans.subnets_on(host)
+    }
+
+    /// Whether the Ports and Endpoints of a subnet are on the same hosts and behind the same tunnel end points in both sets, however
+    /// many on each.
+    pub fn is_in_same_places(&self, other: &Self, subnet: &ObjectName) -> bool {
+        self.spans.agree(&other.spans, subnet)
     }
 
     /// MTU of a VPC in bytes: as written, else what the uplinks of its hosts leave, else 1500. `None` without such a VPC.

@@ -26,8 +26,8 @@ pub fn tunnel_address(own: &[IpAddr], theirs: &[IpAddr]) -> Option<IpAddr> {
 pub(crate) struct Span {
     /// Ports on each host, as the one that forwards or as the one they move to.
     pub(crate) hosts: BTreeMap<Name, usize>,
-    /// Endpoints behind tunnel end points of others with an IPv4 address, and with an IPv6 address.
-    pub(crate) foreign: [usize; 2],
+    /// Endpoints behind each tunnel end point of others.
+    pub(crate) foreign: BTreeMap<IpAddr, usize>,
 }
 
 impl Span {
@@ -41,26 +41,35 @@ impl Span {
     }
 
     pub(crate) fn count_hosts<'a>(&mut self, hosts: impl Iterator<Item = &'a Name>, there: bool) {
-        for host in hosts {
-            let count = self.hosts.entry(host.clone()).or_default();
-            *count = if there { *count + 1 } else { count.saturating_sub(1) };
-            if *count == 0 {
-                self.hosts.remove(host);
-            }
-        }
+        hosts.for_each(|host| count_one(&mut self.hosts, host, there));
     }
 
     pub(crate) fn count_foreign(&mut self, vtep: IpAddr, there: bool) {
-        let count = &mut self.foreign[usize::from(vtep.is_ipv6())];
-        *count = if there { *count + 1 } else { count.saturating_sub(1) };
+        count_one(&mut self.foreign, &vtep, there);
     }
 
     fn add(&mut self, other: &Self) {
         for (host, count) in &other.hosts {
             *self.hosts.entry(host.clone()).or_default() += count;
         }
-        self.foreign[0] += other.foreign[0];
-        self.foreign[1] += other.foreign[1];
+        for (vtep, count) in &other.foreign {
+            *self.foreign.entry(*vtep).or_default() += count;
+        }
+    }
+
+    /// Whether two are in the same places, however many in each.
+    fn is_where(&self, other: &Self) -> bool {
+        self.hosts.keys().eq(other.hosts.keys()) && self.foreign.keys().eq(other.foreign.keys())
+    }
+}
+
+fn count_one<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, there: bool) {
+    match counts.get_mut(key) {
+        Some(count) if there => *count += 1,
+        Some(count) if *count > 1 => *count -= 1,
+        Some(_) => drop(counts.remove(key)),
+        None if there => drop(counts.insert(key.clone(), 1)),
+        None => {}
     }
 }
 
@@ -90,8 +99,22 @@ impl Spans {
         }
     }
 
-    fn get(&self, subnet: &ObjectName) -> Option<&Span> {
+    pub(crate) fn get(&self, subnet: &ObjectName) -> Option<&Span> {
         self.0.find(|item| item.0.cmp(subnet)).map(|item| &item.1)
+    }
+
+    /// Whether a subnet is in the same places in both.
+    pub(crate) fn agree(&self, other: &Self, subnet: &ObjectName) -> bool {
+        match (self.get(subnet), other.get(subnet)) {
+            (Some(one), Some(other)) => one.is_where(other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// The subnets that are on a host.
+    pub(crate) fn subnets_on<'a>(&'a self, host: &'a Name) -> impl Iterator<Item = &'a ObjectName> {
+        self.0.iter().filter(|item| item.1.hosts.contains_key(host)).map(|item| &item.0)
     }
 
     /// That of several subnets together.
@@ -190,8 +213,8 @@ impl Underlay {
                 hosts.push((host.clone(), mtu, families));
             }
         }
-        for (families, count) in Families::ALL.into_iter().zip(span.foreign) {
-            counts[families as usize] += count;
+        for vtep in span.foreign.keys() {
+            counts[if vtep.is_ipv4() { Families::V4 } else { Families::V6 } as usize] += 1;
         }
         Self { hosts, counts }
     }
@@ -253,6 +276,8 @@ mod tests {
                 (name(index), HostSpec { vteps: vteps(families), mtu: Some(*mtu) })
             })
             .collect();
+        let foreign = ["192.0.2.9", "2001:db8::9"].into_iter().zip(foreign).filter(|(_, count)| *count > 0);
+        let foreign = foreign.map(|(vtep, count)| (vtep.parse().unwrap(), count)).collect();
         let span = Span { hosts: specs.keys().map(|host| (host.clone(), 1)).collect(), foreign };
         Underlay::new(&span, &[], |host| specs.get(host).cloned()).room().map(|room| room.bytes())
     }

@@ -1,0 +1,416 @@
+//! From what is realized to what is desired, at the cost of the difference.
+
+use crate::action::Action;
+use crate::agent::{Agent, Exhausted, Realized};
+use crate::bindings::{changes, unbound};
+use crate::plan::PortPlan;
+use crate::scope::{Scope, VtepKey};
+use crate::watch::may_hold;
+use engine::PortIndex;
+use ipnet::IpNet;
+use model::{Key, Kind, ObjectName, PortSpec, Resource, ResourceSet, Spec, VhostUserAttachment};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tables::{Location, NextHop};
+
+/// Ports and Endpoints that change, as they were and as they are to be.
+type Affected = BTreeMap<Key, (Option<Arc<Resource>>, Option<Arc<Resource>>)>;
+
+/// What an application is about.
+#[derive(Default)]
+struct Work {
+    affected: Affected,
+    /// Subnets all of whose members are let go of, and those all of whose members are taken up.
+    leaving: BTreeSet<ObjectName>,
+    entering: BTreeSet<ObjectName>,
+    /// What there is to be, if more than Ports and Endpoints changes.
+    scope: Option<Scope>,
+}
+
+fn subnet_of(member: &Resource) -> Option<&ObjectName> {
+    match &member.spec {
+        Spec::Port(spec) => Some(&spec.subnet),
+        Spec::Endpoint(spec) => Some(&spec.subnet),
+        _ => None,
+    }
+}
+
+fn as_port(member: &Resource) -> Option<&PortSpec> {
+    if let Spec::Port(spec) = &member.spec { Some(spec) } else { None }
+}
+
+/// Whether a host of these addresses has some of IPv4, and of IPv6.
+fn families(vteps: &[IpAddr]) -> [bool; 2] {
+    [vteps.iter().any(IpAddr::is_ipv4), vteps.iter().any(IpAddr::is_ipv6)]
+}
+
+impl Agent {
+    /// What must be done so that this host realizes `desired`; ports it has no room for are left out and reported. The cost is that of
+    /// what changes: a port among a million is a port's work.
+    pub fn apply(&mut self, desired: &ResourceSet) -> (Vec<Action>, Vec<Exhausted>) {
+        let mut work = self.prepare(desired);
+        let (mut actions, old) = self.let_go(&work);
+        self.drop_holders(desired, &work);
+        self.set = desired.clone();
+        self.forget_arrivals();
+        let mut sets = Vec::new();
+        let structural = work.scope.is_some();
+        let changed = match work.scope.take() {
+            Some(scope) => self.set_plans(scope, &mut sets),
+            None => BTreeSet::new(),
+        };
+        let touched = self.touched(&work, &changed);
+        let (closing, closes) = self.close(&touched);
+        let mut exhausted = Vec::new();
+        let opens = self.open(&touched, &mut exhausted);
+        let mut new = Vec::new();
+        for member in work.affected.values().filter_map(|(_, new)| new.clone()) {
+            let here = |subnet| self.scope.subnets.contains_key(subnet) && !work.entering.contains(subnet);
+            if subnet_of(&member).is_some_and(here) {
+                self.take_up(&member, &mut new);
+            }
+        }
+        let (unbinds, binds) = changes(&old, new, &closing);
+        actions.extend(unbinds);
+        let detoured = self.detour(&closing, &mut actions);
+        actions.extend(closes);
+        actions.append(&mut sets);
+        actions.extend(opens);
+        let hop = |key: &Key| key.kind == Kind::Port && self.scope.hops.contains(&object(key));
+        if structural || detoured || !self.scope.hops.is_empty() && work.affected.keys().any(hop) {
+            self.set_routes(&mut actions);
+        }
+        actions.extend(binds);
+        for subnet in &work.entering {
+            let members: Vec<Arc<Resource>> = self.set.members(Kind::Subnet, subnet).cloned().collect();
+            actions.reserve(2 * members.len());
+            members.iter().for_each(|member| self.take_up(member, &mut actions));
+        }
+        if structural {
+            self.remove_numbers(&mut actions);
+        }
+        (actions, exhausted)
+    }
+
+    /// What an application of `desired` is about.
+    fn prepare(&self, desired: &ResourceSet) -> Work {
+        let mut work = Work::default();
+        let (mut hosts, mut structural) = (Vec::new(), false);
+        for difference in self.set.differences(desired) {
+            let Some(key) = difference.key().cloned() else { continue };
+            match key.kind {
+                Kind::Port | Kind::Endpoint => {
+                    let subnets = [&difference.old, &difference.new];
+                    for subnet in subnets.into_iter().flatten().filter_map(|member| subnet_of(member)) {
+                        structural |= self.is_structural(desired, subnet);
+                    }
+                    work.affected.insert(key, (difference.old, difference.new));
+                }
+                Kind::Host => hosts.push(key.name),
+                _ => structural = true,
+            }
+        }
+        for name in &self.waiting {
+            work.include(Key::of(Kind::Port, name), &self.set, desired);
+        }
+        if structural || !hosts.is_empty() {
+            let scope = Scope::of(desired, &self.host);
+            self.compare_scopes(desired, &scope, &hosts, &mut work);
+            work.scope = Some(scope);
+        }
+        self.include_holders(desired, &mut work);
+        work
+    }
+
+    /// Whether a subnet that some members changed in is now on other hosts than before, or behind other tunnel end points.
+    fn is_structural(&self, desired: &ResourceSet, subnet: &ObjectName) -> bool {
+        let concerns = self.scope.subnets.contains_key(subnet)
+            || desired.hosts_of(subnet).any(|host| *host == self.host);
+        concerns && !self.set.is_in_same_places(desired, subnet)
+    }
+
+    fn compare_scopes(&self, desired: &ResourceSet, scope: &Scope, hosts: &[model::Name], work: &mut Work) {
+        let own =
+            |set: &ResourceSet| set.host(&self.host).map_or([false; 2], |host| families(&host.spec.vteps));
+        // When this host gets or loses a family of addresses, anything may be reached otherwise.
+        let all = own(&self.set) != own(desired);
+        let (old, new) = (&self.scope.subnets, &scope.subnets);
+        let leaves = |(subnet, vpc): &(&ObjectName, &ObjectName)| all || new.get(*subnet) != Some(*vpc);
+        work.leaving.extend(old.iter().filter(leaves).map(|(subnet, _)| subnet.clone()));
+        let enters = |(subnet, vpc): &(&ObjectName, &ObjectName)| {
+            all || old.get(*subnet) != Some(*vpc) || self.subnets.plan(subnet).is_none()
+        };
+        work.entering.extend(new.iter().filter(enters).map(|(subnet, _)| subnet.clone()));
+        for host in hosts {
+            let key = VtepKey::Host(host.clone());
+            if self.scope.vteps.contains_key(&key) == scope.vteps.contains_key(&key) {
+                continue;
+            }
+            let stays = |subnet: &&ObjectName| !work.entering.contains(*subnet);
+            let there = |subnet: &&ObjectName| desired.hosts_of(subnet).any(|other| other == host);
+            let subnets: Vec<&ObjectName> = new.keys().filter(stays).filter(there).collect();
+            for subnet in subnets {
+                let on_host = |member: &&Arc<Resource>| as_port(member).is_some_and(|port| port.is_on(host));
+                for member in desired.members(Kind::Subnet, subnet).filter(on_host) {
+                    work.include(member.meta.key.clone(), &self.set, desired);
+                }
+            }
+        }
+    }
+
+    /// Ports that may get, or lose, a MAC address that several go by.
+    fn include_holders(&self, desired: &ResourceSet, work: &mut Work) {
+        let holding: Vec<&ObjectName> = self.holders.ports().collect();
+        for port in holding {
+            if work.affected.contains_key(&Key::of(Kind::Port, port)) {
+                for (vpc, address, mac) in self.holders.of(port) {
+                    for other in self.holders.concerned(vpc, address, mac) {
+                        work.include(Key::of(Kind::Port, &other), &self.set, desired);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is bound now and concerned: unbinding it, where a whole subnet is; as it is bound, where single members are.
+    fn let_go(&mut self, work: &Work) -> (Vec<Action>, Vec<Action>) {
+        let (mut unbinds, mut bindings) = (Vec::new(), Vec::new());
+        for subnet in &work.leaving {
+            let members: Vec<Arc<Resource>> = self.set.members(Kind::Subnet, subnet).cloned().collect();
+            for member in members {
+                let mut bound = Vec::new();
+                self.bindings(&member, &mut bound);
+                unbinds.extend(bound.iter().filter_map(unbound));
+                self.watch(&member, false);
+            }
+        }
+        for member in work.affected.values().filter_map(|(old, _)| old.as_ref()) {
+            let stays = |subnet| self.scope.subnets.contains_key(subnet) && !work.leaving.contains(subnet);
+            if subnet_of(member).is_some_and(stays) {
+                self.bindings(member, &mut bindings);
+                self.watch(member, false);
+            }
+        }
+        (unbinds, bindings)
+    }
+
+    fn take_up(&mut self, member: &Resource, to: &mut Vec<Action>) {
+        self.watch(member, true);
+        self.bindings(member, to);
+    }
+
+    fn watch(&mut self, member: &Resource, on: bool) {
+        let Some(spec) = as_port(member) else { return };
+        if spec.migrating_to.is_none() && spec.allowed_addresses.is_empty() {
+            return;
+        }
+        let Some(vpc) = self.subnets.plan(&spec.subnet).map(|(_, plan)| plan.vpc) else { return };
+        match on {
+            true => self.watch.add(vpc, &member.meta.object(), spec),
+            false => self.watch.remove(vpc, &member.meta.object(), spec),
+        }
+    }
+
+    /// Takes addresses from ports that may not hold them any more.
+    fn drop_holders(&mut self, desired: &ResourceSet, work: &Work) {
+        let ports: Vec<ObjectName> = self.holders.ports().cloned().collect();
+        for port in ports {
+            let Some(old) = self.set.port(&port).map(|port| &port.spec.subnet) else { continue };
+            let leaves = work.leaving.contains(old);
+            if !leaves && !work.affected.contains_key(&Key::of(Kind::Port, &port)) {
+                continue;
+            }
+            let spec = desired.port(&port).map(|port| port.spec);
+            let spec = spec.filter(|spec| !leaves && spec.subnet == *old && spec.host.is_some());
+            let held: Vec<_> = self.holders.of(&port).collect();
+            for (vpc, address, mac) in held {
+                if !spec.is_some_and(|spec| may_hold(spec, mac, address)) {
+                    self.holders.remove(vpc, address);
+                }
+            }
+        }
+    }
+
+    /// Where ports that do not move any more were last heard of does not count.
+    fn forget_arrivals(&mut self) {
+        let set = &self.set;
+        self.active.retain(|name, host| {
+            set.port(name).is_some_and(|port| port.spec.migrating_to.is_some() && port.spec.is_on(host))
+        });
+    }
+
+    /// Gives numbers to what is in `scope`, and says what of it is news; the subnets whose ports may see that.
+    fn set_plans(&mut self, scope: Scope, actions: &mut Vec<Action>) -> BTreeSet<ObjectName> {
+        self.scope = scope;
+        let scope = &self.scope;
+        self.vteps.retain(|key| scope.vteps.contains_key(key));
+        self.vpcs.retain(|key| scope.vpcs.contains_key(key));
+        self.subnets.retain(|key| scope.subnets.contains_key(key));
+        self.routes.retain(|key| scope.routes.contains(key));
+        for (key, plan) in &scope.vteps {
+            self.vteps.claim(key);
+            if let Some(vtep) = self.vteps.set(key, plan) {
+                let (address, sources, kind) = (plan.address, plan.sources.clone(), plan.kind);
+                actions.push(Action::SetVtep { vtep, address, sources, kind });
+            }
+        }
+        scope.vpcs.keys().for_each(|vpc| _ = self.vpcs.claim(vpc));
+        scope.subnets.keys().for_each(|subnet| _ = self.subnets.claim(subnet));
+        scope.routes.iter().for_each(|routes| _ = self.routes.claim(routes));
+        let changed = self.set_vpcs(actions);
+        self.set_subnets(&changed, actions)
+    }
+
+    fn set_vpcs(&mut self, actions: &mut Vec<Action>) -> BTreeSet<ObjectName> {
+        let mut changed = BTreeSet::new();
+        for (name, local) in &self.scope.vpcs {
+            let plan = self.with_numbers(|numbers| numbers.vpc_plan(&self.set, &self.host, name, *local));
+            let Some(plan) = plan else { continue };
+            if let Some(vpc) = self.vpcs.set(name, &plan) {
+                changed.insert(name.clone());
+                actions.push(Action::SetVpc { vpc, plan: Box::new(plan) });
+            }
+        }
+        changed
+    }
+
+    /// The subnets that changed, or are in a VPC that did.
+    fn set_subnets(
+        &mut self,
+        vpcs: &BTreeSet<ObjectName>,
+        actions: &mut Vec<Action>,
+    ) -> BTreeSet<ObjectName> {
+        let mut changed = BTreeSet::new();
+        for (name, vpc) in &self.scope.subnets {
+            let subnet = self.set.subnet(name);
+            let plan = subnet.and_then(|subnet| self.with_numbers(|numbers| numbers.subnet_plan(subnet)));
+            let Some(plan) = plan else { continue };
+            let number = self.subnets.set(name, &plan);
+            if number.is_some() || vpcs.contains(vpc) {
+                changed.insert(name.clone());
+            }
+            if let Some(subnet) = number {
+                actions.push(Action::SetSubnet { subnet, plan: Box::new(plan) });
+            }
+        }
+        changed
+    }
+
+    /// The ports to look at: those that changed and are, or were, on this host; and those of subnets that changed.
+    fn touched(&self, work: &Work, changed: &BTreeSet<ObjectName>) -> BTreeSet<ObjectName> {
+        let ports = work.affected.iter().filter(|(key, _)| key.kind == Kind::Port);
+        let here = |new: &Option<Arc<Resource>>| {
+            new.as_ref().and_then(|new| as_port(new)).is_some_and(|port| port.is_on(&self.host))
+        };
+        let mut touched: BTreeSet<ObjectName> = ports
+            .map(|(key, (_, new))| (object(key), here(new)))
+            .filter(|(name, here)| *here || self.ports.contains_key(name))
+            .map(|(name, _)| name)
+            .collect();
+        if !changed.is_empty() || !work.leaving.is_empty() {
+            let concerned = |subnet| changed.contains(subnet) || work.leaving.contains(subnet);
+            let ports = self.ports.iter().filter(|(_, port)| concerned(&port.subnet));
+            touched.extend(ports.map(|(name, _)| name.clone()));
+        }
+        touched
+    }
+
+    /// What a port is to be here. `None` when it is not on this host, or there is no number for what it needs.
+    fn wanted(&self, name: &ObjectName) -> Option<PortPlan> {
+        let port = self.set.port(name).filter(|port| port.spec.is_on(&self.host))?;
+        let vpc = self.scope.subnets.get(&port.spec.subnet)?;
+        let (number, subnet) = self.subnets.plan(&port.spec.subnet)?;
+        let (_, vpc) = self.vpcs.plan(vpc)?;
+        Some(PortPlan::of(port, number, subnet, vpc))
+    }
+
+    /// Closes ports that go, or whose sockets change.
+    fn close(&mut self, touched: &BTreeSet<ObjectName>) -> (BTreeSet<u16>, Vec<Action>) {
+        let mut closing = BTreeSet::new();
+        for name in touched {
+            let Some(realized) = self.ports.get(name) else { continue };
+            if self.wanted(name).is_some_and(|plan| !needs_reopening(&realized.plan, &plan)) {
+                continue;
+            }
+            closing.insert(realized.index.0);
+            self.by_index.remove(&realized.index);
+            self.ports.remove(name);
+        }
+        let closes = closing.iter().map(|index| Action::ClosePort { index: PortIndex(*index) }).collect();
+        (closing, closes)
+    }
+
+    /// Opens and changes ports.
+    fn open(&mut self, touched: &BTreeSet<ObjectName>, exhausted: &mut Vec<Exhausted>) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.waiting.clear();
+        for name in touched {
+            let Some(port) = self.set.port(name).filter(|port| port.spec.is_on(&self.host)) else { continue };
+            let subnet = port.spec.subnet.clone();
+            let plan = self.wanted(name);
+            if let (Some(realized), Some(plan)) = (self.ports.get_mut(name), &plan) {
+                if realized.plan != *plan {
+                    actions.push(Action::ChangePort { index: realized.index, plan: Box::new(plan.clone()) });
+                }
+                (realized.plan, realized.subnet) = (plan.clone(), subnet);
+                continue;
+            }
+            let Some((plan, index)) = plan.and_then(|plan| Some((plan, self.port_indices.take()?))) else {
+                exhausted.push(Exhausted { port: name.to_string() });
+                self.waiting.insert(name.clone());
+                continue;
+            };
+            let index = PortIndex(index);
+            actions.push(Action::OpenPort { index, plan: Box::new(plan.clone()) });
+            self.by_index.insert(index, name.clone());
+            self.ports.insert(name.clone(), Realized { index, subnet, plan });
+        }
+        actions
+    }
+
+    /// Lets no route lead to a port that closes. Whether any did.
+    fn detour(&mut self, closing: &BTreeSet<u16>, actions: &mut Vec<Action>) -> bool {
+        let closes = |hop: &NextHop| matches!(hop, NextHop::Port { location: Location::Local(port), .. } if closing.contains(port));
+        if closing.is_empty() {
+            return false;
+        }
+        let detoured = self.routes.amend(|plan| {
+            let hop =
+                |(net, hop): &(IpNet, NextHop)| (*net, if closes(hop) { NextHop::Blackhole } else { *hop });
+            plan.iter().any(|(_, hop)| closes(hop)).then(|| plan.iter().map(hop).collect())
+        });
+        let any = !detoured.is_empty();
+        actions.extend(detoured.into_iter().map(|(routes, plan)| Action::SetRoutes { routes, plan }));
+        any
+    }
+
+    fn remove_numbers(&mut self, actions: &mut Vec<Action>) {
+        actions.extend(self.routes.removed().into_iter().map(|routes| Action::RemoveRoutes { routes }));
+        actions.extend(self.subnets.removed().into_iter().map(|subnet| Action::RemoveSubnet { subnet }));
+        actions.extend(self.vpcs.removed().into_iter().map(|vpc| Action::RemoveVpc { vpc }));
+        actions.extend(self.vteps.removed().into_iter().map(|vtep| Action::RemoveVtep { vtep }));
+    }
+}
+
+impl Work {
+    /// Adds a member that does not change itself.
+    fn include(&mut self, key: Key, old: &ResourceSet, new: &ResourceSet) {
+        let (before, after) = (old.get(&key).cloned(), new.get(&key).cloned());
+        self.affected.entry(key).or_insert((before, after));
+    }
+}
+
+fn object(key: &Key) -> ObjectName {
+    let project = key.project.clone().unwrap_or_else(model::Name::default_project);
+    ObjectName { project, name: key.name.clone() }
+}
+
+/// Whether the difference touches the socket itself. What is withheld from a guest is settled when its front end connects.
+fn needs_reopening(old: &PortPlan, new: &PortPlan) -> bool {
+    let socket = |plan: &PortPlan| {
+        let attachment = plan.attachment.clone();
+        attachment.map(|attachment| VhostUserAttachment { without_features: Vec::new(), ..attachment })
+    };
+    old.uid != new.uid || socket(old) != socket(new)
+}

@@ -1,0 +1,202 @@
+//! What single changes lead to.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use engine::{Announcement, PortIndex};
+use model::{Environment, Name, ResourceSet, load_text};
+use std::net::IpAddr;
+use tables::{Endpoint, Location, NextHop, vpc_space};
+use towpath_agent::{Action, Agent, VtepKind};
+
+const NETWORK: &str = "
+kind: Host
+metadata: {name: node-a}
+spec: {vteps: [192.0.2.1]}
+---
+kind: Host
+metadata: {name: node-b}
+spec: {vteps: ['2001:db8::2', 192.0.2.2]}
+---
+kind: Vpc
+metadata: {name: blue}
+spec: {vni: 100, cidrs: [10.0.0.0/16]}
+---
+kind: Subnet
+metadata: {name: web}
+spec: {vpc: blue, cidrs: [10.0.1.0/24]}
+---
+kind: Port
+metadata: {name: a}
+spec: {subnet: web, host: node-a, mac: '02:00:00:00:01:0a', ips: [10.0.1.10]";
+
+const REMOTE: &str = "}
+---
+kind: Port
+metadata: {name: b}
+spec: {subnet: web, host: node-b, mac: '02:00:00:00:01:0b', ips: [10.0.1.11], allowedAddresses: [{ip: 10.0.1.100}]}
+---
+kind: Endpoint
+metadata: {name: c}
+spec: {subnet: web, mac: '02:00:00:00:01:0c', ips: [10.0.1.12], vtep: 192.0.2.99";
+
+fn set(rest: &str) -> ResourceSet {
+    load_text(&format!("{NETWORK}{rest}}}\n"), "test", &Environment::default())
+        .unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+fn agent(host: &str) -> Agent {
+    Agent::new(Name::parse(host).unwrap())
+}
+
+fn apply(agent: &mut Agent, rest: &str) -> Vec<Action> {
+    let (actions, exhausted) = agent.apply(&set(rest));
+    assert_eq!(exhausted, []);
+    actions
+}
+
+fn binds(actions: &[Action]) -> usize {
+    let is_bind = |action: &&Action| matches!(action, Action::BindMac { .. } | Action::BindEndpoint { .. });
+    actions.iter().filter(is_bind).count()
+}
+
+fn mac(last: u8) -> packet::MacAddr {
+    packet::MacAddr([2, 0, 0, 0, 1, last])
+}
+
+#[test]
+fn a_port_that_is_shut_down_is_reached_by_nobody() {
+    let mut one = agent("node-a");
+    let bound = binds(&apply(&mut one, ""));
+    assert_eq!(bound, 3, "the MAC address in both spaces, and the address");
+    let down = apply(&mut one, ", shutdown: true");
+    assert!(down.iter().any(|action| matches!(action, Action::UnbindMac { .. })));
+    assert_eq!(binds(&down), 0);
+    assert_eq!(binds(&apply(&mut one, ", shutdown: false")), bound);
+    assert_eq!(binds(&apply(&mut agent("node-a"), ", shutdown: true")), 0, "nor one that begins so");
+}
+
+#[test]
+fn what_is_withheld_from_a_guest_changes_without_its_socket() {
+    let mut agent = agent("node-a");
+    let with = |rest: &str| format!(", attachment: {{vhostUser: {{socket: /run/a.sock{rest}}}}}");
+    apply(&mut agent, &with(""));
+    let masked = apply(&mut agent, &with(", withoutFeatures: [packed ring]"));
+    assert!(matches!(&masked[..], [Action::ChangePort { .. }]), "{masked:?}");
+    let moved = apply(&mut agent, &with(", maxQueuePairs: 1"));
+    assert!(moved.iter().any(|action| matches!(action, Action::OpenPort { .. })), "{moved:?}");
+    assert_eq!(apply(&mut agent, &with(", maxQueuePairs: 1")), []);
+}
+
+#[test]
+fn a_host_with_a_port_knows_who_else_is_in_its_vpc() {
+    let mut one = agent("node-a");
+    let actions = apply(&mut one, REMOTE);
+    let words: Vec<String> = actions
+        .iter()
+        .map(|action| format!("{action:?}").split([' ', '{']).next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(
+        words[..6],
+        ["SetVtep", "SetVtep", "SetVpc", "SetSubnet", "OpenPort", "SetRoutes"],
+        "before anything is bound: {words:?}"
+    );
+    let vtep = |wanted: &str| {
+        actions.iter().find_map(|action| match action {
+            Action::SetVtep { vtep, address, sources, kind } => {
+                (*address == wanted.parse::<IpAddr>().unwrap()).then(|| (*vtep, sources.clone(), *kind))
+            }
+            _ => None,
+        })
+    };
+    let (host, sources, kind) = vtep("192.0.2.2").expect("node-b, by the family that node-a has");
+    assert_eq!((sources.len(), kind), (2, VtepKind::Host));
+    let (foreign, _, kind) = vtep("192.0.2.99").unwrap();
+    assert_eq!(kind, VtepKind::Foreign);
+    let place = |last: u8| {
+        let address = IpAddr::from([10, 0, 1, last]);
+        actions.iter().find_map(|action| match action {
+            Action::BindEndpoint { vpc: 0, address: bound, endpoint } if *bound == address => Some(*endpoint),
+            _ => None,
+        })
+    };
+    let endpoint = |last, location| Some(Endpoint { mac: mac(last), subnet: 0, location });
+    assert_eq!(place(10), endpoint(10, Location::Local(0)));
+    assert_eq!(place(11), endpoint(11, Location::Remote(host)));
+    assert_eq!(place(12), endpoint(12, Location::Remote(foreign)));
+    let reached = actions
+        .iter()
+        .filter(|action| matches!(action, Action::BindMac { space, .. } if *space == vpc_space(0)));
+    assert_eq!(reached.count(), 1, "from the underlay, only what is here");
+    let routes = actions.iter().find_map(|action| match action {
+        Action::SetRoutes { plan, .. } => Some(plan.clone()),
+        _ => None,
+    });
+    assert_eq!(routes.unwrap(), [("10.0.1.0/24".parse().unwrap(), NextHop::Subnet(0))]);
+    assert_eq!(apply(&mut agent("node-c"), REMOTE), [], "a host without a port has nothing to do");
+    let (gone, _) = one.apply(&ResourceSet::default());
+    let removed = gone.iter().filter(|action| {
+        matches!(
+            action,
+            Action::RemoveVtep { .. }
+                | Action::RemoveVpc { .. }
+                | Action::RemoveSubnet { .. }
+                | Action::RemoveRoutes { .. }
+        )
+    });
+    assert_eq!(removed.count(), 5, "{gone:?}");
+}
+
+#[test]
+fn virtual_addresses_of_other_hosts_are_believed_only_from_them() {
+    let mut agent = agent("node-a");
+    let actions = apply(&mut agent, REMOTE);
+    let host = actions.iter().find_map(|action| match action {
+        Action::SetVtep { vtep, kind: VtepKind::Host, .. } => Some(*vtep),
+        _ => None,
+    });
+    let (host, virtual_address) = (host.unwrap(), IpAddr::from([10, 0, 1, 100]));
+    assert_eq!(
+        agent.heard_of(0, 1 - host, mac(11), Some(virtual_address)),
+        [],
+        "not from somebody else's tunnel"
+    );
+    assert_eq!(agent.heard_of(0, host, mac(10), Some(virtual_address)), [], "not by that MAC address");
+    assert_eq!(agent.heard_of(0, host, mac(11), Some([10, 0, 1, 101].into())), [], "not any address");
+    assert_eq!(agent.heard_of(0, host, mac(11), Some([10, 0, 1, 10].into())), [], "not a port's own");
+    let endpoint = Endpoint { mac: mac(11), subnet: 0, location: Location::Remote(host) };
+    let heard = agent.heard_of(0, host, mac(11), Some(virtual_address));
+    assert_eq!(heard, [Action::BindEndpoint { vpc: 0, address: virtual_address, endpoint }]);
+    assert_eq!(agent.heard_of(0, host, mac(11), Some(virtual_address)), [], "known");
+    let announcement = Announcement { port: PortIndex(0), address: virtual_address, mac: mac(10) };
+    assert_eq!(agent.announced(announcement), [], "a port here that may not");
+}
+
+#[test]
+fn a_port_that_moves_is_where_it_was_last_heard() {
+    let moving = ", migratingTo: node-b";
+    let (mut from, mut to) = (agent("node-a"), agent("node-b"));
+    let here = |actions: &[Action]| {
+        let local = |action: &&Action| {
+            matches!(
+                action,
+                Action::BindEndpoint { endpoint: Endpoint { location: Location::Local(_), .. }, .. }
+            )
+        };
+        actions.iter().filter(local).count()
+    };
+    assert_eq!(here(&apply(&mut from, moving)), 1);
+    let target = apply(&mut to, moving);
+    assert!(target.iter().any(|action| matches!(action, Action::OpenPort { .. })), "{target:?}");
+    assert_eq!(here(&target), 0, "open, but its guest runs on the other host");
+    let arrived = to.activated(PortIndex(0));
+    assert_eq!((here(&arrived), arrived.last()), (1, Some(&Action::Announce { port: PortIndex(0) })));
+    let left = from.heard_of(0, 0, mac(10), None);
+    let redirected = Action::BindMac { space: vpc_space(0), mac: mac(10), location: Location::Remote(0) };
+    assert!(left.contains(&redirected), "late packets follow it: {left:?}");
+    assert_eq!(from.heard_of(0, 0, mac(10), None), []);
+    // The operator writes down what happened.
+    let rest = NETWORK.replace("host: node-a, mac", "host: node-b, mac") + "}\n";
+    let set = load_text(&rest, "test", &Environment::default()).unwrap();
+    assert_eq!(binds(&to.apply(&set).0), 0, "nothing changes where it is");
+    let (closed, _) = from.apply(&set);
+    assert!(closed.iter().any(|action| matches!(action, Action::ClosePort { .. })), "{closed:?}");
+}
