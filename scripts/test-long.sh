@@ -16,7 +16,7 @@ fuzz_seconds=$((600 * length / 100))
 seeds=$((2000 * length / 100))
 longer=$((500 * length / 100))
 [ "$fuzz_seconds" -ge 1 ] && [ "$seeds" -ge 1 ] && [ "$longer" -ge 1 ] || { echo "LENGTH=$length is too short" >&2; exit 1; }
-targets=(parse offload session rings manifests config)
+targets=(parse offload session rings manifests services config)
 logs=target/test-long
 mkdir -p "$logs"
 rows=()
