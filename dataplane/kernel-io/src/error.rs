@@ -38,6 +38,14 @@ pub enum Error {
         /// What it may be.
         allowed: String,
     },
+    /// Kernels before 6.11 spread flows over several queues only while the interface is up.
+    #[error(
+        "interface `{ifname}` is down, and this kernel cannot spread flows over queues of such: set it up (`ip link set {ifname} up`)"
+    )]
+    Down {
+        /// The interface.
+        ifname: String,
+    },
     /// Raw sockets are for root.
     #[error(
         "interface `{ifname}`: {operation} is not permitted: run as root or with CAP_NET_RAW and CAP_NET_ADMIN"

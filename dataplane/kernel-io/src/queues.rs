@@ -109,7 +109,10 @@ fn receptions(link: &Link, options: &Options, count: u16) -> Result<Vec<Receptio
         .collect::<io::Result<Vec<Reception>>>()
         .map_err(ring_failed(link, options, "making a packet socket"))?;
     if receptions.len() > 1 {
-        afpacket::join_fanout(&receptions).map_err(failed(&link.name, "spreading flows over its queues"))?;
+        afpacket::join_fanout(&receptions).map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => Error::Down { ifname: link.name.clone() },
+            _ => failed(&link.name, "spreading flows over its queues")(error),
+        })?;
     }
     for reception in &receptions {
         let mut program = options.tunnel_port.map(filter::all_but_the_hosts);

@@ -291,3 +291,25 @@ fn nothing_is_left_when_all_is_dropped() {
     drop((near.rx, near.tx, far));
     assert_eq!(sockets(), 0);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn an_interface_may_be_down_when_it_is_opened() {
+    enter_namespace();
+    veth(1500);
+    ip("link set near down");
+    let options = Options { queue_pairs: 3, ..plain() };
+    let (interface, mut queues) = match Interface::open("near", &options) {
+        // Kernels before 6.11 can do this for one queue only.
+        Err(Error::Down { .. }) => Interface::open("near", &plain()).unwrap(),
+        opened => opened.unwrap(),
+    };
+    let mut far = open("far", &plain());
+    assert_eq!(interface.link_state().unwrap(), LinkState::Down);
+    ip("link set near up");
+    until_up(&interface);
+    assert_eq!(send_short(&mut *far.tx, &frames(20)).sent, 20);
+    arrived(&interface, 20);
+    let taken: usize = queues.iter_mut().map(|(rx, _)| receive_all(&mut **rx, 20).len()).sum();
+    assert_eq!(taken, 20, "each packet once");
+}

@@ -225,3 +225,18 @@ fn nothing_is_promised_that_is_not_kept() {
     assert_eq!(send_one(&mut *near.tx, &Traffic::Tcp4.packet(1461), 1, Offload::NONE).too_large, 1);
     assert_eq!(send_one(&mut *near.tx, &[1; 13], 1, Offload::NONE).too_large, 1);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn an_interface_may_be_down_when_it_is_opened() {
+    enter_namespace();
+    veth(1500);
+    ip("link set near down");
+    let (mut near, mut far) = (open("near", &port()), open("far", &plain()));
+    ip("link set near up");
+    until_up(&near.interface);
+    assert_eq!(send_short(&mut *far.tx, &frames(20)).sent, 20);
+    assert_eq!(bytes_of(&receive_when_there(&mut *near.rx, 20)), frames(20));
+    assert_eq!(send_short(&mut *near.tx, &frames(20)).sent, 20);
+    assert_eq!(bytes_of(&receive_when_there(&mut *far.rx, 20)), frames(20));
+}

@@ -167,3 +167,12 @@ impl Slot<'_> {
         cpu::prefetch_read_at(self.start.wrapping_add(cpu::CACHE_LINE));
     }
 }
+
+#[cfg(test)]
+impl Slot<'_> {
+    /// A slot in memory of a test: [`SLOT_BYTES`] at a cache line, which outlives it.
+    pub(crate) fn of_test(memory: &mut [u128]) -> Self {
+        assert!(size_of_val(memory) >= SLOT_BYTES);
+        Self { start: memory.as_mut_ptr().cast(), ring: std::marker::PhantomData }
+    }
+}

@@ -211,3 +211,75 @@ impl RxQueue for PacketRx {
         self.watch.end(&self.socket);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: usize = HEADER_BYTES + vnet::LENGTH;
+
+    fn header(at: usize, len: u32, in_slot: u32) -> Header {
+        Header {
+            status: libc::TP_STATUS_USER,
+            len,
+            in_slot,
+            at: at as u16,
+            vlan_tci: 0x6123,
+            vlan_tpid: vlan::SERVICE,
+        }
+    }
+
+    /// What is made of a header, with these bytes as virtio-net header and everything else in the slot 7.
+    fn look(header: Header, wishes: [u8; vnet::LENGTH]) -> Option<(Vec<u8>, Offload)> {
+        let mut memory = vec![u128::from_ne_bytes([7; 16]); SLOT_BYTES / 16];
+        let slot = Slot::of_test(&mut memory);
+        if let Some(at) = usize::from(header.at).checked_sub(vnet::LENGTH) {
+            // SAFETY: a 16-bit offset is inside the slot, which is this test's.
+            unsafe { slot.at(at).cast::<[u8; vnet::LENGTH]>().write_unaligned(wishes) };
+        }
+        let (extent, offload) = frame(slot, header).ok()?;
+        let start = slot.at(0) as usize;
+        let (first, len) = (extent.as_ptr() as usize, extent.len());
+        assert!(first >= start + HEADER_BYTES && first + len <= start + SLOT_BYTES, "outside the slot");
+        let mut bytes = vec![0; len];
+        assert_eq!(extent.read(&mut bytes), len);
+        Some((bytes, offload))
+    }
+
+    #[test]
+    fn offsets_and_lengths_that_cannot_be_are_refused() {
+        let plain = [0; vnet::LENGTH];
+        for at in [0, 1, 9, 32, LINE - 1, LINE, LINE + 1, 76, 4096, 65_535] {
+            let most = SLOT_BYTES.saturating_sub(at) as u32;
+            for len in [0, 1, 13, 14, 60, 1514, most - 1, most, most + 1, 65_728, 1 << 20, u32::MAX] {
+                let good = at >= LINE && (14..=most).contains(&len);
+                let seen = look(header(at, len, len), plain);
+                assert_eq!(seen.is_some(), good, "{len} bytes at {at}");
+                assert!(seen.is_none_or(|(bytes, _)| bytes == vec![7; len as usize]));
+                let mut tagged = header(at, len, len);
+                tagged.status |= libc::TP_STATUS_VLAN_VALID | libc::TP_STATUS_VLAN_TPID_VALID;
+                let seen = look(tagged, plain);
+                assert_eq!(seen.is_some(), good, "{len} bytes at {at} and a tag");
+                if let Some((bytes, _)) = seen {
+                    assert_eq!(bytes.len(), len as usize + 4);
+                    assert_eq!(bytes[12..16], [0x88, 0xa8, 0x61, 0x23]);
+                }
+            }
+        }
+        assert!(look(header(76, 1515, 1514), plain).is_none(), "a byte is missing");
+        assert!(look(header(76, 1514, 1515), plain).is_some(), "what the slot holds counts");
+    }
+
+    #[test]
+    fn wishes_that_nobody_can_fulfil_are_refused() {
+        for kind in 0..=255u8 {
+            let seen = look(header(76, 60, 60), [1, kind, 0, 0, 10, 0, 34, 0, 16, 0]);
+            assert_eq!(seen.is_some(), matches!(kind & 0x7f, 1 | 4 | 5) || kind == 0, "{kind}");
+        }
+        let mut tagged = header(76, 60, 60);
+        tagged.status |= libc::TP_STATUS_VLAN_VALID;
+        assert!(look(tagged, [1, 0, 0, 0, 0, 0, 0xff, 0xff, 16, 0]).is_none(), "it starts beyond 65,535");
+        let (bytes, _) = look(tagged, [0; vnet::LENGTH]).unwrap();
+        assert_eq!(bytes[12..16], [0x81, 0x00, 0x61, 0x23], "an old kernel names no tag type");
+    }
+}

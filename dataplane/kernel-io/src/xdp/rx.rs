@@ -147,3 +147,33 @@ impl std::fmt::Debug for XdpRx {
         f.debug_struct("XdpRx").field("native", &native).field("held", &self.count).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_cannot_be_are_refused() {
+        let umem = Umem::of_test(4, 2);
+        let look = |addr: u64, len: u32, options: u32| {
+            let extent = XdpRx::frame(&umem, libc::xdp_desc { addr, len, options })?;
+            let (first, start) = (extent.as_ptr() as usize, umem.at(0) as usize);
+            let chunk = (first - start) / CHUNK_BYTES;
+            assert!(chunk < 4 && first + extent.len() <= start + (chunk + 1) * CHUNK_BYTES, "outside");
+            Some(extent.len())
+        };
+        let page = CHUNK_BYTES as u64;
+        for chunk in 0..4 {
+            assert_eq!(look(chunk * page + 256, 1514, 0), Some(1514));
+            assert_eq!(look(chunk * page + 256, 3840, 0), Some(3840));
+            assert_eq!(look(chunk * page, 4096, 0), Some(4096));
+            for (at, len) in [(256, 3841), (4095, 14), (256, 13), (256, 0), (0, u32::MAX)] {
+                assert_eq!(look(chunk * page + at, len, 0), None, "{len} bytes at {at}");
+            }
+            assert_eq!(look(chunk * page + 256, 1514, 1), None, "a packet in pieces was not asked for");
+        }
+        for beyond in [4 * page, 5 * page + 256, 6 * page, u64::from(u32::MAX), u64::MAX, u64::MAX - 255] {
+            assert_eq!(look(beyond, 60, 0), None, "{beyond}");
+        }
+    }
+}

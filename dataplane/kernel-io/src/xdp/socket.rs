@@ -34,6 +34,13 @@ pub(crate) struct Umem {
 }
 
 impl Umem {
+    /// Memory for a test that makes no socket.
+    #[cfg(test)]
+    pub(crate) fn of_test(receiving: u32, sending: u32) -> Self {
+        let map = Mapping::anonymous((receiving + sending) as usize * CHUNK_BYTES).unwrap();
+        Self { map, receiving, sending }
+    }
+
     /// The address of the byte at `offset`, at most the length of the memory.
     #[inline(always)]
     pub(crate) fn at(&self, offset: usize) -> *mut u8 {
