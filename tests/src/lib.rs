@@ -8,7 +8,7 @@
 //! - [`testpmd`] runs DPDK's test application: as a foreign switch to compare with, or as a foreign guest.
 //! - [`clients`] joins ports to namespaces through DPDK's driver: the kernel's network stack without a virtual machine.
 //! - [`daemon`] runs `towpathd` and asks it through `towpath`; [`manifests`] writes what it is told.
-//! - [`netns`] makes network namespaces, [`fabric`] an underlay of them with hosts on it, [`vtep`] ends of tunnels by others.
+//! - [`netns`] makes network namespaces, [`fabric`] an underlay of them with hosts on it, [`vtep`] ends of tunnels by others, [`inject`] packets by nobody honest.
 //! - [`process`] is what they stand on: a child that cannot outlive its test.
 //!
 //! Nothing here is installed on the host but Debian packages (`scripts/setup.sh`); sockets, logs and images of a run live in one
@@ -22,6 +22,7 @@ pub mod frontend;
 pub mod guest;
 pub mod hostile;
 pub mod image;
+pub mod inject;
 pub mod interrupt;
 pub mod manifests;
 pub mod netns;
