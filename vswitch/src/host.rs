@@ -10,7 +10,7 @@ use crate::worker::{Fault, Waker, WorkerHandle};
 use agent::{Action, Agent};
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, PortIndex};
-use fabric::{Fabric, UplinkSettings};
+use fabric::{Event, Fabric, UplinkSettings};
 use model::{Name, ObjectName, Problem, ResourceSet};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use services::neighbours::Link;
@@ -270,7 +270,12 @@ impl Host {
                 let name = self.agent.plan(port).map_or("", |plan| plan.name.as_str());
                 tracing::info!(port = name, %address, %mac, "address announced");
             }
+            let told = actions.iter().any(|action| matches!(action, Action::BindEndpoint { .. }));
             self.carry_out(actions);
+            if told {
+                let Announcement { port, address, mac } = announcement;
+                self.fabric.announce_address(&mut self.control, port, address, mac);
+            }
         }
         while let Some(fault) = self.faults.pop() {
             self.with_port(fault.port(), |port, around| port.on_fault(fault.queue.pair, fault.fault, around));
@@ -306,7 +311,10 @@ impl Host {
         watch_sockets(&self.epoll, port);
         self.deadlines.set(index, port.device().and_then(|device| device.endpoint().deadline()));
         let running = port.queue_pairs() > 0;
-        self.fabric.set_running(&mut self.control, index, running, now);
+        if self.fabric.set_running(index, running, now) && running {
+            let actions = self.agent.activated(index);
+            self.carry_out(actions);
+        }
     }
 
     /// The port of that name, if it is realized here.
@@ -342,7 +350,13 @@ impl Host {
             return;
         }
         let now = self.now();
-        self.fabric.hear(&mut self.control, now);
+        for Event { vpc, vtep, mac, address } in self.fabric.hear(&mut self.control, now) {
+            let actions = self.agent.heard_of(vpc, vtep, mac, address);
+            if !actions.is_empty() {
+                tracing::info!(%mac, ?address, "moved to another host");
+            }
+            self.carry_out(actions);
+        }
         self.wakers.iter().for_each(Waker::wake);
     }
 

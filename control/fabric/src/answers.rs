@@ -46,7 +46,7 @@ impl Ports {
             subnet: profile.subnet,
             vpc: plan.vpc,
             mac: profile.mac,
-            addresses: plan.addresses().to_vec(),
+            addresses: profile.addresses().to_vec(),
             mtu: profile.mtu,
             up: profile.up,
             running: before.as_ref().is_some_and(|before| before.running),
@@ -108,13 +108,7 @@ impl Ports {
 impl<U: Upstream> Fabric<U> {
     /// A port's guest begins or ceases to run; whether that is new. A gateway then advertises itself to it, and tunnel end points that are not
     /// ours hear where it is.
-    pub fn set_running(
-        &mut self,
-        control: &mut Control,
-        index: PortIndex,
-        running: bool,
-        now: Duration,
-    ) -> bool {
+    pub fn set_running(&mut self, index: PortIndex, running: bool, now: Duration) -> bool {
         let seed = self.seed.wrapping_add(u64::from(index.0));
         let Some(port) = self.ports.ports.get_mut(&index) else { return false };
         if std::mem::replace(&mut port.running, running) == running {
@@ -122,11 +116,6 @@ impl<U: Upstream> Fabric<U> {
         }
         let advertiser = running.then(|| Advertiser::new(seed, now));
         self.ports.set_advertiser(index, advertiser);
-        if running {
-            for vtep in self.foreign.clone() {
-                self.announce(control, index, vtep);
-            }
-        }
         true
     }
 

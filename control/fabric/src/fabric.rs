@@ -33,7 +33,6 @@ pub struct Fabric<U> {
     pub(crate) seed: u64,
     pub(crate) resolver: Option<Resolver>,
     pub(crate) vteps: BTreeMap<u16, Option<NeighbourId>>,
-    pub(crate) foreign: Vec<u16>,
     pub(crate) vpcs: BTreeMap<u16, VpcPlan>,
     pub(crate) subnets: BTreeMap<u16, SubnetPlan>,
     pub(crate) ports: Ports,
@@ -55,7 +54,6 @@ impl<U: Upstream> Fabric<U> {
             seed,
             resolver: None,
             vteps: BTreeMap::new(),
-            foreign: Vec::new(),
             vpcs: BTreeMap::new(),
             subnets: BTreeMap::new(),
             ports: Ports::default(),
@@ -179,10 +177,6 @@ impl<U: Upstream> Fabric<U> {
         let neighbour = self.resolver.as_mut().and_then(|resolver| resolver.resolve(address, now).ok());
         self.release(control, before);
         self.vteps.insert(number, neighbour);
-        self.foreign.retain(|foreign| *foreign != number);
-        if kind == VtepKind::Foreign {
-            self.foreign.push(number);
-        }
         // A number that no next hop has: packets wait for it in vain, and are counted.
         let neighbour = neighbour.map_or(u16::MAX, |neighbour| neighbour.0);
         control.set_vtep(number, Vtep { address, sources, is_host: kind == VtepKind::Host, neighbour });
@@ -190,7 +184,6 @@ impl<U: Upstream> Fabric<U> {
 
     fn remove_vtep(&mut self, control: &mut Control, number: u16) {
         control.remove_vtep(number);
-        self.foreign.retain(|foreign| *foreign != number);
         let neighbour = self.vteps.remove(&number).flatten();
         self.release(control, neighbour);
     }
