@@ -5,7 +5,9 @@ use buf::{Checksum, Frame, Offload, Segment, SegmentKind};
 use engine::{DropReason, TxQueue, Unobserved};
 use packet::checksum::{Sum, pseudo_header};
 use packet::vxlan;
+use std::net::IpAddr;
 use switch::{UPLINK, Vtep};
+use tables::{Endpoint, Location, NextHop, PortProfile, RouteTable, Vpc, vpc_space};
 use towpath_switch as switch;
 
 #[test]
@@ -214,4 +216,67 @@ fn a_gateway_serves_stations_behind_tunnel_ends_of_others_too() {
         (vec![], vec![]),
         "an address that nobody has is believed of towpathds alone"
     );
+}
+
+#[test]
+fn a_peering_leads_into_the_other_vpc_and_its_answers_back() {
+    const PEER: u16 = 4;
+    const PEER_VNI: u32 = 500;
+    let mut hosts = pair(true, false, NONE, true);
+    // The guest of host 2 is in another VPC now, which is peered with the first.
+    let vpc = |vni, peer| Vpc { vni, mtu: 1430, directory: vec![], peers: vec![peer], clamp_mss: false };
+    for (own, host) in (1..).zip(&mut hosts) {
+        let control = &mut host.control;
+        control.set_vpc(VPC, vpc(VNI, PEER), own == 1);
+        control.set_vpc(PEER, vpc(PEER_VNI, VPC), own == 2);
+        let mut subnet = control.network().subnet(2).unwrap().clone();
+        (subnet.vpc, subnet.routes) = (PEER, Some(1));
+        control.set_subnet(2, Some(subnet));
+        let to = |prefix: &str, hop| (prefix.parse().unwrap(), hop);
+        control.set_routes(
+            0,
+            Some(RouteTable::build([
+                to("10.0.1.0/24", NextHop::Subnet(1)),
+                to("10.0.2.0/24", NextHop::Vpc(PEER)),
+            ])),
+        );
+        control.set_routes(
+            1,
+            Some(RouteTable::build([
+                to("10.0.2.0/24", NextHop::Subnet(2)),
+                to("10.0.1.0/24", NextHop::Vpc(VPC)),
+            ])),
+        );
+        let (address, mac) = (IpAddr::V4(address(2, true)), guest_mac(2));
+        control.forget_endpoint(VPC, address);
+        let location = if own == 2 { Location::Local(PORT.0) } else { Location::Remote(OTHER) };
+        control.place_endpoint(PEER, address, Endpoint { mac, subnet: 2, location });
+        if own == 2 {
+            control.forget_mac(vpc_space(VPC), mac);
+            control.place_mac(vpc_space(PEER), mac, location);
+            let profile = PortProfile::new(2, mac, 1430, &[address], &[]);
+            control.set_profile(PORT, profile.in_vpc(PEER, gateway_mac(2), 7));
+        }
+        control.publish();
+    }
+    run(&mut hosts);
+    let there = udp([guest_mac(1), gateway_mac(1)], [address(1, true), address(2, true)], 100);
+    hosts[0].send(&there, Offload::NONE);
+    run(&mut hosts);
+    let (seen, _) = hosts[1].receive().remove(0);
+    assert_eq!((&seen[6..12], seen[22], &seen[26..]), (&gateway_mac(2).0[..], 63, &there[26..]));
+    let back = udp([guest_mac(2), gateway_mac(2)], [address(2, true), address(1, true)], 100);
+    hosts[1].send(&back, Offload::NONE);
+    run(&mut hosts);
+    assert_eq!(hosts[0].receive()[0].0[26..], back[26..]);
+    // Without the peering, the same source is nobody's in this VPC, and lives elsewhere in the other.
+    let unpeered = Vpc { vni: VNI, mtu: 1430, directory: vec![], peers: vec![], clamp_mss: false };
+    hosts[0].control.set_vpc(VPC, unpeered, true);
+    let (foreign, source) = (underlay(2, false), underlay(2, false));
+    let vtep = Vtep { address: foreign, sources: vec![source], is_host: false, neighbour: NEIGHBOUR };
+    hosts[0].control.set_vtep(OTHER, vtep);
+    hosts[0].control.publish();
+    hosts[1].send(&back, Offload::NONE);
+    run(&mut hosts);
+    assert_eq!(hosts[0].drops(UPLINK), [(DropReason::TunnelSource, 1)]);
 }
