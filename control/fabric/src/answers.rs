@@ -199,9 +199,11 @@ impl<U: Upstream> Fabric<U> {
     pub(crate) fn serve_metadata(&mut self, index: PortIndex) {
         let identity = self.told(index).and_then(|(port, subnet, dhcp)| {
             let vpc = self.vpcs.get(&port.vpc).map(|vpc| vpc.name.clone()).unwrap_or_default();
+            // The name alone is of the default project.
+            let (project, name) = port.name.split_once('/').unwrap_or(("default", &port.name));
             Some(Identity {
-                port: port.name.clone(),
-                project: port.name.split_once('/').map_or("default", |(project, _)| project).to_owned(),
+                port: name.to_owned(),
+                project: project.to_owned(),
                 vpc,
                 mac: port.mac,
                 gateway_mac: subnet.gateway_mac,

@@ -36,7 +36,7 @@ impl<U: Upstream> Fabric<U> {
         }
         let mut events = Vec::new();
         while let Some(punt) = exceptions.punts.pop() {
-            let Some(bytes) = punt.packet.with_frame(|frame| whole(&frame)) else { continue };
+            let Some(bytes) = punt.packet.with_frame(|frame| whole(&frame, punt.kind)) else { continue };
             events.extend(self.answer(control, &punt, &bytes, now));
         }
         let actions = self.resolver.as_mut().map(|resolver| resolver.on_tick(now)).unwrap_or_default();
@@ -115,11 +115,12 @@ fn announced(bytes: &[u8], origin: Origin) -> Vec<Event> {
     said.addresses().map(|address| Event { vpc, vtep, mac: said.mac(), address: Some(address) }).collect()
 }
 
-/// All bytes of a frame, with its checksum completed; `None` for one that is yet to be cut.
-fn whole(frame: &Frame<'_, '_>) -> Option<Vec<u8>> {
+/// All bytes of a frame, with its checksum completed; `None` for one that is yet to be cut. A large send of a guest to the metadata service
+/// is taken as it is: nobody cuts it on its way there, and nobody looks at its checksum.
+fn whole(frame: &Frame<'_, '_>, kind: PuntKind) -> Option<Vec<u8>> {
     let mut bytes = frame.to_vec();
     if frame.offload.segment.is_some() {
-        return None;
+        return (kind == PuntKind::Metadata).then_some(bytes);
     }
     if let Checksum::Partial { start, offset } = frame.offload.checksum {
         packet::checksum::complete_partial(&mut bytes, start, offset, Sum::ZERO)?;

@@ -369,6 +369,24 @@ fn heads_bodies_and_answers_come_in_any_pieces() {
     bench.assert_gone();
 }
 
+/// A guest may leave its segments to be cut and their checksums to be completed; here they arrive as they are.
+#[test]
+fn a_large_send_is_taken_in_one_piece() {
+    let mut bench = Bench::new(Limits::default());
+    let segment = |sequence: u32, acknowledged: u32, flags: u8, data: &[u8]| {
+        let header =
+            [&[0x9c, 0x40, 0, 80][..], &sequence.to_be_bytes(), &acknowledged.to_be_bytes()].concat();
+        let segment = [&header[..], &[0x50, flags, 0x20, 0, 0xba, 0xad, 0, 0], data].concat();
+        ethernet(GATEWAY_MAC, MAC, 0x0800, &ipv4(IP, ADDRESS_V4, 6, &segment))
+    };
+    let opened = bench.proxy.on_frame(GUEST, &segment(0, 0, 2, &[]), bench.now, &mut bench.services).unwrap();
+    let theirs = u32::from_be_bytes(opened[0].1[38..42].try_into().unwrap()).wrapping_add(1);
+    let body = vec![b'b'; 6000];
+    let request = [b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6000\r\n\r\n", &body[..]].concat();
+    bench.proxy.on_frame(GUEST, &segment(1, theirs, 0x18, &request), bench.now, &mut bench.services).unwrap();
+    assert!(bench.services.last().1.request.ends_with(&body));
+}
+
 #[test]
 fn one_connection_carries_one_request() {
     let mut bench = Bench::new(Limits::default());
