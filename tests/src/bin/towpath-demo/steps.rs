@@ -147,9 +147,8 @@ fn isolated(world: &mut World, _: &mut Report) -> Result<String> {
     let green = &mut world.guests[GREEN];
     let asked = green.pings_answered(to, 5)?;
     // Nobody tells it the MAC address; perhaps it knows it.
-    green.agent().run(&format!("ip neigh replace {to} lladdr {mac} nud permanent dev eth0"))?;
+    green.agent().run(&format!("arp -i eth0 -s {to} {mac}"))?;
     let known = green.pings_answered(to, 5)?;
-    green.agent().run(&format!("ip neigh del {to} dev eth0"))?;
     ensure!(asked + known == 0, "{} of 10 pings from green to blue were answered", asked + known);
     let arrived = echoes_seen(&mut world.guests[VM2])? - seen;
     ensure!(arrived == 0, "{arrived} of 10 pings from green arrived in blue");
@@ -225,7 +224,8 @@ fn migrate(world: &mut World, [from, to]: [usize; 2], port: u16, report: &mut Re
     let after = agent.memory_checksum()?;
     ensure!(after == pattern, "memory changed: checksum {pattern:016x} before, {after:016x} after");
     // Still with both hosts in the manifests: what follows goes where the guest is.
-    world.until_received(transfer, received + 1_000_000, report)?;
+    let went_on = world.until_received(transfer, received + 1_000_000, report);
+    went_on.with_context(|| world.explained(VM1))?;
 
     world.ports[VM1].host = target;
     world.ports[VM1].migrating_to = None;

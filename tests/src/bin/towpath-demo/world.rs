@@ -121,6 +121,22 @@ impl World {
         Ok(received.checksum)
     }
 
+    /// What both hosts say about a port and the underlay, for a person to find out why.
+    pub(crate) fn explained(&self, port: usize) -> String {
+        let mut text = String::new();
+        for host in &self.hosts {
+            let describe = host.daemon.towpath_text(&["describe", "port", &self.ports[port].name]);
+            let metrics = host.daemon.metrics().unwrap_or_default();
+            let underlay: Vec<&str> = metrics
+                .lines()
+                .filter(|line| line.starts_with("towpath_uplink") || line.starts_with("towpath_neighbours"))
+                .collect();
+            let described = describe.unwrap_or_else(|error| error.to_string());
+            text.push_str(&format!("{}:\n{described}\n{}\n", host.name, underlay.join("\n")));
+        }
+        text
+    }
+
     /// Write the ports as they are now to both hosts' manifests.
     pub(crate) fn apply_ports(&mut self) -> Result<()> {
         let ports = &self.ports;
