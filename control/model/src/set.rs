@@ -292,14 +292,14 @@ impl ResourceSet {
     /// All resources of one kind, by project and name.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Resource>> {
         let before = move |other: &Resource| other.meta.key.kind < kind;
-        self.resources.from_first(before).take_while(move |other| other.meta.key.kind == kind)
+        self.resources.beginning_at(before).take_while(move |other| other.meta.key.kind == kind)
     }
 
     /// The RouteTables and Subnets of a Vpc, or the Ports and Endpoints of a Subnet; by kind, project and name.
     pub fn members<'a>(&'a self, of: Kind, name: &'a ObjectName) -> impl Iterator<Item = &'a Arc<Resource>> {
         let parent = Some((of, name));
         let before = move |other: &Resource| parent_of(other) < parent;
-        self.members.from_first(before).take_while(move |other| parent_of(other) == parent)
+        self.members.beginning_at(before).take_while(move |other| parent_of(other) == parent)
     }
 
     /// The subnets of a VPC.

@@ -59,7 +59,7 @@ impl<T> Sorted<T> {
     }
 
     /// The items from the first that is not `before`.
-    pub(crate) fn from_first<'a>(&'a self, before: impl Fn(&T) -> bool) -> impl Iterator<Item = &'a Arc<T>> {
+    pub(crate) fn beginning_at(&self, before: impl Fn(&T) -> bool) -> impl Iterator<Item = &Arc<T>> {
         let chunk = self.chunks.partition_point(|chunk| chunk.last().is_some_and(|last| before(last)));
         let skipped = self.chunks.get(chunk).map_or(0, |chunk| chunk.partition_point(|item| before(item)));
         self.chunks.iter().skip(chunk).flat_map(|chunk| chunk.iter()).skip(skipped)
@@ -244,7 +244,7 @@ mod tests {
             change(&mut list, &mut model, &second);
             prop_assert!(old.iter().map(|item| **item).eq(before.iter().map(|(key, value)| (*key, *value))), "a copy stays");
             prop_assert_eq!(list.find(|item| item.0.cmp(&probe)).map(|item| item.1), model.get(&probe).copied());
-            let rest: Vec<u32> = list.from_first(|item| item.0 < probe).map(|item| item.0).collect();
+            let rest: Vec<u32> = list.beginning_at(|item| item.0 < probe).map(|item| item.0).collect();
             prop_assert_eq!(rest, model.range(probe..).map(|(key, _)| *key).collect::<Vec<_>>());
             let mut rebuilt = before;
             for (old, new) in old.differences(&list, order) {
