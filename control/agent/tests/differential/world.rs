@@ -1,0 +1,255 @@
+//! Sets of resources that are valid, whatever is in them.
+
+use model::{Environment, ResourceSet, load_text};
+use packet::MacAddr;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A port.
+#[derive(Debug, Clone)]
+pub(crate) struct Port {
+    subnet: u8,
+    host: Option<u8>,
+    migrating_to: Option<u8>,
+    shutdown: bool,
+    /// Which of its two addresses, MAC addresses and sockets it has.
+    variants: [bool; 3],
+    /// Which virtual addresses it may hold; by the virtual MAC address too.
+    may_hold: [bool; 3],
+    virtually: bool,
+}
+
+/// See the module's documentation. What refers to nothing is left out.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    /// Address families of hosts a, b, c.
+    hosts: [&'static str; 3],
+    /// VNI variant and directory host.
+    vpcs: BTreeMap<u8, (bool, Option<u8>)>,
+    /// VPC, route table, gateway variant, DHCP.
+    subnets: BTreeMap<u8, (u8, Option<u8>, bool, bool)>,
+    /// VPC, and routes: destination, next hop (port, or 8: blackhole, 9 up: peering).
+    tables: BTreeMap<u8, (u8, BTreeMap<u8, u8>)>,
+    ports: BTreeMap<u8, Port>,
+    /// Subnet, tunnel end point.
+    endpoints: BTreeMap<u8, (u8, u8)>,
+    peerings: [bool; 3],
+}
+
+const PAIRS: [(u8, u8); 3] = [(0, 1), (0, 2), (1, 2)];
+const HOSTS: [&str; 3] = ["a", "b", "c"];
+
+pub(crate) fn virtual_address(vpc: u8, subnet: u8, which: u8) -> IpAddr {
+    IpAddr::from([10, vpc, subnet, 200 + which])
+}
+
+pub(crate) fn virtual_mac(subnet: u8) -> MacAddr {
+    MacAddr([0, 0, 0x5e, 0, 1, subnet])
+}
+
+fn port() -> impl Strategy<Value = Port> {
+    let places = (prop::option::weighted(0.95, 0..3u8), prop::option::weighted(0.4, 0..3u8));
+    let may_hold = prop::array::uniform3(prop::bool::weighted(0.8));
+    (0..3u8, places, prop::bool::weighted(0.1), any::<[bool; 3]>(), may_hold, any::<bool>()).prop_map(
+        |(subnet, (host, migrating_to), shutdown, variants, may_hold, virtually)| Port {
+            subnet,
+            host,
+            migrating_to,
+            shutdown,
+            variants,
+            may_hold,
+            virtually,
+        },
+    )
+}
+
+pub(crate) fn world() -> impl Strategy<Value = World> {
+    let families =
+        |empty: u32| prop_oneof![6 => Just("4"), 2 => Just("46"), 2 => Just("64"), empty => Just("")].boxed();
+    let hosts = (families(1), families(1), families(1)).prop_map(|(a, b, c)| [a, b, c]);
+    let vpcs =
+        prop::collection::btree_map(0..3u8, (any::<bool>(), prop::option::weighted(0.2, 0..3u8)), 3..8);
+    // Most things are in the first VPC, so that they meet.
+    let vpc = || prop_oneof![4 => Just(0u8), 1 => 1..3u8];
+    let subnet = (vpc(), prop::option::weighted(0.8, 0..2u8), any::<bool>(), any::<bool>());
+    let subnets = prop::collection::btree_map(0..3u8, subnet, 2..8);
+    let routes = prop::collection::btree_map(0..3u8, 0..12u8, 1..5);
+    let tables = prop::collection::btree_map(0..2u8, (vpc(), routes), 1..6);
+    let ports = prop::collection::btree_map(0..8u8, port(), 2..14);
+    let endpoints = prop::collection::btree_map(0..3u8, (0..3u8, 0..3u8), 0..3);
+    (hosts, vpcs, subnets, tables, ports, endpoints, any::<[bool; 3]>()).prop_map(
+        |(hosts, vpcs, subnets, tables, ports, endpoints, peerings)| World {
+            hosts,
+            vpcs,
+            subnets,
+            tables,
+            ports,
+            endpoints,
+            peerings,
+        },
+    )
+}
+
+fn some_of<V: Clone>(own: &BTreeMap<u8, V>, other: &BTreeMap<u8, V>, salt: u64) -> BTreeMap<u8, V> {
+    let mut all = own.clone();
+    let key = (salt >> 8) as u8 % 8;
+    match other.get(&key) {
+        Some(value) => drop(all.insert(key, value.clone())),
+        None => drop(all.remove(&key)),
+    }
+    all
+}
+
+impl World {
+    /// This world with one or two things as in the other.
+    pub(crate) fn with_some_of(&self, other: &Self, salt: u64) -> Self {
+        let mut world = self.clone();
+        for salt in [salt, salt.rotate_right(20)] {
+            match salt % 12 {
+                0 => world.hosts[(salt >> 8) as usize % 3] = other.hosts[(salt >> 8) as usize % 3],
+                1 => world.vpcs = some_of(&world.vpcs, &other.vpcs, salt),
+                2 | 3 => world.subnets = some_of(&world.subnets, &other.subnets, salt),
+                4 => world.tables = some_of(&world.tables, &other.tables, salt),
+                5 => world.endpoints = some_of(&world.endpoints, &other.endpoints, salt),
+                6 => world.peerings = other.peerings,
+                _ => world.ports = some_of(&world.ports, &other.ports, salt),
+            }
+        }
+        world
+    }
+
+    /// An address of host 0 to 2, or of somebody else's tunnel end point.
+    pub(crate) fn vtep(which: u8) -> IpAddr {
+        match which {
+            host @ 0..3 => IpAddr::from([192, 0, 2, 1 + host]),
+            foreign => IpAddr::from([203, 0, 113, foreign - 3]),
+        }
+    }
+
+    fn vpc_of(&self, subnet: u8) -> Option<u8> {
+        self.subnets.get(&subnet).map(|(vpc, ..)| *vpc).filter(|vpc| self.vpcs.contains_key(vpc))
+    }
+
+    fn is_peered(&self, pair: usize) -> bool {
+        let (one, other) = PAIRS[pair];
+        self.peerings[pair] && self.vpcs.contains_key(&one) && self.vpcs.contains_key(&other)
+    }
+
+    pub(crate) fn set(&self) -> ResourceSet {
+        load_text(&self.text(), "world.yaml", &Environment::default())
+            .unwrap_or_else(|problems| panic!("{problems:#?}\n{}", self.text()))
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let mut write = |kind: &str, name: String, spec: String| {
+            text += &format!("---\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n");
+        };
+        for (index, families) in self.hosts.iter().enumerate() {
+            let address = |family| match family {
+                '4' => World::vtep(index as u8).to_string(),
+                _ => format!("'2001:db8::{}'", index + 1),
+            };
+            let vteps: Vec<String> = families.chars().map(address).collect();
+            write(
+                "Host",
+                HOSTS[index].into(),
+                format!("vteps: [{}], mtu: {}", vteps.join(", "), 1500 + 10 * index),
+            );
+        }
+        for (vpc, (variant, directory)) in &self.vpcs {
+            let vni = 10 + 2 * u32::from(*vpc) + u32::from(*variant);
+            let directory: Vec<&str> = directory.iter().map(|host| HOSTS[usize::from(*host)]).collect();
+            let directory = directory.join(", ");
+            write(
+                "Vpc",
+                format!("v{vpc}"),
+                format!("vni: {vni}, cidrs: [10.{vpc}.0.0/16], directory: [{directory}]"),
+            );
+        }
+        for (index, (one, other)) in PAIRS.into_iter().enumerate().filter(|(index, _)| self.is_peered(*index))
+        {
+            write("Peering", format!("x{index}"), format!("vpcs: [v{one}, v{other}]"));
+        }
+        for (table, (vpc, routes)) in self.tables.iter().filter(|(_, (vpc, _))| self.vpcs.contains_key(vpc)) {
+            let routes: Vec<String> =
+                routes.iter().filter_map(|(destination, hop)| self.route(*vpc, *destination, *hop)).collect();
+            write("RouteTable", format!("t{table}"), format!("vpc: v{vpc}, routes: [{}]", routes.join(", ")));
+        }
+        for (subnet, (_, table, gateway, dhcp)) in &self.subnets {
+            let Some(vpc) = self.vpc_of(*subnet) else { continue };
+            let table = table.filter(|table| self.tables.get(table).is_some_and(|(other, _)| *other == vpc));
+            let table = table.map(|table| format!(", routeTable: t{table}")).unwrap_or_default();
+            let (gateway, multicast) = (1 + u8::from(*gateway), *dhcp);
+            let net = format!("10.{vpc}.{subnet}");
+            let dhcp = if *dhcp { format!(", dhcp: {{dns: [{net}.53]}}") } else { String::new() };
+            let spec = format!(
+                "vpc: v{vpc}, cidrs: [{net}.0/24], gateways: [{net}.{gateway}], multicast: {multicast}{table}{dhcp}"
+            );
+            write("Subnet", format!("s{subnet}"), spec);
+        }
+        for (name, port) in &self.ports {
+            let Some(vpc) = self.vpc_of(port.subnet) else { continue };
+            write("Port", format!("p{name}"), port.spec(*name, vpc));
+        }
+        for (name, (subnet, vtep)) in &self.endpoints {
+            let Some(vpc) = self.vpc_of(*subnet) else { continue };
+            let vtep = World::vtep(3 + vtep);
+            let spec = format!(
+                "subnet: s{subnet}, ips: [10.{vpc}.{subnet}.{}], mac: '02:00:00:00:ee:{name:02x}', vtep: {vtep}",
+                100 + name
+            );
+            write("Endpoint", format!("e{name}"), spec);
+        }
+        text
+    }
+
+    fn route(&self, vpc: u8, destination: u8, hop: u8) -> Option<String> {
+        let (net, via) = match hop {
+            8 => (format!("203.0.113.{}/32", destination), "blackhole: true".to_owned()),
+            port @ 0..8 => {
+                let subnet = self.ports.get(&port)?.subnet;
+                self.vpc_of(subnet).filter(|other| *other == vpc)?;
+                (format!("172.16.{destination}.0/24"), format!("port: p{port}"))
+            }
+            pair => {
+                let (one, other) = PAIRS[usize::from(pair - 9)];
+                let peer = if one == vpc { other } else { one };
+                if !self.is_peered(usize::from(pair - 9)) || one != vpc && other != vpc {
+                    return None;
+                }
+                (format!("10.{peer}.{}.0/24", 10 * destination), format!("peering: x{}", pair - 9))
+            }
+        };
+        Some(format!("{{destination: {net}, via: {{{via}}}}}"))
+    }
+}
+
+impl Port {
+    fn spec(&self, name: u8, vpc: u8) -> String {
+        let subnet = self.subnet;
+        let [address, mac, socket] = self.variants.map(u8::from);
+        let mut spec = format!(
+            "subnet: s{subnet}, ips: [10.{vpc}.{subnet}.{}], mac: '02:00:00:00:0{mac}:{name:02x}', shutdown: {}",
+            10 + 2 * name + address,
+            self.shutdown
+        );
+        if let Some(host) = self.host {
+            spec += &format!(", host: {}", HOSTS[usize::from(host)]);
+            if let Some(target) = self.migrating_to.filter(|target| *target != host) {
+                spec += &format!(", migratingTo: {}", HOSTS[usize::from(target)]);
+            }
+        }
+        spec += &format!(", attachment: {{vhostUser: {{socket: /run/p{name}-{socket}.sock}}}}");
+        let mut allowed = Vec::new();
+        for which in (0..3).filter(|which| self.may_hold[usize::from(*which)]) {
+            let address = virtual_address(vpc, subnet, which);
+            allowed.push(format!("{{ip: {address}}}"));
+            if self.virtually {
+                allowed.push(format!("{{ip: {address}, mac: '{}'}}", virtual_mac(subnet)));
+            }
+        }
+        spec + &format!(", allowedAddresses: [{}]", allowed.join(", "))
+    }
+}
