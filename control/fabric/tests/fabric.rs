@@ -1,5 +1,5 @@
 //! A host's fabric with the real switch under it: what guests ask is answered, next hops are found, broadcasts are copied, moves are heard.
-#![expect(clippy::unwrap_used, reason = "helpers of tests: what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: what fails here fails the test")]
 
 use agent::{Action, DhcpPlan, PortPlan, SubnetPlan, VpcPlan, VtepKind};
 use buf::{Burst, Frame, Offload, Pool};
