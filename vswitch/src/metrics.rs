@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
+use services::neighbours::Resolver;
 use std::collections::BTreeMap;
 use std::fmt;
 use switch::UPLINK;
@@ -285,7 +286,7 @@ fn underlay(host: &Host) -> Vec<Family> {
         }
     }
     let mut states: BTreeMap<&str, u32> = BTreeMap::new();
-    for (_, status) in host.fabric.resolver().into_iter().flat_map(|resolver| resolver.status()) {
+    for (_, status) in host.fabric.resolver().into_iter().flat_map(Resolver::status) {
         *states.entry(status.state).or_default() += 1;
     }
     neighbours.samples.extend(
