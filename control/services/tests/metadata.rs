@@ -484,6 +484,28 @@ fn silence_ends_a_connection() {
 }
 
 #[test]
+fn v31_a_byte_now_and_then_holds_no_connection_for_ever() {
+    // Bytes of a head that never ends; bytes behind a request that was answered.
+    for answered in [false, true] {
+        let mut bench = Bench::new(Limits::default());
+        let socket = bench.connect(IpAddr::V4(ADDRESS_V4));
+        if answered {
+            bench.send(socket, b"NONSENSE\r\n\r\n");
+        }
+        let begin = bench.now;
+        while bench.proxy.connections() > 0 {
+            assert!(bench.now < begin + SECOND * 150, "{answered}");
+            if bench.socket(socket).can_send() {
+                bench.send(socket, b"x");
+            }
+            bench.pass(SECOND * 5);
+        }
+        assert!(bench.now > begin + SECOND * 100, "{answered}");
+        bench.assert_gone();
+    }
+}
+
+#[test]
 fn a_guest_that_goes_frees_everything() {
     for close in [false, true] {
         let mut bench = Bench::new(Limits::default());

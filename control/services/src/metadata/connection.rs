@@ -8,7 +8,7 @@ use smoltcp::socket::tcp::{Socket, State};
 
 use super::http::{self, Status};
 use super::stack::Surroundings;
-use super::{Read, StreamId, Upstream};
+use super::{Limits, Read, StreamId, Upstream};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -32,8 +32,8 @@ pub(super) struct Connection {
     body: u64,
     /// Bytes of the answer so far.
     answered: u64,
-    /// When something last moved; `None` while it listens.
-    active: Option<Duration>,
+    /// When it began, and when something last moved; `None` while it listens.
+    times: Option<(Duration, Duration)>,
 }
 
 impl Connection {
@@ -45,7 +45,7 @@ impl Connection {
             pending: Vec::new(),
             body: 0,
             answered: 0,
-            active: None,
+            times: None,
         }
     }
 
@@ -53,9 +53,9 @@ impl Connection {
         self.stream
     }
 
-    /// When nothing has moved for too long.
-    pub(super) fn deadline(&self, idle: Duration) -> Option<Duration> {
-        self.active.map(|active| active + idle)
+    /// When nothing has moved for too long, or it has taken too long in all.
+    pub(super) fn deadline(&self, limits: &Limits) -> Option<Duration> {
+        self.times.map(|(began, active)| (active + limits.idle).min(began + limits.life))
     }
 
     /// Ends the stream.
@@ -74,19 +74,23 @@ impl Connection {
         around: &mut Surroundings<'_, U>,
     ) -> bool {
         if socket.state() == State::Listen {
-            self.active = None;
+            self.times = None;
             return false;
         }
-        let active = *self.active.get_or_insert(now);
+        let (began, active) = *self.times.get_or_insert((now, now));
+        if socket.state() != State::Closed && now >= began + around.limits.life {
+            self.abort(socket, around);
+            return true;
+        }
         let moved = match self.phase {
             Phase::Head => self.head(socket, around),
             Phase::Relay => self.relay(socket, around),
             Phase::Closing => drain(socket),
         };
         if moved {
-            self.active = Some(now);
+            self.times = Some((began, now));
         } else if now >= active + around.limits.idle && socket.state() != State::Closed {
-            self.active = Some(now);
+            self.times = Some((began, now));
             self.give_up(socket, around);
             return true;
         }

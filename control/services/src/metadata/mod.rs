@@ -117,6 +117,8 @@ pub struct Limits {
     pub answer: u64,
     /// How long nothing may move on a connection.
     pub idle: Duration,
+    /// How long a connection may take in all: a guest that sends a byte now and then holds none for ever.
+    pub life: Duration,
 }
 
 impl Default for Limits {
@@ -127,6 +129,7 @@ impl Default for Limits {
             body: 64 * 1024,
             answer: 16 * 1024 * 1024,
             idle: Duration::from_secs(15),
+            life: Duration::from_secs(120),
         }
     }
 }

@@ -243,8 +243,7 @@ impl Stack {
         }
         self.interface.poll(at, &mut self.wire, &mut self.sockets);
         self.clean(around);
-        let idle =
-            self.connections.iter().filter_map(|connection| connection.deadline(around.limits.idle)).min();
+        let idle = self.connections.iter().filter_map(|connection| connection.deadline(around.limits)).min();
         let tcp = self
             .interface
             .poll_at(at, &self.sockets)
