@@ -69,7 +69,7 @@ fn the_example_of_the_daemons_file_is_valid_and_says_everything() {
 fn the_manifests_are_valid_and_have_every_field() {
     let text = page("manifests.md");
     let own = Some((Name::parse("node-a").unwrap(), HostSpec::default()));
-    let environment = Environment { own_host: own, ..Environment::default() };
+    let environment = Environment { own_host: own };
     let set = model::load_text(&blocks(&text, "yaml").concat(), "manifests.md", &environment).unwrap();
     // What a resource is written out with is what can be written.
     for resource in set.iter().filter(|resource| resource.meta.key.kind != model::Kind::Host) {
@@ -90,8 +90,7 @@ fn the_files_that_are_installed_are_valid() {
     let text = std::fs::read_to_string(deploy.join("example/towpathd.yaml")).unwrap();
     let machine = Machine { hostname: "elsewhere".to_owned(), cores: vec![0] };
     let config = Config::read(&text, None, &machine).unwrap();
-    let environment =
-        Environment { own_host: Some((config.host, HostSpec::default())), ..Environment::default() };
+    let environment = Environment { own_host: Some((config.host, HostSpec::default())) };
     let set = model::load_path(&deploy.join("example/manifests"), &environment).unwrap();
     assert_eq!(set.ports().count(), 2);
     let unit = std::fs::read_to_string(deploy.join("towpathd.service")).unwrap();

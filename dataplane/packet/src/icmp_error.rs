@@ -1,6 +1,6 @@
 //! Errors that a router answers with: ICMP (RFC 792, RFC 1812) and ICMPv6 (RFC 4443).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::bytes::{put, put16};
 use crate::checksum::{Sum, pseudo_header_v6};
@@ -57,51 +57,60 @@ pub fn answer(
     mac: MacAddr,
     gateway: IpAddr,
 ) -> Option<u32> {
-    let (source, destination) = (headers.source_ip(head)?, headers.destination_ip(head)?);
-    let too_big = matches!(error, IcmpError::TooBig { .. });
-    // Packet Too Big is for groups too: path MTU discovery of multicast (RFC 4443 section 2.4 (e.3)).
-    let may_be_told = is_station(destination) || too_big && destination.is_ipv6();
-    let asker = ethernet::View::new(head)?.source();
-    if !is_station(source)
-        || !may_be_told
-        || asker.is_multicast()
-        || is_error(head, headers)
-        || headers.fragment == Fragment::Later
-    {
+    if !may_be_answered(head, headers, error)? {
         return None;
     }
-    let (l3, length) = (usize::from(headers.l3_offset), length.min(HEAD_LENGTH));
-    let quoted = length.checked_sub(l3)?.min(headers.l3_length as usize);
-    let header = if headers.l3 == L3::Ipv4 { ipv4::MIN_HEADER_LENGTH } else { ipv6::HEADER_LENGTH }
-        + icmp::HEADER_LENGTH;
-    let at = ethernet::HEADER_LENGTH;
-    let quoted = quoted.min(HEAD_LENGTH - at - header);
-    head.copy_within(l3..l3 + quoted, at + header);
-    let end = at + header + quoted;
+    let (source, asker) = (headers.source_ip(head)?, ethernet::View::new(head)?.source());
+    let (l3, at) = (usize::from(headers.l3_offset), ethernet::HEADER_LENGTH);
+    let network = if headers.l3 == L3::Ipv4 { ipv4::MIN_HEADER_LENGTH } else { ipv6::HEADER_LENGTH };
+    let icmp_at = at + network;
+    let there = length.min(HEAD_LENGTH).checked_sub(l3)?.min(headers.l3_length as usize);
+    let quoted = there.min(HEAD_LENGTH - icmp_at - icmp::HEADER_LENGTH);
+    let end = icmp_at + icmp::HEADER_LENGTH + quoted;
+    if gateway.is_ipv4() != source.is_ipv4() {
+        return None;
+    }
+    head.copy_within(l3..l3 + quoted, icmp_at + icmp::HEADER_LENGTH);
+    ethernet::emit(head, asker, mac, if source.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 })?;
     match (gateway, source) {
-        (IpAddr::V4(gateway), IpAddr::V4(source)) => {
-            ethernet::emit(head, asker, mac, ethernet::IPV4)?;
-            put(head, at, [0x45, 0, 0, 0, 0, 0, 0, 0, 64, icmp::PROTOCOL, 0, 0])?;
-            put16(head, at + ipv4::TOTAL_LENGTH_OFFSET, (end - at) as u16)?;
-            put(head, at + 12, gateway.octets())?;
-            put(head, at + 16, source.octets())?;
-            let sum = Sum::of(head.get(at..at + ipv4::MIN_HEADER_LENGTH)?);
-            put16(head, at + ipv4::CHECKSUM_OFFSET, sum.finish())?;
-            emit(head, at + ipv4::MIN_HEADER_LENGTH, end, error.v4(), Sum::ZERO)?;
-        }
-        (IpAddr::V6(gateway), IpAddr::V6(source)) => {
-            ethernet::emit(head, asker, mac, ethernet::IPV6)?;
-            put(head, at, [0x60, 0, 0, 0, 0, 0, icmp::PROTOCOL_V6, 64])?;
-            let payload = end - at - ipv6::HEADER_LENGTH;
-            put16(head, at + ipv6::PAYLOAD_LENGTH_OFFSET, payload as u16)?;
-            put(head, at + 8, gateway.octets())?;
-            put(head, at + 24, source.octets())?;
-            let pseudo = pseudo_header_v6(gateway, source, icmp::PROTOCOL_V6, payload as u32);
-            emit(head, at + ipv6::HEADER_LENGTH, end, error.v6(), pseudo)?;
-        }
+        (IpAddr::V4(gateway), IpAddr::V4(source)) => emit_v4(head, end, [gateway, source], error)?,
+        (IpAddr::V6(gateway), IpAddr::V6(source)) => emit_v6(head, end, [gateway, source], error)?,
         _ => return None,
     }
     Some(end as u32)
+}
+
+/// Whether an error about this packet may be sent.
+fn may_be_answered(head: &[u8], headers: &Headers, error: IcmpError) -> Option<bool> {
+    let (source, destination) = (headers.source_ip(head)?, headers.destination_ip(head)?);
+    // Packet Too Big is for groups too: path MTU discovery of multicast (RFC 4443 section 2.4 (e.3)).
+    let too_big = matches!(error, IcmpError::TooBig { .. }) && destination.is_ipv6();
+    let asker = ethernet::View::new(head)?.source();
+    let from_station = is_station(source) && !asker.is_multicast();
+    let about_station = is_station(destination) || too_big;
+    Some(from_station && about_station && !is_error(head, headers) && headers.fragment != Fragment::Later)
+}
+
+fn emit_v4(head: &mut [u8], end: usize, [from, to]: [Ipv4Addr; 2], error: IcmpError) -> Option<()> {
+    let at = ethernet::HEADER_LENGTH;
+    put(head, at, [0x45, 0, 0, 0, 0, 0, 0, 0, 64, icmp::PROTOCOL, 0, 0])?;
+    put16(head, at + ipv4::TOTAL_LENGTH_OFFSET, (end - at) as u16)?;
+    put(head, at + 12, from.octets())?;
+    put(head, at + 16, to.octets())?;
+    let sum = Sum::of(head.get(at..at + ipv4::MIN_HEADER_LENGTH)?);
+    put16(head, at + ipv4::CHECKSUM_OFFSET, sum.finish())?;
+    emit(head, at + ipv4::MIN_HEADER_LENGTH, end, error.v4(), Sum::ZERO)
+}
+
+fn emit_v6(head: &mut [u8], end: usize, [from, to]: [Ipv6Addr; 2], error: IcmpError) -> Option<()> {
+    let at = ethernet::HEADER_LENGTH;
+    let payload = end - at - ipv6::HEADER_LENGTH;
+    put(head, at, [0x60, 0, 0, 0, 0, 0, icmp::PROTOCOL_V6, 64])?;
+    put16(head, at + ipv6::PAYLOAD_LENGTH_OFFSET, payload as u16)?;
+    put(head, at + 8, from.octets())?;
+    put(head, at + 24, to.octets())?;
+    let pseudo = pseudo_header_v6(from, to, icmp::PROTOCOL_V6, payload as u32);
+    emit(head, at + ipv6::HEADER_LENGTH, end, error.v6(), pseudo)
 }
 
 fn emit(

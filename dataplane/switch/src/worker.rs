@@ -1,6 +1,6 @@
 //! A worker: the poll set it owns, the outputs it knows, and one step of its loop.
 
-use crate::aside::{Aside, Exceptions, WaitingRoom};
+use crate::aside::{Aside, Budgets, Exceptions, WaitingRoom};
 use crate::clock::Clock;
 use crate::deliver::{Delivery, Form, OutputPort, transmit};
 use crate::handover::{Handover, Links};
@@ -17,6 +17,7 @@ use engine::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use sync::Counter;
+use tables::PortProfile;
 
 /// Handed-over packets delivered per step and peer.
 const HANDOVERS_PER_STEP: usize = 64;
@@ -301,28 +302,16 @@ impl Worker {
                     .for_each(|frame| observer.received(id.port, &frame));
             }
             let mut batch = Batch::new(&mut burst, &mut self.metadata, now);
-            if uplink {
-                pipeline::run_underlay(&mut batch, id.port, &mut budgets.errors, &self.tables);
-            } else {
-                let (announcements, lost) = (&self.announcements, &self.counters.announcements_lost);
-                let mut ingress = Ingress {
-                    port: id.port,
-                    profile: profile.get(),
-                    counters,
-                    announcements: &mut budgets.announcements,
-                    errors: &mut budgets.errors,
-                };
-                pipeline::run(&mut batch, &mut ingress, &self.tables, &mut |announcement| {
-                    if announcements.push(announcement).is_err() {
-                        lost.add(1);
-                    }
-                });
-            }
-            if !batch.punts().is_empty() || !batch.held().is_empty() {
-                let (waiting, pool, exceptions) = (&mut self.waiting, &self.pool, &self.exceptions);
-                let mut aside = Aside { exceptions, waiting, pool, budgets, counters };
-                aside.run(&mut batch, id.port);
-            }
+            let mut around = Around {
+                tables: &self.tables,
+                announcements: &self.announcements,
+                announcements_lost: &self.counters.announcements_lost,
+                waiting: &mut self.waiting,
+                pool: &self.pool,
+                exceptions: &self.exceptions,
+            };
+            let profile = (!uplink).then(|| profile.get());
+            around.run(&mut batch, id.port, profile, counters, budgets);
             if let Some(Some(own)) = self.outputs.get(usize::from(id.port.0)) {
                 own.steer(&batch, id.pair);
             }
@@ -467,6 +456,46 @@ impl Worker {
         let counter = if busy { &self.counters.busy_cycles } else { &self.counters.idle_cycles };
         counter.add(now.wrapping_sub(since));
         now
+    }
+}
+
+/// What the stages work with besides a batch and its port.
+struct Around<'w> {
+    tables: &'w Tables,
+    announcements: &'w ArrayQueue<Announcement>,
+    announcements_lost: &'w Counter,
+    waiting: &'w mut WaitingRoom,
+    pool: &'w Pool,
+    exceptions: &'w Exceptions,
+}
+
+impl Around<'_> {
+    /// Runs the stages: those for a port's packets, or without a profile those for the underlay's. What leaves the burst by them is set aside.
+    #[inline(always)]
+    fn run(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        port: PortIndex,
+        profile: Option<&PortProfile>,
+        counters: &PortCounters,
+        budgets: &mut Budgets,
+    ) {
+        if let Some(profile) = profile {
+            let Budgets { announcements, errors, .. } = budgets;
+            let mut ingress = Ingress { port, profile, counters, announcements, errors };
+            pipeline::run(batch, &mut ingress, self.tables, &mut |announcement| {
+                if self.announcements.push(announcement).is_err() {
+                    self.announcements_lost.add(1);
+                }
+            });
+        } else {
+            pipeline::run_underlay(batch, port, &mut budgets.errors, self.tables);
+        }
+        if !batch.punts().is_empty() || !batch.held().is_empty() {
+            let Self { exceptions, pool, .. } = *self;
+            let mut aside = Aside { exceptions, waiting: self.waiting, pool, budgets, counters };
+            aside.run(batch, port);
+        }
     }
 }
 
