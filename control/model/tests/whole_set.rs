@@ -469,3 +469,272 @@ fn a_hundred_thousand_lines_of_problems_take_no_time() {
     assert_eq!(problems.len(), 5_000);
     assert!(ResourceSet::default().is_empty());
 }
+
+/// BASE with a second VPC, peered with the first.
+const PEERED: &str = "\
+---
+kind: Vpc
+metadata: {name: green}
+spec: {vni: 200, cidrs: [10.9.0.0/16]}
+---
+kind: Subnet
+metadata: {name: lawn}
+spec: {vpc: green, cidrs: [10.9.1.0/24]}
+---
+kind: Peering
+metadata: {name: blue-green}
+spec: {vpcs: [blue, green]}
+---
+kind: RouteTable
+metadata: {name: out}
+spec: {vpc: blue, routes: [{destination: 10.9.0.0/16, via: {peering: blue-green}}, {destination: 0.0.0.0/0, via: {port: vm1-eth0}}, {destination: 203.0.113.0/24, via: {blackhole: true}}]}
+---
+kind: Endpoint
+metadata: {name: db}
+spec: {subnet: web, ips: [10.0.1.200], mac: '02:00:00:00:02:00', vtep: 192.0.2.99}
+";
+
+/// Exactly one problem of BASE and PEERED with these documents more, with these parts.
+fn refused_beside_peers(more: &str, parts: &[&str]) {
+    refused(&format!("{}---\n{more}", PEERED.trim_start_matches("---\n")), parts);
+}
+
+#[test]
+fn routes_and_peerings_lead_somewhere() {
+    let with_table = BASE.replace(
+        "spec: {vpc: blue, cidrs: [10.0.1.0/24",
+        "spec: {vpc: blue, routeTable: out, cidrs: [10.0.1.0/24",
+    );
+    let set = load_text(&format!("{with_table}{PEERED}"), "f", &Environment::default()).unwrap();
+    assert_eq!((set.peerings().count(), set.route_tables().count(), set.endpoints().count()), (1, 1, 1));
+    let blue = object("blue");
+    let members: Vec<String> =
+        set.members(Kind::Vpc, &blue).map(|member| member.meta.key.to_string()).collect();
+    assert_eq!(members, ["RouteTable default/out", "Subnet default/web"]);
+    let web = object("web");
+    let members: Vec<String> =
+        set.members(Kind::Subnet, &web).map(|member| member.meta.key.to_string()).collect();
+    assert_eq!(members, ["Port default/vm1-eth0", "Endpoint default/db"]);
+    let written: String = set.iter().map(|resource| format!("{}\n---\n", resource.to_json())).collect();
+    assert_eq!(
+        load_text(&written, "f", &Environment::default()).unwrap(),
+        set,
+        "what is written out reads back"
+    );
+
+    let table = |routes: &str| {
+        format!("kind: RouteTable\nmetadata: {{name: t}}\nspec: {{vpc: blue, routes: [{routes}]}}\n")
+    };
+    let route = |route: &str, parts: &[&str]| refused_beside_peers(&table(route), parts);
+    route(
+        "{destination: 1.0.0.0/8, via: {port: vm1}}",
+        &["spec.routes[0].via.port \"vm1\": there is no Port default/vm1", "vm1-eth0"],
+    );
+    route("{destination: 1.0.0.0/8, via: {peering: bleu}}", &["there is no Peering default/bleu"]);
+    route(
+        "{destination: 10.0.1.0/24, via: {blackhole: true}}",
+        &[
+            "spec.routes[0].destination \"10.0.1.0/24\": is the network of Subnet default/web",
+            "needs no route",
+        ],
+    );
+    route(
+        "{destination: 10.8.0.0/15, via: {peering: blue-green}}",
+        &[
+            "spec.routes[0].destination \"10.8.0.0/15\": is not inside a network of the peer, Vpc default/green (10.9.0.0/16)",
+        ],
+    );
+    refused_beside_peers(
+        "kind: Port\nmetadata: {name: g}\nspec: {subnet: lawn, ips: [10.9.1.5]}\n---\nkind: RouteTable\nmetadata: {name: t}\nspec: {vpc: blue, routes: [{destination: 1.0.0.0/8, via: {port: g}}]}\n",
+        &[
+            "spec.routes[0].via.port \"g\": is a port of Vpc default/green, and this table is for Vpc default/blue",
+        ],
+    );
+    let third = "kind: Vpc\nmetadata: {name: red}\nspec: {vni: 300, cidrs: [10.7.0.0/16]}\n---\n";
+    refused_beside_peers(
+        &format!(
+            "{third}kind: RouteTable\nmetadata: {{name: t}}\nspec: {{vpc: red, routes: [{{destination: 10.9.0.0/24, via: {{peering: blue-green}}}}]}}\n"
+        ),
+        &[
+            "spec.routes[0].via.peering \"blue-green\": peers Vpc default/blue with Vpc default/green, and this table is for Vpc default/red",
+        ],
+    );
+    refused_beside_peers(
+        "kind: Subnet\nmetadata: {name: s}\nspec: {vpc: green, cidrs: [10.9.2.0/24], routeTable: out}\n",
+        &["spec.routeTable \"out\": is a table of Vpc default/blue, and this subnet is in Vpc default/green"],
+    );
+    refused_beside_peers(
+        "kind: Subnet\nmetadata: {name: s}\nspec: {vpc: green, cidrs: [10.9.2.0/24], routeTable: uot}\n",
+        &["spec.routeTable \"uot\": there is no RouteTable default/uot", "nearest there is: out"],
+    );
+    refused_beside_peers(
+        "kind: Peering\nmetadata: {name: again}\nspec: {vpcs: [green, blue]}\n",
+        &["spec.vpcs: these Vpcs are peered by Peering default/blue-green"],
+    );
+    refused_beside_peers(
+        "kind: Vpc\nmetadata: {name: red}\nspec: {vni: 300, cidrs: [10.0.128.0/17]}\n---\nkind: Peering\nmetadata: {name: x}\nspec: {vpcs: [red, blue]}\n",
+        &["spec.vpcs: 10.0.128.0/17 of Vpc default/red overlaps 10.0.0.0/16 of Vpc default/blue"],
+    );
+    refused_beside_peers(
+        "kind: Peering\nmetadata: {name: x}\nspec: {vpcs: [blue, yellow]}\n",
+        &["spec.vpcs[1] \"yellow\": there is no Vpc default/yellow"],
+    );
+}
+
+#[test]
+fn addresses_are_unique_in_a_vpc_whoever_has_them() {
+    let endpoint =
+        |rest: &str| format!("kind: Endpoint\nmetadata: {{name: e}}\nspec: {{subnet: web, {rest}}}\n");
+    let refused_endpoint = |rest: &str, parts: &[&str]| refused_beside_peers(&endpoint(rest), parts);
+    refused_endpoint(
+        "ips: [10.0.1.10], mac: '02:00:00:00:02:01', vtep: 192.0.2.99",
+        &["spec.ips[0] \"10.0.1.10\": is the address of Port default/vm1-eth0"],
+    );
+    refused_endpoint(
+        "ips: [10.0.1.200], mac: '02:00:00:00:02:01', vtep: 192.0.2.99",
+        &["is the address of Endpoint default/db"],
+    );
+    refused_endpoint(
+        "ips: [10.0.2.5], mac: '02:00:00:00:02:01', vtep: 192.0.2.99",
+        &["is outside of Subnet default/web"],
+    );
+    refused_endpoint(
+        "ips: [10.0.1.1], mac: '02:00:00:00:02:01', vtep: 192.0.2.99",
+        &["is the subnet's gateway"],
+    );
+    refused_endpoint(
+        "ips: [10.0.1.201], mac: '02:00:00:00:01:0a', vtep: 192.0.2.99",
+        &["spec.mac", "is the MAC address of Port default/vm1-eth0"],
+    );
+    refused_endpoint(
+        "ips: [10.0.1.201], mac: '02:00:00:00:02:01', vtep: 192.0.2.2",
+        &["spec.vtep \"192.0.2.2\": is the tunnel end point of Host node-b", "write a Port"],
+    );
+    refused_beside_peers(
+        "kind: Host\nmetadata: {name: node-c}\nspec: {vteps: [192.0.2.3, 192.0.2.2]}\n",
+        &["Host node-c: spec.vteps[1] \"192.0.2.2\": is the tunnel end point of Host node-b"],
+    );
+    let other = "kind: Subnet\nmetadata: {name: s}\nspec: {vpc: blue, cidrs: [10.0.2.0/24]}\n---\n";
+    refused(
+        &format!(
+            "{other}kind: Port\nmetadata: {{name: p}}\nspec: {{subnet: s, ips: [10.0.2.10], mac: '02:00:00:00:01:0a'}}\n"
+        ),
+        &[
+            "02:00:00:00:01:0a is the MAC address of Port default/vm1-eth0",
+            "give each port and endpoint of a Vpc its own",
+        ],
+    );
+    let gateway =
+        load_text(BASE, "f", &Environment::default()).unwrap().subnets().next().unwrap().spec.gateway_mac;
+    refused(
+        &format!(
+            "{other}kind: Port\nmetadata: {{name: p}}\nspec: {{subnet: s, ips: [10.0.2.10], mac: '{gateway}'}}\n"
+        ),
+        &["is the MAC address of the gateway of Subnet default/web"],
+    );
+    let holder = |subnet: &str, ip: &str, allowed: &str| {
+        format!(
+            "kind: Port\nmetadata: {{name: p-{subnet}}}\nspec: {{subnet: {subnet}, ips: [{ip}], allowedAddresses: [{allowed}]}}\n"
+        )
+    };
+    refused(
+        &format!("{other}{}", holder("s", "10.0.2.10", "{ip: 10.0.1.1}")),
+        &["allowedAddresses[0].ip \"10.0.1.1\": is the gateway of another subnet of the Vpc"],
+    );
+    refused_beside_peers(
+        &holder("web", "10.0.1.11", "{ip: 10.0.1.200}"),
+        &["is the own address of Endpoint default/db"],
+    );
+    refused(
+        &holder("web", "10.0.1.11", "{ip: 10.0.1.100, mac: '02:00:00:00:01:0a'}"),
+        &["allowedAddresses[0].mac", "is the own MAC address of Port default/vm1-eth0"],
+    );
+    let virtually = "mac: '00:00:5e:00:01:01'";
+    refused(
+        &format!(
+            "{other}{}---\n{}",
+            holder("web", "10.0.1.11", &format!("{{ip: 10.0.1.100, {virtually}}}")),
+            holder("s", "10.0.2.11", &format!("{{ip: 10.0.2.100, {virtually}}}"))
+        ),
+        &[
+            "Port default/p-s",
+            "is used by Port default/p-web",
+            "in Subnet default/web of the same Vpc",
+            "VRRP: another group",
+        ],
+    );
+}
+
+#[test]
+fn hosts_of_a_vpc_have_a_family_in_common() {
+    let text = BASE
+        .replace("host: node-a", "host: node-a, migratingTo: node-b")
+        .replace("metadata: {name: node-a}", "metadata: {name: node-a}\nspec: {vteps: [192.0.2.1]}")
+        .replace("vteps: ['2001:db8::2', 192.0.2.2]", "vteps: ['2001:db8::2']");
+    let found = texts(&load_text(&text, "f", &Environment::default()).unwrap_err());
+    assert!(
+        found.len() == 1
+            && found[0]
+                .contains("is on Host node-a, which has tunnel end points of IPv4 only, and on Host node-b"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn every_problem_of_the_new_kinds_at_once_and_nothing_applied() {
+    let bad = "\
+kind: RouteTable
+metadata: {name: t}
+spec: {vpc: bleu, routes: [{destination: 0.0.0.0/0, via: {natGateway: egress}}, {destination: 8.8.8.0/24, via: {external: internet}}, {destination: 1.2.3.4/8, via: {port: p}}]}
+---
+kind: Peering
+metadata: {name: p}
+spec: {vpcs: [blue]}
+---
+kind: Endpoint
+metadata: {name: e}
+spec: {subnet: web, ips: [10.0.1.300], mac: x, vtep: y}
+---
+kind: Subnet
+metadata: {name: s}
+spec: {vpc: blue, cidrs: [10.0.7.0/24], dhcp: {dns: ['fd00::1'], leaseTime: 1s, metadata: 'ftp://x'}, multicast: sometimes}
+---
+kind: Port
+metadata: {name: q}
+spec: {subnet: web, ips: [10.0.1.77], migratingTo: node-a}
+---
+kind: Host
+metadata: {name: node-c}
+spec: {vteps: [10.1.1.1, 10.1.1.1], mtu: 100}
+";
+    let environment = Environment::default();
+    let set = load_text(BASE, "base.yaml", &environment).unwrap();
+    let manifests = Manifests::read_text(bad, Some("bad.yaml"), Owner::Api);
+    let problems = set.apply(manifests, Absent::Keep, &environment).unwrap_err();
+    let found = texts(&problems);
+    let expected = [
+        ("bad.yaml:3:", "next hop natGateway is not supported by this version"),
+        ("bad.yaml:3:", "next hop external is not supported by this version"),
+        ("bad.yaml:3:", "write 1.0.0.0/8"),
+        ("bad.yaml:7:", "names 1 Vpcs"),
+        ("bad.yaml:11:", "spec.ips[0] \"10.0.1.300\""),
+        ("bad.yaml:11:", "spec.mac \"x\""),
+        ("bad.yaml:11:", "spec.vtep \"y\""),
+        ("bad.yaml:15:", "the subnet has no IPv6 network"),
+        ("bad.yaml:15:", "spec.dhcp.leaseTime"),
+        ("bad.yaml:15:", "spec.dhcp.metadata"),
+        ("bad.yaml:15:", "spec.multicast"),
+        ("bad.yaml:19:", "a port that is on no host cannot move"),
+        ("bad.yaml:23:", "is written twice"),
+        ("bad.yaml:23:", "spec.mtu"),
+    ];
+    for (place, part) in expected {
+        assert!(
+            found.iter().any(|text| text.starts_with(place) && text.contains(part)),
+            "{place} {part}\n{found:#?}"
+        );
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert!(problems.iter().all(|problem| !problem.remedy.is_empty() && problem.field.is_some()));
+    assert_eq!(set, load_text(BASE, "base.yaml", &environment).unwrap());
+}
