@@ -74,7 +74,10 @@ pub(crate) type Entry = u32;
 /// Sets of ranges. A look compares `LOOK` starts.
 #[derive(Clone, Debug)]
 pub(crate) struct Ranges<W, const LOOK: usize> {
-    ranges: Vec<Range<W>>,
+    /// Where the ranges start; those of a set, in order, one after another.
+    starts: Vec<W>,
+    /// What they say.
+    results: Vec<u32>,
     nodes: Vec<Node<W>>,
     entries: Vec<Entry>,
 }
@@ -82,43 +85,45 @@ pub(crate) struct Ranges<W, const LOOK: usize> {
 impl<W: Word, const LOOK: usize> Default for Ranges<W, LOOK> {
     fn default() -> Self {
         const { assert!(LOOK < 1 << COUNT_BITS) };
-        Self { ranges: Vec::new(), nodes: Vec::new(), entries: Vec::new() }
+        Self { starts: Vec::new(), results: Vec::new(), nodes: Vec::new(), entries: Vec::new() }
     }
 }
 
 impl<W: Word, const LOOK: usize> Ranges<W, LOOK> {
     /// Adds a set of ranges, in order, the first of which starts at the least number; returns where to look in it.
     pub(crate) fn add(&mut self, ranges: &[Range<W>]) -> Entry {
-        let first = self.ranges.len();
-        self.ranges.extend_from_slice(ranges);
+        let first = self.starts.len();
+        self.starts.extend(ranges.iter().map(|range| range.start));
+        self.results.extend(ranges.iter().map(|range| range.result));
         self.entry(first, ranges.len().saturating_sub(1))
     }
 
     /// After the last set: makes room for a look at the end.
     pub(crate) fn finish(&mut self) {
-        self.ranges.extend([Range { start: W::MAX, result: 0 }; LOOK]);
-        self.ranges.shrink_to_fit();
+        self.starts.extend([W::MAX; LOOK]);
+        self.starts.shrink_to_fit();
+        self.results.shrink_to_fit();
         self.nodes.shrink_to_fit();
         self.entries.shrink_to_fit();
     }
 
     /// An entry for numbers from within range `first` on, with `count` more ranges.
     fn entry(&mut self, first: usize, count: usize) -> Entry {
-        let starts = self.ranges.get(first + 1..).and_then(|ranges| ranges.get(..count)).unwrap_or_default();
+        let starts = self.starts.get(first + 1..).and_then(|starts| starts.get(..count)).unwrap_or_default();
         let (Some(least), Some(greatest)) = (starts.first(), starts.last()) else {
             return (first as Entry) << COUNT_BITS;
         };
         if count <= LOOK {
             return (first as Entry) << COUNT_BITS | count as Entry;
         }
-        let (least, greatest) = (least.start, greatest.start);
+        let (least, greatest) = (*least, *greatest);
         let parts = (count * 2).next_power_of_two().max(LEAST_PARTS) as u64;
         let shift = (0..u64::BITS).find(|shift| greatest.above(least, *shift) < parts).unwrap_or_default();
         let last = greatest.above(least, shift);
         // How many begin in each part, and then an entry for each.
         let mut counts = vec![0usize; last as usize + 1];
-        for range in starts {
-            if let Some(count) = counts.get_mut(range.start.above(least, shift) as usize) {
+        for start in starts {
+            if let Some(count) = counts.get_mut(start.above(least, shift) as usize) {
                 *count += 1;
             }
         }
@@ -164,9 +169,12 @@ impl<W: Word, const LOOK: usize> Ranges<W, LOOK> {
     #[inline(always)]
     pub(crate) fn prefetch_find(&self, entry: Entry) {
         let first = ((entry & !NODE) >> COUNT_BITS) as usize;
-        if let (Some(first), Some(last)) = (self.ranges.get(first), self.ranges.get(first + LOOK)) {
-            cpu::prefetch_read(first);
+        if let (Some(start), Some(last), Some(result)) =
+            (self.starts.get(first + 1), self.starts.get(first + LOOK), self.results.get(first))
+        {
+            cpu::prefetch_read(start);
             cpu::prefetch_read(last);
+            cpu::prefetch_read(result);
         }
     }
 
@@ -180,19 +188,18 @@ impl<W: Word, const LOOK: usize> Ranges<W, LOOK> {
             }
         }
         let (first, count) = ((entry >> COUNT_BITS) as usize, entry & ((1 << COUNT_BITS) - 1));
-        let Some(looked_at) = self.ranges.get(first + 1..).and_then(|ranges| ranges.first_chunk::<LOOK>())
-        else {
-            return 0;
-        };
+        let looked_at = self.starts.get(first + 1..).and_then(|starts| starts.first_chunk::<LOOK>());
+        let Some(looked_at) = looked_at else { return 0 };
         let mut passed = 0;
-        for (position, range) in (0..).zip(looked_at) {
-            passed += usize::from((position < count) & (range.start <= word));
+        for (position, start) in (0..).zip(looked_at) {
+            passed += u32::from((position < count) & (*start <= word));
         }
-        self.ranges.get(first + passed).map_or(0, |range| range.result)
+        self.results.get(first + passed as usize).copied().unwrap_or_default()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        size_of_val(self.ranges.as_slice())
+        size_of_val(self.starts.as_slice())
+            + size_of_val(self.results.as_slice())
             + size_of_val(self.nodes.as_slice())
             + size_of_val(self.entries.as_slice())
     }

@@ -151,30 +151,72 @@ impl RouteTable {
     /// read is asked for 32 at a time.
     pub fn lookup_batch(&self, addresses: &[IpAddr], out: &mut [Option<NextHop>]) {
         for (addresses, out) in addresses.chunks(BATCH).zip(out.chunks_mut(BATCH)) {
-            for address in addresses {
-                match address {
-                    IpAddr::V4(v4) => self.ipv4.prefetch_step(self.ipv4_root, v4.to_bits()),
-                    IpAddr::V6(v6) => self.ipv6.prefetch_step(self.ipv6_root, upper(*v6)),
-                }
-            }
             let mut entries: [Entry; BATCH] = [0; BATCH];
-            for (entry, address) in entries.iter_mut().zip(addresses) {
-                match address {
-                    IpAddr::V4(v4) => {
-                        *entry = self.ipv4.step(self.ipv4_root, v4.to_bits());
-                        self.ipv4.prefetch_find(*entry);
-                    }
-                    IpAddr::V6(v6) => {
-                        *entry = self.ipv6.step(self.ipv6_root, upper(*v6));
-                        self.ipv6.prefetch_find(*entry);
-                    }
+            self.step_all(addresses, &mut entries);
+            let mut numbers = [0; BATCH];
+            let mut all = 0;
+            for ((number, entry), address) in numbers.iter_mut().zip(&entries).zip(addresses) {
+                *number = match address {
+                    IpAddr::V4(v4) => self.ipv4.find(*entry, v4.to_bits()),
+                    IpAddr::V6(v6) => self.ipv6.find(*entry, upper(*v6)),
+                };
+                all |= *number;
+            }
+            if all & LOWER != 0 {
+                self.find_lower_halves(addresses, &mut numbers);
+            }
+            for (number, out) in numbers.iter().zip(out) {
+                *out = self.hop(*number);
+            }
+        }
+    }
+
+    /// The entries of the roots for these addresses.
+    #[inline(always)]
+    fn step_all(&self, addresses: &[IpAddr], entries: &mut [Entry; BATCH]) {
+        for address in addresses {
+            match address {
+                IpAddr::V4(v4) => self.ipv4.prefetch_step(self.ipv4_root, v4.to_bits()),
+                IpAddr::V6(v6) => self.ipv6.prefetch_step(self.ipv6_root, upper(*v6)),
+            }
+        }
+        for (entry, address) in entries.iter_mut().zip(addresses) {
+            match address {
+                IpAddr::V4(v4) => {
+                    *entry = self.ipv4.step(self.ipv4_root, v4.to_bits());
+                    self.ipv4.prefetch_find(*entry);
+                }
+                IpAddr::V6(v6) => {
+                    *entry = self.ipv6.step(self.ipv6_root, upper(*v6));
+                    self.ipv6.prefetch_find(*entry);
                 }
             }
-            for ((entry, address), out) in entries.into_iter().zip(addresses).zip(out) {
-                *out = match address {
-                    IpAddr::V4(v4) => self.hop(self.ipv4.find(entry, v4.to_bits())),
-                    IpAddr::V6(v6) => self.find_ipv6(entry, *v6),
-                };
+        }
+    }
+
+    /// Replaces each number with [`LOWER`] in it by what the address' lower half says.
+    #[inline(never)]
+    fn find_lower_halves(&self, addresses: &[IpAddr], numbers: &mut [u32; BATCH]) {
+        let mut found: [(usize, Entry, u64); BATCH] = [(0, 0, 0); BATCH];
+        let mut count = 0;
+        for ((position, number), address) in numbers.iter().enumerate().zip(addresses) {
+            if let (IpAddr::V6(v6), true) = (address, number & LOWER != 0)
+                && let (Some(to), Some(entry)) =
+                    (found.get_mut(count), self.lower.get((number & !LOWER) as usize))
+            {
+                *to = (position, *entry, lower(*v6));
+                self.ipv6.prefetch_step(*entry, lower(*v6));
+                count += 1;
+            }
+        }
+        let found = found.get_mut(..count).unwrap_or_default();
+        for (_, entry, word) in found.iter_mut() {
+            *entry = self.ipv6.step(*entry, *word);
+            self.ipv6.prefetch_find(*entry);
+        }
+        for (position, entry, word) in found {
+            if let Some(number) = numbers.get_mut(*position) {
+                *number = self.ipv6.find(*entry, *word);
             }
         }
     }
