@@ -1,12 +1,12 @@
 //! Which of many ranges a number is in: what longest prefix match becomes once the prefixes are known.
 //!
 //! Prefixes cut the numbers of a word into ranges in each of which the longest match is the same. The ranges' starts lie in order in one
-//! array. A *node* divides the span of its starts into equal parts, about as many as starts, and says for each part
+//! array. A *node* divides the span of its starts into equal parts, a half to all as many as starts, and says for each part
 //! where in the array to look; a look compares the few starts of that part, without a branch. A part with more starts than
 //! one look compares has a node of its own, for the span of its own starts, whatever prefix they share. So a look-up reads a word of
-//! the node and a line of the array, however many ranges there are, unless the prefixes are in clusters: then it is one word more
-//! for each size of cluster. A node of `m` parts takes `log2(m) - 1` bits off the span, `m` is at least 32: eight
-//! nodes at most for a word of 32 bits, 16 for 64.
+//! the node and a line or two of the array, however many ranges there are, unless the prefixes are in clusters: then it is one word more
+//! for each size of cluster. A part is at most a sixteenth of its node's span, so that there are eight nodes at most on the way
+//! of a word of 32 bits, 16 for 64.
 
 /// Least parts of a node.
 const LEAST_PARTS: usize = 32;
@@ -117,7 +117,7 @@ impl<W: Word, const LOOK: usize> Ranges<W, LOOK> {
             return (first as Entry) << COUNT_BITS | count as Entry;
         }
         let (least, greatest) = (*least, *greatest);
-        let parts = (count * 2).next_power_of_two().max(LEAST_PARTS) as u64;
+        let parts = count.max(LEAST_PARTS) as u64;
         let shift = (0..u64::BITS).find(|shift| greatest.above(least, *shift) < parts).unwrap_or_default();
         let last = greatest.above(least, shift);
         // How many begin in each part, and then an entry for each.

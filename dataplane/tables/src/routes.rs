@@ -20,7 +20,7 @@ pub struct RouteTable {
     ipv4: Ranges<u32, 8>,
     ipv4_root: Entry,
     /// Of upper halves, and for each upper half with longer prefixes one of lower halves.
-    ipv6: Ranges<u64, 4>,
+    ipv6: Ranges<u64, 8>,
     ipv6_root: Entry,
     lower: Vec<Entry>,
 }
