@@ -89,18 +89,6 @@ pub enum Error {
         /// The largest that will do.
         most: u16,
     },
-    /// More queue pairs than the interface has receive queues.
-    #[error(
-        "interface `{ifname}` has {most} receive queues, `queue_pairs` is {asked}: ask for fewer or give it more (`ethtool -L {ifname} combined {asked}`)"
-    )]
-    XdpQueues {
-        /// The interface.
-        ifname: String,
-        /// Pairs asked for.
-        asked: u16,
-        /// Receive queues there are.
-        most: u16,
-    },
     /// Too little memory for the rings.
     #[error("interface `{ifname}`: no memory for rings of {bytes} bytes: ask for less in `ring_bytes`")]
     NoMemory {

@@ -21,7 +21,8 @@ const VXLAN: u16 = 4789;
 /// How an interface is to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Pairs of a receive and a transmit queue, 1 to 64. Received flows are spread over them by their hash.
+    /// Pairs of a receive and a transmit queue, 1 to 64. Received flows are spread over them by their hash. With AF_XDP it is at most that many:
+    /// no more than the interface has receive queues ([`UplinkInfo::queue_pairs`] says how many).
     pub queue_pairs: u16,
     /// Bytes of each receive ring, 2 MiB to 2 GiB, in steps of 2 MiB: 31 packets of any length each. Transmit rings are half that.
     pub ring_bytes: usize,
@@ -129,6 +130,7 @@ impl Interface {
         interface.cover()?;
         let opened = queues::open(&interface.link, seen.mtu, options, &interface.state)?;
         interface.info.device = format!("{} on {ifname}", opened.driver);
+        interface.info.queue_pairs = opened.pairs.len() as u16;
         interface.pairs = opened.pairs;
         Ok((interface, opened.queues))
     }

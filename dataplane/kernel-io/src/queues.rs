@@ -152,7 +152,8 @@ struct XdpOpener<'a> {
 }
 
 fn open_xdp(link: &Link, mtu: u16, options: &Options, state: &Arc<State>) -> Result<Opened, Error> {
-    let opener = XdpOpener { link, options, state };
+    let pairs = options.queue_pairs.min(link.receive_queues());
+    let opener = XdpOpener { link, options: &Options { queue_pairs: pairs, ..*options }, state };
     opener.check(mtu)?;
     let (sockets, copies) = opener.sockets()?;
     let redirect = opener.redirect(&sockets)?;
@@ -176,14 +177,9 @@ fn open_xdp(link: &Link, mtu: u16, options: &Options, state: &Arc<State>) -> Res
 
 impl XdpOpener<'_> {
     fn check(&self, mtu: u16) -> Result<(), Error> {
-        let ifname = || self.link.name.clone();
         let most = (xdp::LONGEST - LINK_BYTES) as u16;
         if mtu > most {
-            return Err(Error::XdpMtu { ifname: ifname(), mtu, most });
-        }
-        let (asked, most) = (self.options.queue_pairs, self.link.receive_queues());
-        if asked > most {
-            return Err(Error::XdpQueues { ifname: ifname(), asked, most });
+            return Err(Error::XdpMtu { ifname: self.link.name.clone(), mtu, most });
         }
         Ok(())
     }
