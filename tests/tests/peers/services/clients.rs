@@ -87,6 +87,10 @@ fn udhcpc_configures_a_guest_that_then_fetches_its_metadata() -> Result<()> {
         assert!(namespace.run(&format!("ip link show {INTERFACE}"))?.contains("mtu 1450"));
         // The kernel's TCP against ours: a page, and an answer of a megabyte.
         for more in [0, 1_000_000] {
+            if more > 0 {
+                // A client that reads slowly closes its window, which is worth a warning; what came before is not.
+                dissect(&scratch, &port.frames)?;
+            }
             port.echo.more = more;
             let page = scratch.join("page");
             let mut command = namespace.command("busybox");
@@ -102,9 +106,7 @@ fn udhcpc_configures_a_guest_that_then_fetches_its_metadata() -> Result<()> {
             assert!(head.contains("X-Forwarded-For: 10.0.1.10"), "{head}");
         }
         assert_eq!(port.refusals, []);
-        // Answers of a megabyte say nothing more of their kind.
-        port.frames.truncate(200);
-        dissect(&scratch, &port.frames).map(drop)
+        Ok(())
     })
 }
 
@@ -123,8 +125,8 @@ fn udhcpc_releases_and_asks_for_an_address_that_is_not_its_own() -> Result<()> {
         finish(port, &mut client)?;
         let told = told(&scratch, "bound").context("udhcpc was told nothing")?;
         assert_eq!((variable(&told, "ip"), variable(&told, "staticroutes")), (Some("10.0.1.10"), None));
-        // The offer and the acknowledgement; the release that follows needs no answer.
-        assert_eq!(port.answered.get("dhcp4"), Some(&2));
+        // The offer and the acknowledgement, more if it asked again; the release that follows needs no answer.
+        assert!(port.answered.get("dhcp4").is_some_and(|answers| *answers >= 2), "{:?}", port.answered);
         assert_eq!(port.refusals, []);
         dissect(&scratch, &port.frames).map(drop)
     })
@@ -243,7 +245,7 @@ fn the_kernel_takes_the_gateway_as_its_router_and_makes_up_no_address() -> Resul
         assert!(route.contains("via fe80::ff:fe00:1"), "{route}");
         let prefix = namespace.run("ip -6 route show fd00:10:0:1::/64")?;
         assert!(prefix.contains("proto") && prefix.contains(INTERFACE), "{prefix}");
-        let mtu = namespace.run(&format!("sysctl -n net.ipv6.conf.{INTERFACE}.mtu"))?;
+        let mtu = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{INTERFACE}/mtu"))?;
         assert_eq!(mtu.trim(), "1450");
         let addresses = namespace.run(&format!("ip -6 address show dev {INTERFACE} scope global"))?;
         assert_eq!(addresses.trim(), "", "addresses come from DHCPv6");

@@ -1,6 +1,7 @@
 //! A port without a switch: moves frames between a TAP interface, whose other end a client uses, and the services.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -154,10 +155,11 @@ pub(crate) fn with_port<T: Send>(
     namespace.enter(|| {
         let tap = TunTapInterface::new(INTERFACE, Medium::Ethernet).context("make a TAP interface")?;
         // No duplicate address detection: clients begin at once.
+        for (setting, value) in [("accept_dad", "0"), ("accept_ra", "2")] {
+            fs::write(format!("/proc/sys/net/ipv6/conf/{INTERFACE}/{setting}"), value).context(setting)?;
+        }
         namespace.run_all(&format!(
-            "sysctl -q -w net.ipv6.conf.{INTERFACE}.accept_dad=0
-             sysctl -q -w net.ipv6.conf.{INTERFACE}.accept_ra=2
-             ip link set {INTERFACE} address {MAC}
+            "ip link set {INTERFACE} address {MAC}
              ip link set {INTERFACE} up"
         ))?;
         let mut echo = Echo::default();
