@@ -240,3 +240,41 @@ fn an_interface_may_be_down_when_it_is_opened() {
     assert_eq!(send_short(&mut *near.tx, &frames(20)).sent, 20);
     assert_eq!(bytes_of(&receive_when_there(&mut *far.rx, 20)), frames(20));
 }
+
+#[test]
+#[ignore = "needs root"]
+fn each_receive_queue_has_a_pair_of_its_own() {
+    enter_namespace();
+    ip("link add near numrxqueues 2 numtxqueues 2 type veth peer name far numrxqueues 2 numtxqueues 2");
+    ip("link set near up");
+    ip("link set far up");
+    let (interface, mut queues) =
+        Interface::open("near", &Options { queue_pairs: 4, tunnel_port: Some(80), ..xdp() }).unwrap();
+    assert_eq!((interface.info().queue_pairs, queues.len()), (2, 2));
+    let mut far = open("far", &plain());
+    let packets: Vec<Vec<u8>> = (0..64u8)
+        .map(|flow| {
+            let mut bytes = Traffic::Udp4.packet(100);
+            bytes[35] = flow; // the source port's low byte
+            bytes
+        })
+        .collect();
+    let mut home = [None; 64];
+    for round in 1..=3 {
+        assert_eq!(send_short(&mut *far.tx, &packets).sent, 64);
+        arrived(&interface, round * 64);
+        let mut count = 0;
+        for (pair, (rx, _)) in queues.iter_mut().enumerate() {
+            for (bytes, _) in collect(&mut **rx) {
+                count += 1;
+                assert_eq!(*home[usize::from(bytes[35])].get_or_insert(pair), pair, "a flow moved");
+            }
+        }
+        assert_eq!(count, 64, "each packet once");
+    }
+    assert!(home.contains(&Some(0)) && home.contains(&Some(1)), "both queues are used: {home:?}");
+    for (_, tx) in &mut queues {
+        assert_eq!(send_short(&mut **tx, &frames(3)).sent, 3);
+    }
+    receive_when_there(&mut *far.rx, 6);
+}
