@@ -200,6 +200,59 @@ fn dhclient_gets_an_ipv6_lease() -> Result<()> {
     })
 }
 
+/// What `systemd-networkd` is told to do; its identifiers must not depend on the machine's.
+const NETWORK: &str = "[Match]
+Name=tp0
+[Network]
+DHCP=yes
+IPv6AcceptRA=yes
+LinkLocalAddressing=ipv6
+[DHCPv4]
+ClientIdentifier=duid
+DUIDType=link-layer
+IAID=7
+UseMTU=yes
+[DHCPv6]
+DUIDType=link-layer
+IAID=8
+";
+
+#[test]
+#[ignore = "needs root and systemd: run by `make test`"]
+fn systemd_networkd_configures_both_families() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let namespace = Namespace::new(&scratch, "guest")?;
+    // Its own /run; and with a /sys that is not written to it does not wait for udev, as in a container.
+    namespace.run_all(
+        "mount -t tmpfs tmpfs /run
+         mkdir -p /run/systemd/network /run/systemd/netif
+         mount -o remount,ro /sys",
+    )?;
+    let configuration = scratch.join("network");
+    fs::write(&configuration, NETWORK)?;
+    namespace.run(&format!("cp {} /run/systemd/network/10-guest.network", configuration.display()))?;
+    with_port(&namespace, |port| {
+        let command = namespace.command("/lib/systemd/systemd-networkd");
+        let client = Process::spawn("systemd-networkd", &command, &scratch.join("networkd.log"))?;
+        let (v4, v6) = (format!("inet {IP}/24"), format!("inet6 {IP6}/128"));
+        let found = port.until("both addresses", |_| {
+            let addresses = namespace.run(&format!("ip address show dev {INTERFACE}"))?;
+            Ok((addresses.contains(&v4) && addresses.contains(&v6)).then_some(addresses))
+        });
+        let addresses = found.with_context(|| format!("networkd says: {}", client.log()))?;
+        assert!(addresses.contains("mtu 1450"), "{addresses}");
+        assert_eq!(addresses.matches("scope global").count(), 2, "no address is made up: {addresses}");
+        let routes = port.until("the routes", |_| {
+            let routes = namespace.run("ip route show")? + &namespace.run("ip -6 route show")?;
+            let all = ["default via 10.0.1.1", "169.254.169.254 via 10.0.1.1", "default via fe80::ff:fe00:1"];
+            Ok(all.iter().all(|route| routes.contains(route)).then_some(routes))
+        });
+        routes.with_context(|| format!("networkd says: {}", client.log()))?;
+        assert_eq!(port.refusals, []);
+        dissect(&scratch, &port.frames).map(drop)
+    })
+}
+
 #[test]
 #[ignore = "needs root and ndisc6: run by `make test`"]
 fn rdisc6_reads_the_router_advertisement() -> Result<()> {
