@@ -1,10 +1,9 @@
 //! Look-up tables of the packet path: reader and writer halves.
 //!
-//! * [`MacWriter`] / [`MacReader`]: who has a MAC address of a subnet.
+//! * [`MacWriter`] / [`MacReader`]: who has a MAC address of a subnet, or among the local ports of a VPC.
 //! * [`EndpointWriter`] / [`EndpointReader`]: who has an IP address of a VPC, at which MAC address, and where.
 //! * [`VtepWriter`] / [`VtepReader`], [`VniWriter`] / [`VniReader`]: numbers of remote tunnel addresses and of VPCs.
 //! * [`RouteTable`]: longest prefix match; immutable, replaced as a whole.
-//! * [`AddressWriter`] / [`AddressReader`]: who has an IP address of a subnet, and at which MAC address.
 //! * [`Location`], [`Endpoint`], [`NextHop`]: what the tables say.
 //! * [`Network`], [`Neighbours`]: VPCs, subnets, routes and tunnels; where the underlay's next hops are.
 //! * [`PortProfile`]: what one port may send as.
@@ -13,9 +12,11 @@
 //! A table has one writer, on a control thread, and any number of readers, each on a worker. Readers never wait and never
 //! write: a look-up reads one cache line, two for the few keys that did not fit into their first, whatever the keys are (no
 //! chain grows: a guest that knew the hash could not make a look-up slower, only make the writer's table larger). How entries
-//! change under readers is told in `line.rs`, how tables grow in `table.rs`.
+//! change under readers is told in `line.rs` and `endpoint_line.rs`, how tables grow in `table.rs`, how routes are found in `ranges.rs`.
+//!
+//! A MAC entry and an IPv4 endpoint together take at most 64 bytes at any fill from some 2,000 addresses on, a MAC entry and an
+//! IPv6 endpoint 86, while entries are only added; after removals up to half as much again.
 
-mod address;
 mod atomic;
 mod endpoint_line;
 mod endpoints;
@@ -31,7 +32,6 @@ mod routes;
 mod table;
 mod token_bucket;
 
-pub use address::{AddressEntry, AddressReader, AddressWriter};
 pub use endpoints::{EndpointReader, EndpointWriter};
 pub use fabric::{VniReader, VniWriter, VtepReader, VtepWriter};
 pub use location::{Endpoint, Location, NextHop, vpc_space};

@@ -392,7 +392,6 @@ impl<L: Line> TableReader<L> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::address::AddressLine;
     use crate::atomic::Ordering::Relaxed;
     use crate::endpoint_line::{Ipv4Key, Ipv4Line, Ipv6Key, Ipv6Line};
     use crate::mac::MacLine;
@@ -453,11 +452,10 @@ mod tests {
             assert_eq!((elsewhere(&writer), writer.len()), (0, 0));
         }
         check::<MacLine>((1..2_500).map(|key: u64| key << 7), 1);
-        let key = |number: u32| crate::address::AddressKey::new(3, std::net::IpAddr::V4(number.into()));
-        check::<AddressLine>(
-            (1..760).map(key),
-            crate::AddressEntry { mac: packet::MacAddr([2; 6]), port: 1 },
-        );
+        let endpoint =
+            crate::Endpoint { mac: MacAddr([2; 6]), subnet: 1, location: crate::Location::Local(1) };
+        check::<Ipv4Line>((1..2_000).map(|address| Ipv4Key { vpc: 3, address }), endpoint);
+        check::<Ipv6Line>((1..1_500).map(|low| Ipv6Key { vpc: 3, high: 1, low }), endpoint);
     }
 }
 

@@ -2,13 +2,11 @@
 //! had, and never misses a key that stays.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use packet::MacAddr;
-use towpath_tables::{AddressEntry, AddressWriter, MacTable, MacWriter};
+use towpath_tables::{MacTable, MacWriter};
 
 /// Keys 1..STAY are always in the table, the others come and go.
 const STAY: u64 = 40;
@@ -82,66 +80,4 @@ fn mac_readers_see_only_what_was_mapped() {
     stop.store(true, Relaxed);
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     assert_eq!(writer.reclaim(), 0);
-}
-
-#[test]
-fn address_readers_see_no_mixture() {
-    let mut writer = AddressWriter::new([13, 14]);
-    let address = |key: u64| -> IpAddr {
-        if key.is_multiple_of(2) {
-            IpAddr::V4((key as u32).into())
-        } else {
-            IpAddr::V6(u128::from(key).into())
-        }
-    };
-    // The port repeats the lower half of the MAC address, and that says the key.
-    let entry = |key: u64, round: u64| {
-        let low = key << 8 | (round & 0xff);
-        AddressEntry { mac: MacAddr::from_u64(key << 32 | low), port: low as u16 }
-    };
-    (1..STAY).for_each(|key| {
-        writer.insert(1, address(key), entry(key, 0));
-    });
-    let stop = Arc::new(AtomicBool::new(false));
-    let looked = Arc::new(AtomicU64::new(0));
-    let mut reader = writer.reader();
-    let reader = {
-        let (stop, looked) = (stop.clone(), looked.clone());
-        thread::spawn(move || {
-            let keys: Vec<_> = (1..KEYS).map(|key| (1, address(key))).collect();
-            let mut found = vec![None; keys.len()];
-            while !stop.load(Relaxed) {
-                reader.refresh();
-                reader.lookup_batch(&keys, &mut found);
-                for (key, found) in (1..KEYS).zip(&found) {
-                    match found {
-                        None => assert!(key >= STAY, "missed {key}, which never left"),
-                        Some(found) => {
-                            assert_eq!(found.mac.to_u64() >> 32, key, "a value of another key");
-                            assert_eq!(
-                                found.mac.to_u64() & 0xffff,
-                                found.port.into(),
-                                "a mixture of two values"
-                            );
-                        }
-                    }
-                }
-                looked.fetch_add(1, Relaxed);
-            }
-        })
-    };
-    let mut random = Random(0xfeed_5678_9abc_def1);
-    let mut round = 0;
-    while round < ROUNDS || looked.load(Relaxed) < 100 {
-        assert!(!reader.is_finished(), "the reader failed");
-        let key = 1 + random.below(KEYS - 1);
-        if key >= STAY && random.below(2) == 0 {
-            writer.remove(1, address(key));
-        } else {
-            writer.insert(1, address(key), entry(key, round));
-        }
-        round += 1;
-    }
-    stop.store(true, Relaxed);
-    reader.join().unwrap();
 }

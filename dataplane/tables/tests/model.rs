@@ -1,12 +1,11 @@
-//! Both tables against a `HashMap`: the same answers after any sequence of changes, before and after a refresh.
+//! The MAC table against a `HashMap`: the same answers after any sequence of changes, before and after a refresh.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use packet::MacAddr;
 use proptest::prelude::*;
-use towpath_tables::{AddressEntry, AddressWriter, MacTable, MacWriter};
+use towpath_tables::{MacTable, MacWriter};
 
 #[derive(Clone, Debug)]
 enum Step<K> {
@@ -30,18 +29,6 @@ fn steps<K: Clone + std::fmt::Debug + 'static>(
 fn mac_key() -> impl Strategy<Value = u64> + Clone {
     (0u16..3, 1u64..200)
         .prop_map(|(subnet, mac)| MacTable::key(subnet, MacAddr::from_u64(0x0200_0000_0000 | mac)))
-}
-
-fn address() -> impl Strategy<Value = (u16, IpAddr)> + Clone {
-    (0u16..2, 0u32..100, 0u8..3).prop_map(|(subnet, number, family)| {
-        let v4 = Ipv4Addr::from(0x0a00_0100 + number);
-        let address = match family {
-            0 => IpAddr::V4(v4),
-            1 => IpAddr::V6(Ipv6Addr::from(u128::from(v4.to_bits()))),
-            _ => IpAddr::V6(Ipv6Addr::from((0xfdu128 << 120) | u128::from(number))),
-        };
-        (subnet, address)
-    })
 }
 
 proptest! {
@@ -83,34 +70,6 @@ proptest! {
             prop_assert_eq!(found, model.get(key).copied().unwrap_or(MacTable::ABSENT));
             prop_assert_eq!(reader.lookup(*key), model.get(key).copied());
             prop_assert_eq!(writer.get(*key), model.get(key).copied());
-        }
-    }
-
-    #[test]
-    fn address_table_is_a_map(steps in steps(address()), secret: [u64; 2], probes in prop::collection::vec(address(), 0..80)) {
-        let mut writer = AddressWriter::new(secret);
-        let mut reader = writer.reader();
-        let mut model = HashMap::new();
-        for step in steps {
-            match step {
-                Step::Insert(key, port) => {
-                    let entry = AddressEntry { mac: MacAddr::from_u64(u64::from(port) * 3), port };
-                    prop_assert_eq!(writer.insert(key.0, key.1, entry), model.insert(key, entry));
-                }
-                Step::Remove(key) => prop_assert_eq!(writer.remove(key.0, key.1), model.remove(&key)),
-                Step::Refresh => {
-                    reader.refresh();
-                }
-            }
-            prop_assert_eq!(writer.len(), model.len());
-        }
-        reader.refresh();
-        let mut found = vec![None; probes.len()];
-        let lines = reader.lookup_batch(&probes, &mut found);
-        prop_assert!(lines <= 2 * probes.len());
-        for (key, found) in probes.iter().zip(found) {
-            prop_assert_eq!(found, model.get(key).copied());
-            prop_assert_eq!(reader.lookup(key.0, key.1), model.get(key).copied());
         }
     }
 }
