@@ -55,7 +55,8 @@ pub struct UplinkInfo {
     pub mac: MacAddr,
     /// The longest IP packet it carries, in bytes.
     pub mtu: u16,
-    /// Addresses of the interface, with their prefixes.
+    /// Addresses of the interface, with their prefixes, but for IPv6 ones of the link alone: no tunnel ends there, and they come and go
+    /// with the link.
     pub addresses: Vec<IpNet>,
     /// Pairs of queues.
     pub queue_pairs: u16,
@@ -112,12 +113,11 @@ impl Interface {
         let seen = link.look()?;
         let state = Arc::new(State::default());
         state.set_mtu(seen.mtu);
-        let addresses = link.addresses()?;
         let mut interface = Self {
             info: UplinkInfo {
                 mac: seen.mac,
                 mtu: seen.mtu,
-                addresses,
+                addresses: Vec::new(),
                 queue_pairs: options.queue_pairs,
                 device: String::new(),
             },
@@ -127,7 +127,7 @@ impl Interface {
             silence: Silence::default(),
             tunnel_port: options.tunnel_port,
         };
-        interface.cover()?;
+        interface.info.addresses = interface.cover()?;
         let opened = queues::open(&interface.link, seen.mtu, options, &interface.state)?;
         interface.info.device = format!("{} on {ifname}", opened.driver);
         interface.info.queue_pairs = opened.pairs.len() as u16;
@@ -148,18 +148,20 @@ impl Interface {
     /// [`Error::Gone`] when the interface was removed (its queues then report a fault), and as [`Error`] says.
     pub fn refresh(&mut self) -> Result<bool, Error> {
         let seen = self.look()?;
-        let addresses = self.link.addresses()?;
+        let addresses = self.cover()?;
         let before = self.info.clone();
         self.info = UplinkInfo { mac: seen.mac, mtu: seen.mtu, addresses, ..before.clone() };
-        self.cover()?;
         Ok(self.info != before)
     }
 
-    fn cover(&mut self) -> Result<(), Error> {
-        match self.tunnel_port {
-            Some(port) => self.silence.cover(&self.link.name, self.link.index, &self.info.addresses, port),
-            None => Ok(()),
+    /// Silences the kernel at all addresses there are now; those that tunnels may have.
+    fn cover(&mut self) -> Result<Vec<IpNet>, Error> {
+        let mut addresses = self.link.addresses()?;
+        if let Some(port) = self.tunnel_port {
+            self.silence.cover(&self.link.name, self.link.index, &addresses, port)?;
         }
+        addresses.retain(|net| !matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local()));
+        Ok(addresses)
     }
 
     fn look(&self) -> Result<crate::link::Seen, Error> {

@@ -22,6 +22,7 @@ fn the_kernel_is_silent_on_the_tunnels_port_only() {
     let addresses: Vec<IpAddr> = near.interface.info().addresses.iter().map(ipnet::IpNet::addr).collect();
     assert!(addresses.contains(&"10.0.0.1".parse().unwrap()), "{addresses:?}");
     assert!(addresses.contains(&"fd00::1".parse().unwrap()), "{addresses:?}");
+    assert!(!addresses.iter().any(|address| address.to_string().starts_with("fe80")), "{addresses:?}");
     for v6 in [false, true] {
         send(&mut *far.tx, &udp(v6, 4789));
         send(&mut *far.tx, &udp(v6, 4790));
