@@ -313,3 +313,22 @@ fn an_interface_may_be_down_when_it_is_opened() {
     let taken: usize = queues.iter_mut().map(|(rx, _)| receive_all(&mut **rx, 20).len()).sum();
     assert_eq!(taken, 20, "each packet once");
 }
+
+#[test]
+#[ignore = "needs root"]
+fn frames_for_others_are_asked_for_while_somebody_wants_them() {
+    enter_namespace();
+    veth(1500);
+    let promiscuity = || {
+        let output = std::process::Command::new("ip").args(["-d", "link", "show", "near"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let count = text.split("promiscuity ").nth(1).unwrap().split(' ').next().unwrap();
+        count.parse::<u32>().unwrap()
+    };
+    let quiet = open("near", &plain());
+    assert_eq!(promiscuity(), 0);
+    let curious = open("near", &Options { promiscuous: true, ..plain() });
+    assert_eq!(promiscuity(), 1);
+    drop((curious, quiet));
+    assert_eq!(promiscuity(), 0);
+}

@@ -132,8 +132,11 @@ impl PacketTx {
                 self.state.set_gone();
                 self.take_back();
             }
-            // No memory, or the interface's queue is full: the frames stay where they are.
-            _ => self.counters.congested.add(1),
+            // No memory, or the interface's queue is full: the frames stay where they are. How many went out before is not said.
+            _ => {
+                self.unsent_bytes = 0;
+                self.counters.congested.add(1);
+            }
         }
     }
 
