@@ -3,6 +3,7 @@
 use crate::doctor;
 use crate::host::{Host, HostHandle};
 use crate::port::{Phase, Port};
+use crate::uplink::Uplink;
 use api::pb;
 use api::{Backend, Failure};
 use engine::{CounterTotals, DropReason};
@@ -61,7 +62,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Backend for Daemon {
     async fn status(&self) -> Result<pb::StatusReply, Failure> {
-        let (ports, resources, workers) = self
+        let (ports, resources, workers, uplink) = self
             .on_host(|host| {
                 let mut phases: BTreeMap<String, u64> = BTreeMap::new();
                 for port in host.ports.values() {
@@ -71,7 +72,7 @@ impl Backend for Daemon {
                 for resource in host.resources.iter() {
                     *kinds.entry(resource.meta.key.kind.to_string()).or_default() += 1;
                 }
-                (phases, kinds, host.workers.len() as u32)
+                (phases, kinds, host.workers.len() as u32, host.uplink.as_ref().map(uplink_of))
             })
             .await?;
         Ok(pb::StatusReply {
@@ -85,6 +86,7 @@ impl Backend for Daemon {
             sources: self.sources.clone(),
             lacks: self.lacks.clone(),
             reload: lock(&self.reload).clone(),
+            uplink,
         })
     }
 
@@ -161,6 +163,20 @@ impl Backend for Daemon {
             drops
         })
         .await
+    }
+}
+
+fn uplink_of(uplink: &Uplink) -> pb::Uplink {
+    let info = &uplink.info;
+    pb::Uplink {
+        device: info.device.clone(),
+        driver: info.driver.clone(),
+        mac: info.mac.to_string(),
+        mtu: info.mtu.into(),
+        addresses: info.addresses.iter().map(ToString::to_string).collect(),
+        gateways: info.gateways.iter().map(ToString::to_string).collect(),
+        queue_pairs: info.queue_pairs.into(),
+        link: uplink.link().to_string(),
     }
 }
 

@@ -70,7 +70,7 @@ fn status_says_what_the_daemon_is_and_lacks() {
         "1h 2m",
         "2: 1 Error, 1 Forwarding",
         "/etc/towpath/manifests",
-        "no uplink: ports of this host",
+        "large sends in tunnels",
         "refused, nothing changed",
     ] {
         assert!(run.stdout.contains(part), "{part}: {run:?}");

@@ -4,7 +4,7 @@
 //! gives those that are needed a symbol, and each of them is called once per burst. Fields of an mbuf are read and written from
 //! Rust, through [`mbuf`].
 //!
-//! Needs `libdpdk-dev` and `libclang`, so this crate and `dpdk` are not among the workspace's default members.
+//! Needs `libdpdk-dev` and `libclang`, so this crate and `dpdk` are not among the workspace's default members; `towpathd` takes them by its feature `dpdk`.
 //!
 //! # Safety boundary
 //!

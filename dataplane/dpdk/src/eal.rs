@@ -26,7 +26,7 @@ pub struct EalOptions {
     pub pci: Vec<String>,
     /// The CPU that the EAL's own thread is bound to; it sleeps there. Absent: the first that this process may use.
     pub cpu: Option<usize>,
-    /// Further arguments, after those computed.
+    /// Further arguments, after those computed; what they say (memory, cores, IOVA) is not computed.
     pub extra: Vec<String>,
 }
 
@@ -126,30 +126,52 @@ fn free_hugepage_bytes(folder: &str) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
-/// The EAL's arguments: nothing it does leaves a file behind, and it touches no device it was not told of.
+/// The EAL's arguments: nothing it does leaves a file behind, and it touches no device it was not told of. What stands in
+/// [`EalOptions::extra`] is not computed.
 fn arguments(options: &EalOptions, machine: Machine) -> Vec<String> {
-    let cpu = options.cpu.unwrap_or(machine.cpu);
-    let mut arguments = vec!["towpath".to_owned(), "--lcores".to_owned(), format!("0@{cpu}")];
+    let said = |names: &[&str]| {
+        options.extra.iter().any(|argument| names.iter().any(|name| is_option(argument, name)))
+    };
+    let mut arguments = vec!["towpath".to_owned()];
+    let mut add = |more: &[&str]| arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+    // What DPDK says of a machine that works is of no use in the log of a daemon.
+    add(&["--log-level", "lib.*:warning"]);
+    if !said(&["-l", "-c", "--lcores"]) {
+        add(&["--lcores", &format!("0@{}", options.cpu.unwrap_or(machine.cpu))]);
+    }
     let wanted = u64::from(options.memory_mebibytes) << 20;
     let enough = machine.free_hugepage_bytes >= wanted;
-    let memory: &[&str] = if enough && options.hugepages == Hugepages::WhenFree {
-        &["--in-memory"]
+    if enough && options.hugepages == Hugepages::WhenFree && !said(&["--no-huge"]) {
+        add(&["--in-memory"]);
     } else {
         // DPDK 22.11 refuses --in-memory without hugepages; this is what it leaves out then.
-        &["--no-huge", "--no-shconf"]
-    };
-    arguments.extend(memory.iter().map(|argument| (*argument).to_owned()));
-    arguments.extend(["--no-telemetry", "-m"].map(str::to_owned));
-    arguments.push(options.memory_mebibytes.to_string());
+        add(if said(&["--no-huge"]) { &["--no-shconf"] } else { &["--no-huge", "--no-shconf"] });
+    }
+    add(&["--no-telemetry"]);
+    if !said(&["-m", "--socket-mem"]) {
+        add(&["-m", &options.memory_mebibytes.to_string()]);
+    }
     if options.pci.is_empty() {
+        add(&["--no-pci"]);
         // Physical addresses are for devices; without one DPDK takes them all the same if it may.
-        arguments.extend(["--no-pci", "--iova-mode", "va"].map(str::to_owned));
+        if !said(&["--iova-mode"]) {
+            add(&["--iova-mode", "va"]);
+        }
     }
     for address in &options.pci {
-        arguments.extend(["-a".to_owned(), address.clone()]);
+        add(&["-a", address]);
     }
     arguments.extend(options.extra.iter().cloned());
     arguments
+}
+
+/// Whether `argument` is the option `name`, alone or with its value.
+fn is_option(argument: &str, name: &str) -> bool {
+    match argument.strip_prefix(name) {
+        Some(rest) if name.starts_with("--") => rest.is_empty() || rest.starts_with('='),
+        Some(_) => !argument.starts_with("--"),
+        None => false,
+    }
 }
 
 /// Runs `rte_eal_init` on a new thread, which stays: DPDK takes it for its main lcore.
@@ -202,12 +224,15 @@ mod tests {
     #[test]
     fn hugepages_are_used_when_there_are_enough() {
         let line = arguments(&EalOptions::default(), MACHINE).join(" ");
-        assert_eq!(line, "towpath --lcores 0@3 --in-memory --no-telemetry -m 256 --no-pci --iova-mode va");
+        assert_eq!(
+            line,
+            "towpath --log-level lib.*:warning --lcores 0@3 --in-memory --no-telemetry -m 256 --no-pci --iova-mode va"
+        );
         let options = EalOptions { memory_mebibytes: 257, ..EalOptions::default() };
         let line = arguments(&options, MACHINE).join(" ");
         assert_eq!(
             line,
-            "towpath --lcores 0@3 --no-huge --no-shconf --no-telemetry -m 257 --no-pci --iova-mode va"
+            "towpath --log-level lib.*:warning --lcores 0@3 --no-huge --no-shconf --no-telemetry -m 257 --no-pci --iova-mode va"
         );
     }
 
@@ -226,8 +251,26 @@ mod tests {
             ..EalOptions::default()
         };
         let line = arguments(&options, MACHINE).join(" ");
-        assert!(line.starts_with("towpath --lcores 0@7 "), "{line}");
+        assert!(line.contains(" --lcores 0@7 "), "{line}");
         assert!(line.ends_with(" -a 0000:3b:00.0 -a 0000:3b:00.1 --log-level=5"), "{line}");
+    }
+
+    #[test]
+    fn what_is_said_is_not_computed() {
+        let line = |extra: &[&str]| {
+            let extra = extra.iter().map(|argument| (*argument).to_owned()).collect();
+            arguments(&EalOptions { extra, ..EalOptions::default() }, MACHINE).join(" ")
+        };
+        let said = line(&["-m", "512", "--iova-mode=pa", "-l", "1"]);
+        assert_eq!(
+            said,
+            "towpath --log-level lib.*:warning --in-memory --no-telemetry --no-pci -m 512 --iova-mode=pa -l 1"
+        );
+        assert!(line(&["-m512"]).ends_with("--iova-mode va -m512"));
+        let ordinary = line(&["--no-huge"]);
+        assert_eq!(ordinary.matches("--no-huge").count(), 1);
+        assert!(ordinary.contains("--no-shconf") && !ordinary.contains("--in-memory"), "{ordinary}");
+        assert!(line(&["--max-memory"]).contains(" -m 256 "), "another option");
     }
 
     #[test]

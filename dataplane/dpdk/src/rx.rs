@@ -2,7 +2,7 @@
 
 use crate::port::Port;
 use crate::{mempool, offload};
-use buf::{BURST_EXTENTS, BURST_PACKETS, Burst, Extent};
+use buf::{BURST_BYTES, BURST_EXTENTS, BURST_PACKETS, Burst, Extent, Offload};
 use dpdk_sys::rte_mbuf;
 use engine::{Armed, RxQueue, RxReport};
 use std::ptr;
@@ -63,6 +63,39 @@ impl DpdkRx {
         usize::from(got) == room.len()
     }
 
+    /// Adds the first mbufs to the burst as long as they are packets of one segment; how many.
+    #[inline(always)]
+    fn show_single<'q>(mbufs: &'q [*mut rte_mbuf], burst: &mut Burst<'q>) -> usize {
+        let (first, room) = (burst.len(), BURST_BYTES.saturating_sub(burst.bytes()));
+        let (mut count, mut bytes) = (0, 0);
+        for (mbuf, slot) in mbufs.iter().zip(burst.single_slots()) {
+            // SAFETY: the caller's mbufs were received and are not freed while 'q lasts.
+            let mbuf = unsafe { &**mbuf };
+            if mbuf.nb_segs != 1 || mbuf.data_len == 0 || bytes >= room {
+                break;
+            }
+            let start = mbuf.buf_addr.cast::<u8>().wrapping_add(usize::from(mbuf.data_off));
+            // SAFETY: the packet's bytes lie in its buffer, which stays with the pool; nobody writes to a received mbuf, and 'q ends before
+            // the mbuf is freed.
+            let extent = unsafe { Extent::<'q>::new(start, usize::from(mbuf.data_len)) };
+            extent.prefetch();
+            slot.write(extent);
+            bytes += usize::from(mbuf.data_len);
+            count += 1;
+        }
+        // SAFETY: the first `count` slots were written just now, with extents of 1 to 65,535 bytes.
+        unsafe { burst.added(count, bytes) };
+        for (mbuf, index) in mbufs.iter().take(count).zip(first..) {
+            // SAFETY: as above.
+            let mbuf = unsafe { &**mbuf };
+            let offload = offload::vouched(mbuf.ol_flags, dpdk_sys::mbuf::packet_type(mbuf));
+            if offload != Offload::NONE {
+                burst.set_offload(index, offload);
+            }
+        }
+        count
+    }
+
     /// Adds one mbuf's segments to the burst as a packet.
     #[inline(always)]
     fn show<'q>(mbuf: &'q rte_mbuf, burst: &mut Burst<'q>) -> Shown {
@@ -112,8 +145,14 @@ impl RxQueue for DpdkRx {
         let filled = self.fetch();
         let mut report = RxReport::default();
         let first = burst.len();
-        let (mut shown, mut refused, mut requests) = (0, 0u32, false);
-        for mbuf in self.mbufs.iter().take(self.count) {
+        let ours = self.mbufs.get(..self.count).unwrap_or_default();
+        let mut shown = Self::show_single(ours, burst);
+        let (mut refused, mut requests) = (0u32, false);
+        for mbuf in ours.iter().take(shown) {
+            // SAFETY: shown just now.
+            requests |= offload::is_request(unsafe { (**mbuf).ol_flags });
+        }
+        for mbuf in ours.iter().skip(shown) {
             if burst.is_full() {
                 break;
             }

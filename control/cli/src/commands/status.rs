@@ -25,6 +25,11 @@ fn lines(status: &pb::StatusReply) -> Vec<(&'static str, String)> {
         ("Ports", counts(&status.ports)),
         ("Resources", counts(&status.resources)),
     ];
+    if let Some(uplink) = &status.uplink {
+        let pb::Uplink { device, driver, mtu, link, .. } = uplink;
+        let addresses = uplink.addresses.join(", ");
+        lines.push(("Uplink", format!("{device} ({driver}): {addresses}, MTU {mtu}, link {link}")));
+    }
     let mut section = |title, texts: Vec<String>| {
         let titles = std::iter::once(title).chain(std::iter::repeat(""));
         lines.extend(titles.zip(texts));

@@ -108,7 +108,17 @@ impl Backend for FakeBackend {
                 path: Some("/etc/towpath/manifests".into()),
                 detail: self.detail.into(),
             }],
-            lacks: vec!["no uplink: ports of this host reach each other and no other host".into()],
+            lacks: vec!["uplink eth1: large sends in tunnels are cut by workers".into()],
+            uplink: Some(pb::Uplink {
+                device: "eth1".into(),
+                driver: "AF_PACKET".into(),
+                mac: "02:00:00:00:ff:01".into(),
+                mtu: 1500,
+                addresses: vec!["192.0.2.1/24".into()],
+                gateways: vec!["192.0.2.254".into()],
+                queue_pairs: 1,
+                link: "up".into(),
+            }),
             reload: Some(pb::Reload {
                 at: 0.0,
                 applied: false,
