@@ -73,13 +73,13 @@ pub struct Host {
 }
 
 /// Guests poll: nobody is to be interrupted.
-struct NobodyWaits;
+pub(crate) struct NobodyWaits;
 
 impl Notifier for NobodyWaits {
     fn notify(&self) {}
 }
 
-const SUBNET: u16 = 1;
+pub(crate) const SUBNET: u16 = 1;
 
 /// Makes the host; guests are addressed as [`Endpoint::numbered`] says.
 ///
@@ -87,19 +87,8 @@ const SUBNET: u16 = 1;
 ///
 /// [`InProcessError`].
 pub fn host(config: &AttachConfig) -> Result<Host, InProcessError> {
-    let switch = SwitchConfig { workers: 1, pool_chunks: 1024, secret: [0x0123_4567, 0x89ab_cdef] };
-    let (mut control, workers) = Control::new(&switch);
-    let worker = workers.into_iter().next().ok_or_else(|| InProcessError::Ring("no worker".to_string()))?;
-    let mut bits = features::VERSION_1 | features::NET_MRG_RXBUF | features::IN_ORDER;
-    if config.layout == RingLayout::Packed {
-        bits |= features::RING_PACKED;
-    }
-    if config.offloads {
-        bits |= features::NET_CSUM
-            | features::NET_GUEST_CSUM
-            | features::NET_HOST_TSO4
-            | features::NET_GUEST_TSO4;
-    }
+    let (mut control, worker) = switch()?;
+    let bits = feature_bits(config);
     let mut guests = Vec::new();
     for index in 0..2u16 {
         let (guest, memory) = local_guest(config, bits)?;
@@ -121,7 +110,33 @@ pub fn host(config: &AttachConfig) -> Result<Host, InProcessError> {
     Ok(Host { control, worker, guests })
 }
 
-fn local_guest(config: &AttachConfig, bits: u64) -> Result<(LocalGuest, Arc<GuestMemory>), InProcessError> {
+/// A switch of one worker.
+pub(crate) fn switch() -> Result<(Control, Worker), InProcessError> {
+    let switch = SwitchConfig { workers: 1, pool_chunks: 1024, secret: [0x0123_4567, 0x89ab_cdef] };
+    let (control, workers) = Control::new(&switch);
+    let worker = workers.into_iter().next().ok_or_else(|| InProcessError::Ring("no worker".to_string()))?;
+    Ok((control, worker))
+}
+
+/// The virtio features of a guest.
+pub(crate) fn feature_bits(config: &AttachConfig) -> u64 {
+    let mut bits = features::VERSION_1 | features::NET_MRG_RXBUF | features::IN_ORDER;
+    if config.layout == RingLayout::Packed {
+        bits |= features::RING_PACKED;
+    }
+    if config.offloads {
+        bits |= features::NET_CSUM
+            | features::NET_GUEST_CSUM
+            | features::NET_HOST_TSO4
+            | features::NET_GUEST_TSO4;
+    }
+    bits
+}
+
+pub(crate) fn local_guest(
+    config: &AttachConfig,
+    bits: u64,
+) -> Result<(LocalGuest, Arc<GuestMemory>), InProcessError> {
     let options =
         MemoryOptions { guest_base: 0x10_0000, huge_pages: config.huge_pages, ..MemoryOptions::default() };
     let memory = SharedMemory::new(memory_size(config), options)
@@ -149,7 +164,7 @@ pub(crate) fn map_again(memory: &SharedMemory) -> std::io::Result<Arc<GuestMemor
     GuestMemory::map(vec![region]).map_err(std::io::Error::other)
 }
 
-fn device(
+pub(crate) fn device(
     queue: &Queue,
     shared: &SharedMemory,
     bits: u64,
@@ -175,6 +190,8 @@ pub struct MinimalGuest {
     len: u32,
     header: NetHeader,
     partial_checksums: bool,
+    /// What precedes each frame: the outer headers of a tunnel.
+    outer: Vec<u8>,
     filled: bool,
     /// Frames received.
     pub received: u64,
@@ -187,7 +204,15 @@ impl MinimalGuest {
         let (me, peer) = (Endpoint::numbered(index), Endpoint::numbered(index ^ 1));
         let sender = Sender::new(me, peer, sizes, flows, index % 2 == 1, 0);
         let (len, header) = (sizes.longest(), NetHeader::default());
-        Self { guest, sender, len, header, partial_checksums: false, filled: false, received: 0 }
+        let outer = Vec::new();
+        Self { guest, sender, len, header, partial_checksums: false, outer, filled: false, received: 0 }
+    }
+
+    /// Puts these bytes before each frame. Before anything is sent.
+    #[must_use]
+    pub fn with_outer(mut self, outer: Vec<u8>) -> Self {
+        self.outer = outer;
+        self
     }
 
     /// Asks for the UDP checksum of each frame to be completed, as Linux does for what it sends itself. Before anything is sent, and only
@@ -210,8 +235,11 @@ impl MinimalGuest {
         if !self.filled {
             for ahead in 0..tx.room() {
                 let Some(slot) = tx.ahead(ahead) else { break };
-                let written = self.sender.write(memory, slot.address, 0).map_err(|error| broken(&error))?;
-                (self.header, self.len) = written;
+                let outer = self.outer.len();
+                memory.write(slot.address, &self.outer).map_err(|error| broken(&error))?;
+                let address = slot.address + outer as u64;
+                let (header, len) = self.sender.write(memory, address, 0).map_err(|error| broken(&error))?;
+                (self.header, self.len) = (header, len + outer as u32);
             }
             if self.partial_checksums {
                 self.header = NetHeader { needs_csum: true, csum_start: 34, csum_offset: 6, ..self.header };

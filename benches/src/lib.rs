@@ -18,3 +18,4 @@ pub mod null;
 pub mod probe;
 pub mod run;
 pub mod session;
+pub mod vxlan;

@@ -7,6 +7,7 @@ use towpath_bench::{
     compare::{self, CompareArgs},
     inproc::{self, InprocArgs},
     run::{self, RunArgs},
+    vxlan::{self, VxlanArgs},
 };
 
 /// Load generator for vhost-user switches.
@@ -25,6 +26,8 @@ enum Command {
     Inproc(Box<InprocArgs>),
     /// Compare towpathd with testpmd and Open vSwitch: table, picture and compare.json
     Compare(Box<CompareArgs>),
+    /// What a tunnel costs a packet, out and in, beside plain forwarding: workers in this process, by turns
+    Vxlan(Box<VxlanArgs>),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Inproc(args) => inproc::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Vxlan(args) => vxlan::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
