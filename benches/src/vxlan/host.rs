@@ -148,7 +148,7 @@ fn underlay(host: u8) -> IpAddr {
 /// The outer headers of what the other host sends.
 fn outer(config: &TunnelConfig) -> Option<Vec<u8>> {
     let outer = vxlan::Outer::new(UNDERLAY[1], underlay(1), underlay(0), 64)?;
-    let mut bytes = outer.template().to_vec();
+    let mut bytes = Vec::new();
     let per = vxlan::PerPacket {
         destination_mac: UNDERLAY[0],
         vni: VNI,
@@ -157,7 +157,7 @@ fn outer(config: &TunnelConfig) -> Option<Vec<u8>> {
         traffic_class: 0,
         inner_length: config.sizes.longest() as usize,
     };
-    outer.write(&mut bytes, &per)?;
+    outer.append(&mut bytes, &per);
     Some(bytes)
 }
 
@@ -169,7 +169,7 @@ fn tunnel_host(config: &AttachConfig) -> Result<(Control, Worker, [LocalGuest; 2
     let notifier: Arc<dyn Notifier> = Arc::new(NobodyWaits);
     let addresses = vec![OwnAddress { address: underlay(0), answered: true }];
     control.set_uplink(&UplinkPlan { mac: UNDERLAY[0], mtu: UNDERLAY_MTU, addresses });
-    control.set_vpc(VPC, Vpc { vni: VNI, mtu: 9000, directory: vec![], peers: vec![] }, true);
+    control.set_vpc(VPC, Vpc { vni: VNI, mtu: 9000, ..Vpc::default() }, true);
     let subnet = Subnet {
         vpc: VPC,
         gateway_mac: GATEWAY,

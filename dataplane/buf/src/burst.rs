@@ -83,6 +83,19 @@ impl Packet {
         true
     }
 
+    /// The same for a header of a length known here, which is then to be completed; `None` when there is no room left.
+    #[inline(always)]
+    pub fn prepend_array<const N: usize>(&mut self, header: &[u8; N]) -> Option<&mut [u8; N]> {
+        let start = usize::from(self.head_start).checked_sub(N)?;
+        let slot = self.bytes.get_mut(start..)?.first_chunk_mut::<N>()?;
+        *slot = header.map(MaybeUninit::new);
+        self.head_start = start as u16;
+        self.head_len += N as u16;
+        self.len += N as u32;
+        // SAFETY: all N bytes were written just now; MaybeUninit<u8> has u8's layout.
+        Some(unsafe { &mut *slot.as_mut_ptr().cast::<[u8; N]>() })
+    }
+
     /// Takes `bytes` bytes off the front of the head: a tunnel's headers. False (and nothing done) when the head has no more than that.
     #[inline]
     pub fn strip(&mut self, bytes: usize) -> bool {

@@ -368,8 +368,7 @@ mod tests {
         };
         let outer = packet::vxlan::Outer::new(Default::default(), address(1), address(2), 64).unwrap();
         let inner = traffic.packet(3000);
-        let mut head = outer.template().to_vec();
-        head.extend_from_slice(&inner[..128]);
+        let mut head = Vec::new();
         let per = packet::vxlan::PerPacket {
             destination_mac: Default::default(),
             vni: 7,
@@ -378,7 +377,8 @@ mod tests {
             traffic_class: 0,
             inner_length: inner.len(),
         };
-        outer.write(&mut head, &per).unwrap();
+        outer.append(&mut head, &per);
+        head.extend_from_slice(&inner[..128]);
         (head, (inner.len() + outer.length()) as u32, outer.length() as u8)
     }
 

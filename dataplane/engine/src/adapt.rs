@@ -349,7 +349,7 @@ mod tests {
         {
             let outer = vxlan::Outer::new(packet::MacAddr([2; 6]), source, destination, 64).unwrap();
             let inner = large(4000);
-            let mut bytes = [outer.template(), &inner].concat();
+            let mut bytes = Vec::new();
             let per = vxlan::PerPacket {
                 destination_mac: packet::MacAddr([4; 6]),
                 vni: 7,
@@ -358,7 +358,8 @@ mod tests {
                 traffic_class: 0,
                 inner_length: inner.len(),
             };
-            outer.write(&mut bytes, &per).unwrap();
+            outer.append(&mut bytes, &per);
+            bytes.extend_from_slice(&inner);
             let tunnel = outer.length();
             let asks = Offload {
                 checksum: Checksum::Partial { start: 34 + tunnel as u16, offset: 16 },

@@ -56,6 +56,13 @@ pub fn parse_into(head: &[u8], frame_len: u32, out: &mut Headers) -> Result<(), 
     if plain::parse(head, frame_len, out) { Ok(()) } else { parse_any(head, frame_len, out) }
 }
 
+/// The same for what nearly all packets are: untagged IPv4 without options, whole, carrying TCP or UDP. False, and nothing of use in `out`, for all
+/// others, right or wrong.
+#[inline(always)]
+pub fn parse_plain(head: &[u8], frame_len: u32, out: &mut Headers) -> bool {
+    plain::parse(head, frame_len as usize, out)
+}
+
 /// The same for any frame, outermost header first.
 #[inline(never)]
 pub(crate) fn parse_any(head: &[u8], frame_len: usize, out: &mut Headers) -> Result<(), ParseError> {

@@ -1,7 +1,7 @@
 //! VXLAN (RFC 7348) with the group policy extension (draft-smith-vxlan-group-policy): its header, and the outer headers around a frame.
 //!
-//! [`Outer`] is everything between two tunnel end points that is the same for each packet, made once; [`Outer::write`] puts it before a frame
-//! and fills in the rest. The differential services field and ECN follow RFC 2983 (pipe) and RFC 6040: [`encapsulated_ecn`], [`decapsulate_ecn`].
+//! [`Outer`] is everything between two tunnel end points that is the same for each packet, made once; [`Outer::complete`] fills in
+//! the rest once it is before a frame. The differential services field and ECN follow RFC 2983 (pipe) and RFC 6040: [`encapsulated_ecn`], [`decapsulate_ecn`].
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -137,61 +137,152 @@ impl Outer {
         self.length() == OUTER_LENGTH_V6
     }
 
-    /// The headers as far as they are the same for all packets, to be put before a frame and then completed by [`Outer::write`].
+    /// The same with what the packets of one burst share: the next hop, the network, and the senders' policy identifier (none is written for 0).
     #[inline]
     #[must_use]
-    pub fn template(&self) -> &[u8] {
-        self.bytes.get(..self.length()).unwrap_or_default()
+    pub fn towards(&self, destination_mac: MacAddr, vni: u32, policy: u16) -> Self {
+        let mut this = self.clone();
+        let vxlan = this.length() - HEADER_LENGTH;
+        let [_, high, middle, low] = vni.to_be_bytes();
+        let [first, second] = policy.to_be_bytes();
+        let flags = if policy == 0 { FLAG_VNI } else { FLAG_VNI | FLAG_POLICY };
+        // Both are inside `bytes`, whatever the family.
+        let _ = put(&mut this.bytes, 0, destination_mac.0);
+        let _ = put(&mut this.bytes, vxlan, [flags, 0, first, second, high, middle, low, 0]);
+        this
     }
 
-    /// Completes the template at the front of `head`. Over IPv6 the UDP checksum field then holds the sum of the pseudo header, over IPv4 it is 0.
-    /// `None`, and nothing useful in `head`, if that is too short.
+    /// The headers as far as they are the same for all packets, to be put before a frame and then completed by [`Outer::complete`]. `None` unless
+    /// they are of `N` bytes.
     #[inline]
-    pub fn write(&self, head: &mut [u8], packet: &PerPacket) -> Option<()> {
-        let l3 = ethernet::HEADER_LENGTH;
-        put(head, 0, packet.destination_mac.0)?;
-        if self.is_v6() {
-            let head: &mut [u8; OUTER_LENGTH_V6] = head.first_chunk_mut()?;
-            let class = packet.traffic_class;
-            (head[l3], head[l3 + 1]) = (0x60 | class >> 4, class << 4);
-            self.write_rest::<{ OUTER_LENGTH_V6 - 16 }>(head, packet)
-        } else {
-            let head: &mut [u8; OUTER_LENGTH_V4] = head.first_chunk_mut()?;
-            head[l3 + 1] = packet.traffic_class;
-            self.write_rest::<{ OUTER_LENGTH_V4 - 16 }>(head, packet)
-        }
+    #[must_use]
+    pub fn template<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.bytes.get(..self.length())?.try_into().ok()
     }
 
-    /// What follows the network header's first bytes; the UDP header is at `UDP`.
+    /// Completes the template in `head`. Over IPv6 the UDP checksum field then holds the sum of the pseudo header, over IPv4 it is 0. `N` must be the
+    /// headers' length.
     #[inline(always)]
-    fn write_rest<const UDP: usize>(&self, head: &mut [u8], packet: &PerPacket) -> Option<()> {
-        put16(head, UDP, packet.source_port)?;
-        let vni = packet.vni.to_be_bytes();
-        put(head, UDP + 12, [vni[1], vni[2], vni[3]])?;
-        if packet.policy != 0 {
-            put(head, UDP + 8, [FLAG_VNI | FLAG_POLICY])?;
-            put16(head, UDP + 10, packet.policy)?;
+    pub fn complete<const N: usize>(
+        &self,
+        head: &mut [u8; N],
+        source_port: u16,
+        traffic_class: u8,
+        inner_length: usize,
+    ) {
+        const { assert!(N == OUTER_LENGTH_V4 || N == OUTER_LENGTH_V6) };
+        const L3: usize = ethernet::HEADER_LENGTH;
+        let udp_at = N - HEADER_LENGTH - udp::HEADER_LENGTH;
+        let udp_length = (udp::HEADER_LENGTH + HEADER_LENGTH + inner_length) as u16;
+        // Source port, port, length, and no checksum.
+        let ports = u64::from(source_port) << 48 | u64::from(PORT) << 32 | u64::from(udp_length) << 16;
+        if N == OUTER_LENGTH_V6 {
+            let sum = self.sum.plus(Sum::of_word(u32::from(udp_length)));
+            write(head, udp_at, (ports | u64::from(sum.folded())).to_be_bytes());
+            write(head, L3, (0x6000 | u16::from(traffic_class) << 4).to_be_bytes());
+            return write(head, L3 + ipv6::PAYLOAD_LENGTH_OFFSET, udp_length.to_be_bytes());
         }
-        self.set_length(head, packet.inner_length)
+        write(head, udp_at, ports.to_be_bytes());
+        let total = udp_length.wrapping_add(ipv4::MIN_HEADER_LENGTH as u16);
+        // Version and header length, traffic class, length.
+        let first = 0x4500_0000 | u32::from(traffic_class) << 16 | u32::from(total);
+        write(head, L3, first.to_be_bytes());
+        // Three words: two carries at most, and none after those are added.
+        let sum = u32::from(self.sum.folded()) + u32::from(total) + u32::from(traffic_class);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        write(head, L3 + ipv4::CHECKSUM_OFFSET, (!(sum + (sum >> 16)) as u16).to_be_bytes());
     }
 
-    /// Writes the lengths, and the checksums that depend on them, for an inner frame of `inner_length` bytes.
-    #[inline]
-    pub fn set_length(&self, head: &mut [u8], inner_length: usize) -> Option<()> {
-        let l3 = ethernet::HEADER_LENGTH;
-        let udp_at = self.length() - HEADER_LENGTH - udp::HEADER_LENGTH;
-        let udp_length = (udp::HEADER_LENGTH + HEADER_LENGTH + inner_length) as u16;
-        put16(head, udp_at + udp::LENGTH_OFFSET, udp_length)?;
-        if self.is_v6() {
-            put16(head, l3 + ipv6::PAYLOAD_LENGTH_OFFSET, udp_length)?;
-            let sum = self.sum.plus(Sum::of_word(u32::from(udp_length)));
-            return put16(head, udp_at + udp::CHECKSUM_OFFSET, sum.folded());
+    /// Appends the headers of one packet to `bytes`.
+    pub fn append(&self, bytes: &mut Vec<u8>, packet: &PerPacket) {
+        let PerPacket { destination_mac, vni, policy, source_port, traffic_class, inner_length } = *packet;
+        let this = self.towards(destination_mac, vni, policy);
+        if let Some(mut head) = this.template::<OUTER_LENGTH_V4>().copied() {
+            this.complete(&mut head, source_port, traffic_class, inner_length);
+            bytes.extend(head);
+        } else if let Some(mut head) = this.template::<OUTER_LENGTH_V6>().copied() {
+            this.complete(&mut head, source_port, traffic_class, inner_length);
+            bytes.extend(head);
         }
-        let total = udp_length + ipv4::MIN_HEADER_LENGTH as u16;
-        put16(head, l3 + ipv4::TOTAL_LENGTH_OFFSET, total)?;
-        let class = array::<2>(head, l3)?[1];
-        let sum = self.sum.plus(Sum::of_word(u32::from(total))).plus(Sum::of_word(u32::from(class)));
-        put16(head, l3 + ipv4::CHECKSUM_OFFSET, sum.finish())
+    }
+}
+
+/// Writes `value` at `at`, which is inside `head`.
+#[inline(always)]
+fn write<const N: usize, const M: usize>(head: &mut [u8; N], at: usize, value: [u8; M]) {
+    if let Some(slot) = head.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *slot = value;
+    }
+}
+
+/// Outer headers over IPv4, without a UDP checksum, that were looked at and found right: those of the next packet are right too if they are the same but for
+/// what differs from packet to packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen([u64; Self::AT.len()]);
+
+impl Seen {
+    /// Where its words are; the last two overlap.
+    const AT: [usize; 6] = [0, 12, 20, 28, 36, 42];
+    /// What of them is compared: all but the source's MAC address (nobody asks for it), traffic class, total length, identification, time to live,
+    /// header checksum, source port and UDP length.
+    const COMPARED: [u64; Self::AT.len()] = {
+        let mut mask = [0xffu8; OUTER_LENGTH_V4];
+        let differing = [6, 7, 15, 16, 17, 18, 19, 22, 24, 25, 34, 35, 38, 39];
+        let mut at = 0;
+        while at < differing.len() {
+            mask[differing[at]] = 0;
+            at += 1;
+        }
+        Self::words(&mask)
+    };
+
+    const fn words(head: &[u8; OUTER_LENGTH_V4]) -> [u64; Self::AT.len()] {
+        let mut words = [0; Self::AT.len()];
+        let mut at = 0;
+        while at < words.len() {
+            let first = Self::AT[at];
+            words[at] = u64::from_ne_bytes([
+                head[first],
+                head[first + 1],
+                head[first + 2],
+                head[first + 3],
+                head[first + 4],
+                head[first + 5],
+                head[first + 6],
+                head[first + 7],
+            ]);
+            at += 1;
+        }
+        words
+    }
+
+    /// Of the headers at the front of `head`, of `length` bytes, which are right; `None` if they are none of those that can be told by a glance.
+    #[must_use]
+    pub fn new(head: &[u8], length: usize) -> Option<Self> {
+        let head: &[u8; OUTER_LENGTH_V4] = head.first_chunk()?;
+        let udp_at = OUTER_LENGTH_V4 - HEADER_LENGTH - udp::HEADER_LENGTH;
+        let no_checksum = head[udp_at + udp::CHECKSUM_OFFSET..][..2] == [0, 0];
+        let plain = length == OUTER_LENGTH_V4 && head[12..15] == [8, 0, 0x45];
+        (plain && no_checksum).then(|| Self(Self::words(head)))
+    }
+
+    /// Whether the headers of a frame of `frame_length` bytes with this head are the same but for what may differ, and that is right.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_like(&self, head: &[u8], frame_length: usize) -> bool {
+        let Some(head) = head.first_chunk::<OUTER_LENGTH_V4>() else { return false };
+        let mut different = 0;
+        for ((word, seen), compared) in Self::words(head).into_iter().zip(self.0).zip(Self::COMPARED) {
+            different |= (word ^ seen) & compared;
+        }
+        // All headers from the network layer on, and an inner Ethernet header.
+        const LEAST: usize = OUTER_LENGTH_V4;
+        let be16 = |at: usize| usize::from(u16::from_be_bytes([head[at], head[at + 1]]));
+        let (total, udp) = (be16(16), be16(38));
+        different == 0
+            && total >= LEAST
+            && ethernet::HEADER_LENGTH + total <= frame_length
+            && udp + ipv4::MIN_HEADER_LENGTH == total
     }
 }
 
@@ -233,9 +324,7 @@ pub fn checksum_from_inner(head: &mut [u8], tunnel: usize, start: usize, pseudo:
 #[must_use]
 pub fn source_port(head: &[u8], headers: &Headers) -> u16 {
     let addresses = match headers.l3 {
-        L3::Ipv4 => headers
-            .ipv4(head)
-            .map(|ip| u64::from(ip.source().to_bits()) << 32 | u64::from(ip.destination().to_bits())),
+        L3::Ipv4 => array(head, usize::from(headers.l3_offset) + 12).map(|bytes| u64::from_le_bytes(*bytes)),
         L3::Ipv6 => headers.ipv6(head).map(|ip| mix_v6(ip.source(), ip.destination())),
         // Whoever talks by something else is told apart by the Ethernet addresses.
         L3::Arp | L3::Other => array::<8>(head, 4).map(|bytes| u64::from_ne_bytes(*bytes)),
@@ -280,6 +369,13 @@ pub fn traffic_class(head: &[u8], headers: &Headers) -> u8 {
         L3::Ipv6 => bytes().map_or(0, |bytes| bytes[0] << 4 | bytes[1] >> 4),
         L3::Arp | L3::Other => 0,
     }
+}
+
+/// Whether an outer traffic class says nothing that the inner packet must be told.
+#[inline(always)]
+#[must_use]
+pub fn is_unmarked(outer: u8) -> bool {
+    outer & ECN == 0
 }
 
 /// Puts what the outer ECN field says into the inner packet (RFC 6040 section 4.2). False when the packet is to be dropped: it met congestion and its
@@ -334,8 +430,9 @@ mod tests {
     fn wrapped(addresses: [&str; 2], frame: &[u8], per: PerPacket) -> Vec<u8> {
         let [source, destination] = addresses.map(|text| text.parse().unwrap());
         let outer = Outer::new(MacAddr([2, 0, 0, 0, 0, 1]), source, destination, 64).unwrap();
-        let mut bytes = [outer.template(), frame].concat();
-        outer.write(&mut bytes, &per).unwrap();
+        let mut bytes = Vec::new();
+        outer.append(&mut bytes, &per);
+        bytes.extend(frame);
         bytes
     }
 
@@ -384,6 +481,29 @@ mod tests {
                     .collect::<Vec<_>>()
             );
         }
+    }
+
+    #[test]
+    fn headers_are_recognised_by_those_before() {
+        let frame = inner(90);
+        let bytes = wrapped(["192.0.2.1", "192.0.2.2"], &frame, per(&frame));
+        let seen = Seen::new(&bytes, OUTER_LENGTH_V4).unwrap();
+        let other = PerPacket { source_port: 60_000, traffic_class: 3, ..per(&inner(70)) };
+        let shorter = wrapped(["192.0.2.1", "192.0.2.2"], &inner(70), other);
+        assert!(seen.is_like(&bytes, bytes.len()) && seen.is_like(&shorter, shorter.len()));
+        assert!(!seen.is_like(&bytes, bytes.len() - 1), "longer than the frame");
+        assert!(!seen.is_like(&bytes[..49], bytes.len()));
+        let may_differ = [6, 7, 8, 9, 10, 11, 15, 18, 19, 22, 24, 25, 34, 35];
+        for at in 0..OUTER_LENGTH_V4 {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            assert_eq!(seen.is_like(&changed, bytes.len()), may_differ.contains(&at), "byte {at}");
+        }
+        let v6 = wrapped(["2001:db8::1", "2001:db8::2"], &frame, per(&frame));
+        assert_eq!(Seen::new(&v6, OUTER_LENGTH_V6), None);
+        let mut with_checksum = bytes.clone();
+        with_checksum[40] = 1;
+        assert_eq!(Seen::new(&with_checksum, OUTER_LENGTH_V4), None);
     }
 
     #[test]

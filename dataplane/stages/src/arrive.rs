@@ -46,20 +46,62 @@ enum Verdict {
 pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, errors: &mut TokenBucket) {
     let stage = Stage { tables };
     let mut last = Memo::default();
+    // Packets that follow each other between two stations are routed together.
+    let (mut flow, mut run, mut output) = (Flow::NONE, 0, None);
     for index in Indices(batch.decapsulated & batch.undecided()) {
-        let mut scratch = [0; HEAD_BYTES];
-        match stage.judge(batch, index, &mut last, &mut scratch) {
-            Verdict::To(output) => batch.route(1 << index, output),
-            Verdict::Gateway(number) => stage.route(batch, index, number, errors),
-            Verdict::Answer(len) => {
-                let Origin { vtep, vpc, .. } = batch.metadata[index].origin;
-                batch.burst.replace(index, &scratch[..(len as usize).min(HEAD_BYTES)]);
-                batch.route(1 << index, Output::Tunnel { vtep, vpc });
-            }
-            Verdict::Punt(kind) => batch.punt(index, kind),
-            Verdict::Drop(reason) => batch.drop(index, reason),
+        let this = plain_flow(batch, index);
+        if this.is_some_and(|this| this == flow) {
+            run |= 1 << index;
+            continue;
+        }
+        if let Some(output) = output.take() {
+            batch.route(std::mem::take(&mut run), output);
+        }
+        flow = Flow::NONE;
+        let to = stage.run_one(batch, index, this.is_some(), &mut last, errors);
+        if let (Some(this), Some(to)) = (this, to) {
+            (flow, output) = (this, Some(to));
         }
     }
+    if let Some(output) = output {
+        batch.route(run, output);
+    }
+}
+
+/// All that decides where an ordinary packet goes, and whether.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Flow {
+    /// The destination's MAC address, as it lies in memory, and two bytes of zero before it.
+    destination: u64,
+    /// The source's IPv4 address.
+    source: u32,
+    origin: Origin,
+}
+
+impl Flow {
+    /// That of no packet.
+    const NONE: Self =
+        Self { destination: u64::MAX, source: 0, origin: Origin { vtep: 0, vpc: 0, identity: 0 } };
+}
+
+/// Finds the headers of a packet that is an ordinary one, plain TCP or UDP without congestion marks outside that asks for nothing; `None` for others, and
+/// nothing is known of them then.
+#[inline(always)]
+fn plain_flow(batch: &mut Batch<'_, '_>, index: usize) -> Option<Flow> {
+    let Batch { burst, metadata, .. } = batch;
+    let (packet, metadata) = (burst.packet(index)?, &mut metadata[index]);
+    let head = packet.head();
+    let asks = burst.with_offload() >> index & 1 != 0;
+    if asks
+        || !vxlan::is_unmarked(metadata.outer_class)
+        || !packet::parse_plain(head, packet.len() as u32, &mut metadata.headers)
+    {
+        return None;
+    }
+    let head = head.first_chunk::<30>()?;
+    let destination = u64::from_le_bytes(*head.first_chunk()?) << 16;
+    let source = u32::from_ne_bytes([head[26], head[27], head[28], head[29]]);
+    Some(Flow { destination, source, origin: metadata.origin })
 }
 
 /// What was found out about the packet before: those of a burst are often of one flow.
@@ -75,7 +117,42 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    #[inline(always)]
+    /// Decides about one packet, whose headers are known if it is `plain`; where it goes, if it was simply let through.
+    #[inline(never)]
+    fn run_one(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        plain: bool,
+        last: &mut Memo,
+        errors: &mut TokenBucket,
+    ) -> Option<Output> {
+        if !plain {
+            let packet = batch.burst.packet(index)?;
+            let headers = &mut batch.metadata[index].headers;
+            if let Err(error) = packet::parse_into(packet.head(), packet.len() as u32, headers) {
+                batch.drop(index, error.into());
+                return None;
+            }
+        }
+        let mut scratch = [0; HEAD_BYTES];
+        match self.judge(batch, index, last, &mut scratch) {
+            Verdict::To(output) => {
+                batch.route(1 << index, output);
+                return Some(output);
+            }
+            Verdict::Gateway(number) => self.route(batch, index, number, errors),
+            Verdict::Answer(len) => {
+                let Origin { vtep, vpc, .. } = batch.metadata[index].origin;
+                batch.burst.replace(index, &scratch[..(len as usize).min(HEAD_BYTES)]);
+                batch.route(1 << index, Output::Tunnel { vtep, vpc });
+            }
+            Verdict::Punt(kind) => batch.punt(index, kind),
+            Verdict::Drop(reason) => batch.drop(index, reason),
+        }
+        None
+    }
+
     fn judge(
         &self,
         batch: &mut Batch<'_, '_>,
@@ -84,12 +161,9 @@ impl Stage<'_> {
         scratch: &mut [u8; HEAD_BYTES],
     ) -> Verdict {
         let offload = batch.burst.offload(index);
-        let metadata = &mut batch.metadata[index];
+        let metadata = &batch.metadata[index];
         let Some(packet) = batch.burst.packet_mut(index) else { return Verdict::Drop(DropReason::BadTunnel) };
         let length = packet.len() as u32;
-        if let Err(error) = packet::parse_into(packet.head(), length, &mut metadata.headers) {
-            return Verdict::Drop(error.into());
-        }
         let (headers, origin) = (&metadata.headers, metadata.origin);
         if headers.vlan_count != 0 {
             return Verdict::Drop(DropReason::VlanTagged);

@@ -3,13 +3,13 @@
 //! A stage of its own because it is the only one that reads outer headers. What goes on is an inner frame with its origin: a tunnel end
 //! point that is known and a VPC that has ports here; whether its sender lives there is for [`arrive`](crate::arrive) to say.
 //!
-//! Drops: [`DropReason::UnderlayNotOurs`], [`DropReason::BadTunnel`], [`DropReason::TunnelChecksum`], [`DropReason::UnknownVtep`],
+//! Drops: every [`ParseError`](packet::ParseError); [`DropReason::UnderlayNotOurs`], [`DropReason::BadTunnel`], [`DropReason::TunnelChecksum`], [`DropReason::UnknownVtep`],
 //! [`DropReason::UnknownVni`].
 
 use buf::{Checksum, HEAD_BYTES, Offload};
 use engine::{Batch, DropReason, Origin, Output, PortIndex, PuntKind};
 use packet::checksum::{Sum, pseudo_header};
-use packet::vxlan::{self, View};
+use packet::vxlan::{self, OUTER_LENGTH_V4, Seen, View};
 use packet::{Fragment, Headers, L3, L4, arp, ethernet, ndp, route, udp};
 use std::net::IpAddr;
 use tables::{Network, Uplink, VniReader, VtepReader};
@@ -37,7 +37,7 @@ enum Verdict {
     Drop(DropReason),
 }
 
-/// Runs the stage for frames that came in by `ingress`, whose outer headers `parse` has found.
+/// Runs the stage for frames that came in by `ingress`. The headers of those that are not decapsulated are in their metadata afterwards.
 pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, ingress: PortIndex) {
     let Some(uplink) = &tables.network.uplink else {
         batch.indices().for_each(|index| batch.drop(index, DropReason::NoUplink));
@@ -46,10 +46,71 @@ pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, ingress: PortIndex) {
     let stage = Stage { tables, uplink };
     let mut last = Memo::default();
     for index in batch.indices() {
-        let headers = batch.metadata[index].headers;
+        match &last.seen {
+            Some(seen) if strip_like(batch, index, seen) => {}
+            _ => stage.run_one(batch, index, ingress, &mut last),
+        }
+    }
+}
+
+/// The tunnel of the packet before: packets of a burst often come from one place.
+#[derive(Default)]
+struct Memo {
+    /// Its addresses and numbers.
+    tunnel: Option<(IpAddr, u32, u16, Origin)>,
+    /// Its headers, if others can be told to be of that tunnel at a glance.
+    seen: Option<(Seen, Origin)>,
+}
+
+/// Takes the outer headers off a frame that has those of one before, but for what may differ; false (and nothing done) if it has not.
+#[inline(always)]
+fn strip_like(batch: &mut Batch<'_, '_>, index: usize, (seen, origin): &(Seen, Origin)) -> bool {
+    let asks = batch.burst.with_offload() >> index & 1 != 0;
+    if asks && !is_vouched(batch, index) {
+        return false;
+    }
+    let Some(packet) = batch.burst.packet_mut(index) else { return false };
+    let Some(head) = packet.head().first_chunk::<OUTER_LENGTH_V4>() else { return false };
+    let class = head[ethernet::HEADER_LENGTH + 1];
+    if !seen.is_like(head, packet.len()) || !packet.strip(OUTER_LENGTH_V4) {
+        return false;
+    }
+    if asks {
+        batch.burst.set_offload(index, Offload::NONE);
+    }
+    let metadata = &mut batch.metadata[index];
+    (metadata.origin, metadata.outer_class) = (*origin, class);
+    batch.decapsulated |= 1 << index;
+    true
+}
+
+/// Whether nothing is left to do to a packet: somebody vouches for its checksums, and says no more.
+fn is_vouched(batch: &Batch<'_, '_>, index: usize) -> bool {
+    let offload = batch.burst.offload(index);
+    offload.segment.is_none() && !matches!(offload.checksum, Checksum::Partial { .. })
+}
+
+struct Stage<'a> {
+    tables: &'a Tables<'a>,
+    uplink: &'a Uplink,
+}
+
+impl Stage<'_> {
+    #[inline(never)]
+    fn run_one(&self, batch: &mut Batch<'_, '_>, index: usize, ingress: PortIndex, last: &mut Memo) {
+        let Some(packet) = batch.burst.packet(index) else { return };
+        let headers = &mut batch.metadata[index].headers;
+        if let Err(error) = packet::parse_into(packet.head(), packet.len() as u32, headers) {
+            return batch.drop(index, error.into());
+        }
+        let headers = *headers;
         let mut scratch = [0; HEAD_BYTES];
-        match stage.judge(batch, index, &headers, &mut last, &mut scratch) {
-            Verdict::Strip(bytes, origin) => strip(batch, index, bytes, origin, &headers),
+        match self.judge(batch, index, &headers, last, &mut scratch) {
+            Verdict::Strip(bytes, origin) => {
+                let head = batch.burst.packet(index).map_or(&[][..], |packet| packet.head());
+                last.seen = Seen::new(head, bytes).map(|seen| (seen, origin));
+                strip(batch, index, bytes, origin, &headers);
+            }
             Verdict::Answer(len) => {
                 batch.burst.replace(index, &scratch[..(len as usize).min(HEAD_BYTES)]);
                 batch.route(1 << index, Output::Port(ingress));
@@ -59,19 +120,7 @@ pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, ingress: PortIndex) {
             Verdict::Drop(reason) => batch.drop(index, reason),
         }
     }
-}
 
-/// The tunnel of the packet before: packets of a burst often come from one place.
-#[derive(Default)]
-struct Memo(Option<(IpAddr, u32, u16, Origin)>);
-
-struct Stage<'a> {
-    tables: &'a Tables<'a>,
-    uplink: &'a Uplink,
-}
-
-impl Stage<'_> {
-    #[inline(always)]
     fn judge(
         &self,
         batch: &mut Batch<'_, '_>,
@@ -116,7 +165,7 @@ impl Stage<'_> {
         }
         let (vni, policy) = (view.vni(), view.policy().unwrap_or(0));
         let bytes = at + vxlan::HEADER_LENGTH;
-        if let Some((address, number, identity, origin)) = last.0
+        if let Some((address, number, identity, origin)) = last.tunnel
             && (address, number, identity) == (source, vni, policy)
         {
             return Ok((bytes, origin));
@@ -125,7 +174,7 @@ impl Stage<'_> {
         let vpc = self.tables.vnis.lookup(vni).ok_or(DropReason::UnknownVni)?;
         let trusted = self.tables.network.tunnel(vtep).is_some_and(|tunnel| tunnel.is_host);
         let origin = Origin { vtep, vpc, identity: if trusted { policy } else { 0 } };
-        last.0 = Some((source, vni, policy, origin));
+        last.tunnel = Some((source, vni, policy, origin));
         Ok((bytes, origin))
     }
 

@@ -8,10 +8,10 @@
 
 use crate::answers::Answers;
 use buf::{Burst, Checksum, Offload};
-use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex};
+use engine::{Batch, DropReason, Indices, Output, PortIndex};
 use packet::icmp_error::IcmpError;
-use packet::vxlan::{self, Outer, PerPacket};
-use packet::{Headers, L3, L4, MacAddr, ipv4, ipv6, tcp};
+use packet::vxlan::{self, OUTER_LENGTH_V4, OUTER_LENGTH_V6, Outer};
+use packet::{L3, ipv4, ipv6, tcp};
 use tables::{Neighbours, Network, Tunnel, Uplink, Vpc};
 
 /// Runs the stage. `identity` is the senders'; who sends too long packets is told by `answers`.
@@ -46,26 +46,26 @@ fn run_tunnelled(
         };
         let mac = neighbours.of_use(way.tunnel.neighbour);
         let policy = if way.tunnel.is_host { identity } else { 0 };
-        for index in Indices(group.packets) {
-            if !fits(batch.burst, &batch.metadata[index], index, way.vpc.mtu) {
-                answers.error(
-                    batch,
-                    network,
-                    index,
-                    IcmpError::TooBig { mtu: way.vpc.mtu },
-                    DropReason::TooBig,
-                );
-                continue;
+        let outer = way.outer.towards(mac.unwrap_or_default(), way.vpc.vni, policy);
+        if way.vpc.clamp_mss {
+            Indices(group.packets).for_each(|index| clamp_mss(batch, index, way.vpc.mtu));
+        }
+        let too_big = match (outer.template(), outer.template()) {
+            (Some(template), _) => {
+                wrap::<OUTER_LENGTH_V4>(batch, group.packets, &outer, template, way.vpc.mtu)
             }
-            if way.vpc.clamp_mss && batch.metadata[index].headers.l4 == L4::Tcp {
-                clamp_mss(batch, index, way.vpc.mtu);
+            (_, Some(template)) => {
+                wrap::<OUTER_LENGTH_V6>(batch, group.packets, &outer, template, way.vpc.mtu)
             }
-            let per = (mac.unwrap_or_default(), way.vpc.vni, policy);
-            if wrap(batch.burst, index, &batch.metadata[index].headers, way.outer, per).is_none() {
-                batch.drop(index, DropReason::TooBig);
-            } else if mac.is_none() {
-                batch.hold(index, way.tunnel.neighbour);
-            }
+            (None, None) => 0,
+        };
+        if too_big != 0 {
+            let error = IcmpError::TooBig { mtu: way.vpc.mtu };
+            Indices(too_big)
+                .for_each(|index| answers.error(batch, network, index, error, DropReason::TooBig));
+        }
+        if mac.is_none() {
+            Indices(group.packets & !too_big).for_each(|index| batch.hold(index, way.tunnel.neighbour));
         }
         batch.redirect(group.output, Output::Port(PortIndex(way.uplink.port)));
     }
@@ -103,50 +103,50 @@ impl<'n> Way<'n> {
     }
 }
 
-/// Whether the packet, or each piece it is to be cut into, is no longer than `mtu` at the network layer.
+/// Puts the outer headers before `packets`. What is too long for the fabric stays as it is and is returned, as a bit per packet.
 #[inline(always)]
-fn fits(burst: &Burst<'_>, metadata: &Metadata, index: usize, mtu: u16) -> bool {
-    let Some(packet) = burst.packet(index) else { return false };
-    let l3 = usize::from(metadata.headers.l3_offset);
-    let end = match burst.offload(index).segment {
-        None => packet.len(),
-        Some(segment) => usize::from(metadata.headers.payload_offset) + usize::from(segment.size),
-    };
-    end.saturating_sub(l3) <= usize::from(mtu)
-}
-
-/// Puts the outer headers before the packet at `index`; `None` when it is too long for them.
-#[inline(always)]
-fn wrap(
-    burst: &mut Burst<'_>,
-    index: usize,
-    headers: &Headers,
+fn wrap<const N: usize>(
+    batch: &mut Batch<'_, '_>,
+    packets: u32,
     outer: &Outer,
-    (destination_mac, vni, policy): (MacAddr, u32, u16),
-) -> Option<()> {
-    let packet = burst.packet_mut(index)?;
-    let (head, inner_length) = (packet.head(), packet.len());
-    let per = PerPacket {
-        destination_mac,
-        vni,
-        policy,
-        source_port: vxlan::source_port(head, headers),
-        traffic_class: vxlan::encapsulated_ecn(head, headers),
-        inner_length,
-    };
-    if inner_length + outer.length() > usize::from(u16::MAX) && burst.offload(index).segment.is_none() {
-        return None;
+    template: &[u8; N],
+    mtu: u16,
+) -> u32 {
+    let Batch { burst, metadata, verdicts, .. } = batch;
+    let asking = burst.with_offload();
+    let mut too_big = 0;
+    for index in Indices(packets) {
+        let (bit, headers) = (1 << index, &metadata[index].headers);
+        // Where the packet ends at the network layer, or the longest piece that it is to be cut into.
+        let mut end = None;
+        if asking & bit != 0 {
+            let segment = burst.offload(index).segment;
+            end = segment.map(|segment| usize::from(headers.payload_offset) + usize::from(segment.size));
+        }
+        let Some(packet) = burst.packet_mut(index) else { continue };
+        let inner_length = packet.len();
+        if end.unwrap_or(inner_length) > usize::from(mtu) + usize::from(headers.l3_offset) {
+            too_big |= bit;
+            continue;
+        }
+        let source_port = vxlan::source_port(packet.head(), headers);
+        let class = vxlan::encapsulated_ecn(packet.head(), headers);
+        let whole = end.is_some() || inner_length + N <= usize::from(u16::MAX);
+        match packet.prepend_array(template).filter(|_| whole) {
+            Some(head) => outer.complete(head, source_port, class, inner_length),
+            None => {
+                verdicts.drop(index, DropReason::TooBig);
+                continue;
+            }
+        }
+        if asking & bit != 0 || N == OUTER_LENGTH_V6 {
+            let before = burst.offload(index);
+            if move_offload(burst, index, outer, before).is_none() {
+                verdicts.drop(index, DropReason::TooBig);
+            }
+        }
     }
-    let packet = burst.packet_mut(index)?;
-    if !packet.prepend(outer.template()) {
-        return None;
-    }
-    outer.write(packet.head_mut(), &per)?;
-    let before = burst.offload(index);
-    if before != Offload::NONE || outer.is_v6() {
-        move_offload(burst, index, outer, before)?;
-    }
-    Some(())
+    too_big
 }
 
 /// What is left to do to the packet, now that its frame begins further behind; and over IPv6 the outer checksum.

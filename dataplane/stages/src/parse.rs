@@ -10,23 +10,16 @@ use engine::{Batch, DropReason, Indices};
 /// Runs the stage.
 #[inline]
 pub fn run(batch: &mut Batch<'_, '_>) {
-    find_headers(batch);
-    let Batch { burst, metadata, verdicts, .. } = batch;
-    for index in Indices(verdicts.alive() & burst.with_offload()) {
-        let (Some(packet), headers) = (burst.packet(index), &metadata[index].headers) else { continue };
-        if packet::validate_offload(headers, burst.offload(index), packet.len() as u32).is_err() {
-            verdicts.drop(index, DropReason::BadOffload);
-        }
-    }
-}
-
-/// The first half: of what a device of this host gives, whose offloads may speak of an inner frame.
-#[inline(always)]
-pub fn find_headers(batch: &mut Batch<'_, '_>) {
     let Batch { burst, metadata, verdicts, .. } = batch;
     for (index, (packet, metadata)) in burst.packets().iter().zip(metadata.iter_mut()).enumerate() {
         if let Err(error) = packet::parse_into(packet.head(), packet.len() as u32, &mut metadata.headers) {
             verdicts.drop(index, error.into());
+        }
+    }
+    for index in Indices(verdicts.alive() & burst.with_offload()) {
+        let (Some(packet), headers) = (burst.packet(index), &metadata[index].headers) else { continue };
+        if packet::validate_offload(headers, burst.offload(index), packet.len() as u32).is_err() {
+            verdicts.drop(index, DropReason::BadOffload);
         }
     }
 }

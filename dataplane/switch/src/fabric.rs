@@ -79,6 +79,11 @@ impl Control {
         self.tables.endpoints.reserve(ipv4, ipv6);
     }
 
+    /// Bytes of the tables of MAC addresses and endpoints.
+    pub fn address_memory(&self) -> usize {
+        self.tables.macs.memory_bytes() + self.tables.endpoints.memory_bytes()
+    }
+
     /// Who has `address` in `vpc`.
     pub fn endpoint(&self, vpc: u16, address: IpAddr) -> Option<Endpoint> {
         self.tables.endpoints.get(vpc, address)
@@ -225,7 +230,7 @@ impl Control {
         if frame.len() > usize::from(vpc.mtu) + usize::from(headers.l3_offset) {
             return None;
         }
-        let mut bytes = [outer.template(), frame].concat();
+        let mut bytes = Vec::with_capacity(outer.length() + frame.len());
         let per = vxlan::PerPacket {
             destination_mac: MacAddr::default(),
             vni: vpc.vni,
@@ -234,7 +239,8 @@ impl Control {
             traffic_class: vxlan::encapsulated_ecn(head, &headers),
             inner_length: frame.len(),
         };
-        outer.write(&mut bytes, &per)?;
+        outer.append(&mut bytes, &per);
+        bytes.extend_from_slice(frame);
         if outer.is_v6() {
             let start = (outer.length() - vxlan::HEADER_LENGTH - packet::udp::HEADER_LENGTH) as u16;
             let offset = packet::udp::CHECKSUM_OFFSET as u16;

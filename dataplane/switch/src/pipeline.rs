@@ -56,7 +56,6 @@ pub(crate) fn run_underlay(
     tables: &Tables,
 ) {
     let network = tables.network.get();
-    parse::find_headers(batch);
     let outer = decapsulate::Tables { network, vteps: &tables.vteps, vnis: &tables.vnis };
     decapsulate::run(batch, &outer, port);
     arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs }, errors);

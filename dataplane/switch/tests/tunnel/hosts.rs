@@ -254,7 +254,7 @@ pub(crate) fn across(payload: usize) -> Vec<u8> {
 /// What host 2 sends to host 1, with some bytes replaced.
 pub(crate) fn from_other(v6: bool, inner: &[u8], change: &[(usize, &[u8])]) -> Vec<u8> {
     let outer = vxlan::Outer::new(uplink_mac(2), underlay(2, v6), underlay(1, v6), 64).unwrap();
-    let mut bytes = [outer.template(), inner].concat();
+    let mut bytes = Vec::new();
     let per = vxlan::PerPacket {
         destination_mac: uplink_mac(1),
         vni: VNI,
@@ -263,7 +263,8 @@ pub(crate) fn from_other(v6: bool, inner: &[u8], change: &[(usize, &[u8])]) -> V
         traffic_class: 0,
         inner_length: inner.len(),
     };
-    outer.write(&mut bytes, &per).unwrap();
+    outer.append(&mut bytes, &per);
+    bytes.extend_from_slice(inner);
     if v6 {
         bytes[60..62].fill(0);
     }
