@@ -132,6 +132,26 @@ fn insertion(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// One change of an endpoint among many: it moves to another host.
+fn change(criterion: &mut Criterion) {
+    const COUNT: u64 = 1_000_000;
+    let mut writer = EndpointWriter::new([1, 2]);
+    writer.reserve(COUNT as usize, 0);
+    (0..COUNT).for_each(|number| {
+        writer.insert(1, ipv4(number), endpoint(number));
+    });
+    let keys = shuffled(COUNT);
+    criterion.bench_function("change/1000000", |bencher| {
+        let mut keys = keys.iter().cycle();
+        let mut round = 0;
+        bencher.iter(|| {
+            round += 1;
+            let number = keys.next().copied().unwrap_or_default();
+            black_box(writer.insert(1, ipv4(number), endpoint(number ^ round)))
+        });
+    });
+}
+
 fn bucket(criterion: &mut Criterion) {
     let mut bucket = TokenBucket::new(1_000_000, 1_000);
     let mut now = 0;
@@ -143,5 +163,5 @@ fn bucket(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, macs, endpoints, insertion, bucket);
+criterion_group!(benches, macs, endpoints, insertion, change, bucket);
 criterion_main!(benches);
