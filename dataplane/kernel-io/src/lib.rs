@@ -29,14 +29,15 @@
 //! Rings are memory that the kernel writes while we look; packets come from an underlay that may be hostile. No pointer leaves this crate
 //! but in extents of bursts, and no function it offers is `unsafe`. What must hold, and who sees to it:
 //!
-//! * **Memory stays mapped while a slot or a burst refers to it.** A ring or UMEM owns its [`sys::Mapping`] and is owned by its
+//! * **Memory stays mapped while a slot or a burst refers to it.** A ring or UMEM owns its `sys::Mapping` and is owned by its
 //!   queue; extents live as long as the queue's borrow (`'q` of [`engine::RxQueue::poll`]).
 //! * **A slot is touched by one side at a time.** Its status word (AF_PACKET) or the ring it is in (AF_XDP) says whose it is; loads acquire,
 //!   stores release. Slots of a burst go back in `complete`, which the burst's borrow keeps from being called before.
 //! * **Nothing the kernel wrote is believed.** Offsets and lengths are checked against the slot before an extent is made of them, so that a
 //!   mistake there is a packet refused and counted, not a stray access.
 //! * **One thread per queue.** Queues are used through `&mut`; two halves that share a socket share no memory but the rings' own words.
-//! * **System calls get what they ask for.** `sys.rs` and `xdp/bpf.rs` hold all of them, with the lengths of the types they are given.
+//! * **System calls get what they ask for.** `sys.rs`, `link.rs`, `watch.rs` and `xdp/bpf.rs` hold all of them, with the lengths of the types
+//!   they are given.
 //!
 //! The entries are [`Interface::open`] and the methods of the queues. `tests/` attacks them on veth pairs: the conformance suite, full rings,
 //! tags, packets that are too long, an interface that goes down or away under traffic.
