@@ -71,8 +71,9 @@ pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, errors: &mut TokenBuc
 /// All that decides where an ordinary packet goes, and whether.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Flow {
-    /// The destination's MAC address, as it lies in memory, and two bytes of zero before it.
+    /// The destination's and the source's MAC address, as they lie in memory, and two bytes of zero before each.
     destination: u64,
+    link_source: u64,
     /// The source's IPv4 address.
     source: u32,
     origin: Origin,
@@ -80,8 +81,12 @@ struct Flow {
 
 impl Flow {
     /// That of no packet.
-    const NONE: Self =
-        Self { destination: u64::MAX, source: 0, origin: Origin { vtep: 0, vpc: 0, identity: 0 } };
+    const NONE: Self = Self {
+        destination: u64::MAX,
+        link_source: 0,
+        source: 0,
+        origin: Origin { vtep: 0, vpc: 0, identity: 0 },
+    };
 }
 
 /// Finds the headers of a packet that is an ordinary one, plain TCP or UDP without congestion marks outside that asks for nothing; `None` for others, and
@@ -100,15 +105,16 @@ fn plain_flow(batch: &mut Batch<'_, '_>, index: usize) -> Option<Flow> {
     }
     let head = head.first_chunk::<30>()?;
     let destination = u64::from_le_bytes(*head.first_chunk()?) << 16;
+    let link_source = u64::from_le_bytes(*head[4..].first_chunk()?) >> 16 << 16;
     let source = u32::from_ne_bytes([head[26], head[27], head[28], head[29]]);
-    Some(Flow { destination, source, origin: metadata.origin })
+    Some(Flow { destination, link_source, source, origin: metadata.origin })
 }
 
 /// What was found out about the packet before: those of a burst are often of one flow.
 #[derive(Default)]
 struct Memo {
     /// Of whom it is known that he lives where he says, and his subnet, if the frame did not come from a towpathd.
-    source: Option<(Origin, IpAddr, Option<u16>)>,
+    source: Option<(Origin, MacAddr, IpAddr, Option<u16>)>,
     destination: Option<(u16, MacAddr, Option<Output>)>,
 }
 
@@ -210,14 +216,25 @@ impl Stage<'_> {
         last: &mut Memo,
     ) -> Result<Option<u16>, DropReason> {
         let source = headers.source_ip(head).ok_or(DropReason::EtherTypeRefused)?;
-        if let Some((known, address, subnet)) = last.source
-            && (known, address) == (origin, source)
+        let mac = ethernet::View::new(head).map(|view| view.source()).ok_or(DropReason::Runt)?;
+        if let Some((known, known_mac, address, subnet)) = last.source
+            && (known, known_mac, address) == (origin, mac, source)
         {
             return Ok(subnet);
         }
+        self.check_mac(mac, origin)?;
         let subnet = self.home(source, origin).ok_or(DropReason::TunnelSource)?;
-        last.source = Some((origin, source, subnet));
+        last.source = Some((origin, mac, source, subnet));
         Ok(subnet)
+    }
+
+    /// No station has a group's address, and none elsewhere that of a port of this host.
+    fn check_mac(&self, mac: MacAddr, origin: Origin) -> Result<(), DropReason> {
+        if mac.is_multicast() {
+            return Err(DropReason::BogusSource);
+        }
+        let found = self.tables.macs.lookup(MacTable::key(space(origin.vpc), mac)).and_then(Location::unpack);
+        if matches!(found, Some(Location::Local(_))) { Err(DropReason::TunnelSource) } else { Ok(()) }
     }
 
     fn lives_at(&self, address: IpAddr, origin: Origin) -> bool {

@@ -9,8 +9,11 @@ use towpath_switch as switch;
 
 #[test]
 fn o01_to_o04_p25_to_p28_what_the_underlay_may_not_do() {
-    use DropReason::{BadTunnel, TunnelSource, UnderlayNotOurs, UnknownUnicast, UnknownVni, UnknownVtep};
+    use DropReason::{
+        BadTunnel, BogusSource, TunnelSource, UnderlayNotOurs, UnknownUnicast, UnknownVni, UnknownVtep,
+    };
     let inner = back(100);
+    let mac_of = |mac| udp([mac, guest_mac(1)], [address(2, false), address(1, false)], 100);
     let with_source = |ip: [u8; 4]| udp([guest_mac(2), guest_mac(1)], [ip.into(), address(1, false)], 100);
     let elsewhere =
         udp([guest_mac(2), MacAddr([2, 0, 0, 0, 5, 5])], [address(2, false), address(1, false)], 100);
@@ -30,6 +33,16 @@ fn o01_to_o04_p25_to_p28_what_the_underlay_may_not_do() {
             "O-03 inner source lives here",
             from_other(false, &with_source([10, 0, 0, 10]), &[]),
             Some(TunnelSource),
+        ),
+        (
+            "O-03 inner MAC address of a port here",
+            from_other(false, &mac_of(guest_mac(1)), &[]),
+            Some(TunnelSource),
+        ),
+        (
+            "inner MAC address of a group",
+            from_other(false, &mac_of(MacAddr([3, 0, 0, 0, 1, 2])), &[]),
+            Some(BogusSource),
         ),
         ("a broadcast source", from_other(false, &with_source([255; 4]), &[]), Some(TunnelSource)),
         ("O-04 nobody's MAC address", from_other(false, &elsewhere, &[]), Some(UnknownUnicast)),
