@@ -86,7 +86,7 @@ impl DpdkRx {
         // SAFETY: the first `count` slots were written just now, with extents of 1 to 65,535 bytes.
         unsafe { burst.added(count, bytes) };
         for (mbuf, index) in mbufs.iter().take(count).zip(first..) {
-            // SAFETY: as above.
+            // SAFETY: one of those looked at above: rx_burst gave it to this queue, which holds it until the burst is complete.
             let mbuf = unsafe { &**mbuf };
             let offload = offload::vouched(mbuf.ol_flags, dpdk_sys::mbuf::packet_type(mbuf));
             if offload != Offload::NONE {

@@ -303,20 +303,10 @@ impl Stage<'_> {
         if headers.l3 == L3::Arp {
             return self.judge_arp(scratch, headers, origin);
         }
-        if headers.l4 == L4::Icmpv6 {
-            if let Some((ndp::ROUTER_ADVERTISEMENT | ndp::REDIRECT | ndp::ROUTER_SOLICITATION, _)) =
-                icmp::type_and_code(head, headers)
-            {
-                return Verdict::Drop(DropReason::RogueService);
-            }
-            match ndp::parse(&scratch[..length], headers) {
-                Ok(ndp::Message::Other) => {}
-                Ok(ndp::Message::Solicitation(asked)) => {
-                    return self.judge_solicitation(scratch, headers, &asked, origin);
-                }
-                Ok(ndp::Message::Advertisement(_)) => return Verdict::Drop(DropReason::NeighbourConsumed),
-                Err(_) => return Verdict::Drop(DropReason::BadNeighbour),
-            }
+        if headers.l4 == L4::Icmpv6
+            && let Some(verdict) = self.judge_icmpv6(length, scratch, headers, origin)
+        {
+            return verdict;
         }
         let subnet = match self.check_source(head, headers, origin, last) {
             Ok(subnet) => subnet,
@@ -326,6 +316,29 @@ impl Stage<'_> {
             MacAddr::BROADCAST => Verdict::Punt(PuntKind::Broadcast),
             group if group.is_multicast() => Verdict::Punt(PuntKind::Multicast),
             _ => self.deliver(origin, destination, subnet, last),
+        }
+    }
+
+    /// `None` for what is no neighbour or router message.
+    fn judge_icmpv6(
+        &self,
+        length: usize,
+        scratch: &mut [u8; HEAD_BYTES],
+        headers: &Headers,
+        origin: Origin,
+    ) -> Option<Verdict> {
+        if let Some((ndp::ROUTER_ADVERTISEMENT | ndp::REDIRECT | ndp::ROUTER_SOLICITATION, _)) =
+            icmp::type_and_code(scratch, headers)
+        {
+            return Some(Verdict::Drop(DropReason::RogueService));
+        }
+        match ndp::parse(&scratch[..length], headers) {
+            Ok(ndp::Message::Other) => None,
+            Ok(ndp::Message::Solicitation(asked)) => {
+                Some(self.judge_solicitation(scratch, headers, &asked, origin))
+            }
+            Ok(ndp::Message::Advertisement(_)) => Some(Verdict::Drop(DropReason::NeighbourConsumed)),
+            Err(_) => Some(Verdict::Drop(DropReason::BadNeighbour)),
         }
     }
 

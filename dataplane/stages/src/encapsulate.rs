@@ -11,7 +11,7 @@ use buf::{Burst, Checksum, Offload};
 use engine::{Batch, DropReason, Indices, Output, PortIndex};
 use packet::icmp_error::IcmpError;
 use packet::vxlan::{self, OUTER_LENGTH_V4, OUTER_LENGTH_V6, Outer};
-use packet::{L3, ipv4, ipv6, tcp};
+use packet::{Headers, L3, ipv4, ipv6, tcp};
 use tables::{Neighbours, Network, Tunnel, Uplink, Vpc};
 
 /// Runs the stage. `identity` is the senders'; who sends too long packets is told by `answers`.
@@ -50,15 +50,7 @@ fn run_tunnelled(
         if way.vpc.clamp_mss {
             Indices(group.packets).for_each(|index| clamp_mss(batch, index, way.vpc.mtu));
         }
-        let too_big = match (outer.template(), outer.template()) {
-            (Some(template), _) => {
-                wrap::<OUTER_LENGTH_V4>(batch, group.packets, &outer, template, way.vpc.mtu)
-            }
-            (_, Some(template)) => {
-                wrap::<OUTER_LENGTH_V6>(batch, group.packets, &outer, template, way.vpc.mtu)
-            }
-            (None, None) => 0,
-        };
+        let too_big = wrap_any(batch, group.packets, &outer, way.vpc.mtu);
         if too_big != 0 {
             let error = IcmpError::TooBig { mtu: way.vpc.mtu };
             Indices(too_big)
@@ -103,6 +95,23 @@ impl<'n> Way<'n> {
     }
 }
 
+/// Puts the outer headers before `packets`, over whichever family; as [`wrap`] returns.
+#[inline(always)]
+fn wrap_any(batch: &mut Batch<'_, '_>, packets: u32, outer: &Outer, mtu: u16) -> u32 {
+    match (outer.template(), outer.template()) {
+        (Some(template), _) => wrap::<OUTER_LENGTH_V4>(batch, packets, outer, template, mtu),
+        (_, Some(template)) => wrap::<OUTER_LENGTH_V6>(batch, packets, outer, template, mtu),
+        (None, None) => 0,
+    }
+}
+
+/// Where a packet ends at the network layer if it is to be cut: the longest piece.
+#[inline(always)]
+fn longest_piece(burst: &Burst<'_>, index: usize, headers: &Headers) -> Option<usize> {
+    let segment = burst.offload(index).segment?;
+    Some(usize::from(headers.payload_offset) + usize::from(segment.size))
+}
+
 /// Puts the outer headers before `packets`. What is too long for the fabric stays as it is and is returned, as a bit per packet.
 #[inline(always)]
 fn wrap<const N: usize>(
@@ -117,12 +126,7 @@ fn wrap<const N: usize>(
     let mut too_big = 0;
     for index in Indices(packets) {
         let (bit, headers) = (1 << index, &metadata[index].headers);
-        // Where the packet ends at the network layer, or the longest piece that it is to be cut into.
-        let mut end = None;
-        if asking & bit != 0 {
-            let segment = burst.offload(index).segment;
-            end = segment.map(|segment| usize::from(headers.payload_offset) + usize::from(segment.size));
-        }
+        let end = if asking & bit != 0 { longest_piece(burst, index, headers) } else { None };
         let Some(packet) = burst.packet_mut(index) else { continue };
         let inner_length = packet.len();
         if end.unwrap_or(inner_length) > usize::from(mtu) + usize::from(headers.l3_offset) {
