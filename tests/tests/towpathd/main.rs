@@ -13,6 +13,7 @@ mod hostile;
 mod messages;
 mod operation;
 mod ring_paths;
+mod uplink;
 
 use std::time::Duration;
 
