@@ -8,19 +8,18 @@ use crate::scope::{Scope, VtepKey};
 use crate::watch::may_hold;
 use engine::PortIndex;
 use ipnet::IpNet;
-use model::{Key, Kind, ObjectName, PortSpec, Resource, ResourceSet, Spec, VhostUserAttachment};
+use model::{Difference, Key, Kind, ObjectName, PortSpec, Resource, ResourceSet, Spec, VhostUserAttachment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tables::{Location, NextHop};
 
-/// Ports and Endpoints that change, as they were and as they are to be.
-type Affected = BTreeMap<Key, (Option<Arc<Resource>>, Option<Arc<Resource>>)>;
-
 /// What an application is about.
 #[derive(Default)]
 struct Work {
-    affected: Affected,
+    /// Ports and Endpoints that change, in the order of their keys; and others that may be bound differently for what does.
+    changing: Vec<Difference>,
+    others: BTreeMap<Key, Difference>,
     /// Subnets all of whose members are let go of, and those all of whose members are taken up.
     leaving: BTreeSet<ObjectName>,
     entering: BTreeSet<ObjectName>,
@@ -65,10 +64,10 @@ impl Agent {
         let mut exhausted = Vec::new();
         let opens = self.open(&touched, &mut exhausted);
         let mut new = Vec::new();
-        for member in work.affected.values().filter_map(|(_, new)| new.clone()) {
+        for member in work.affected().filter_map(|difference| difference.new.as_ref()) {
             let here = |subnet| self.scope.subnets.contains_key(subnet) && !work.entering.contains(subnet);
-            if subnet_of(&member).is_some_and(here) {
-                self.take_up(&member, &mut new);
+            if subnet_of(member).is_some_and(here) {
+                self.take_up(member, &mut new);
             }
         }
         let (unbinds, binds) = changes(&old, new, &closing);
@@ -78,7 +77,8 @@ impl Agent {
         actions.append(&mut sets);
         actions.extend(opens);
         let hop = |key: &Key| key.kind == Kind::Port && self.scope.hops.contains(&object(key));
-        if structural || detoured || !self.scope.hops.is_empty() && work.affected.keys().any(hop) {
+        let led_to = || work.affected().filter_map(Difference::key).any(hop);
+        if structural || detoured || !self.scope.hops.is_empty() && led_to() {
             self.set_routes(&mut actions);
         }
         actions.extend(binds);
@@ -97,18 +97,22 @@ impl Agent {
     fn prepare(&self, desired: &ResourceSet) -> Work {
         let mut work = Work::default();
         let (mut hosts, mut structural) = (Vec::new(), false);
+        let mut subnets: BTreeSet<ObjectName> = BTreeSet::new();
         for difference in self.set.differences(desired) {
-            let Some(key) = difference.key().cloned() else { continue };
-            match key.kind {
-                Kind::Port | Kind::Endpoint => {
-                    let subnets = [&difference.old, &difference.new];
-                    for subnet in subnets.into_iter().flatten().filter_map(|member| subnet_of(member)) {
-                        structural |= self.is_structural(desired, subnet);
+            match difference.key().map(|key| (key.kind, &key.name)) {
+                Some((Kind::Port | Kind::Endpoint, _)) => {
+                    let members = [&difference.old, &difference.new];
+                    for subnet in members.into_iter().flatten().filter_map(|member| subnet_of(member)) {
+                        if !subnets.contains(subnet) {
+                            structural |= self.is_structural(desired, subnet);
+                            subnets.insert(subnet.clone());
+                        }
                     }
-                    work.affected.insert(key, (difference.old, difference.new));
+                    work.changing.push(difference);
                 }
-                Kind::Host => hosts.push(key.name),
-                _ => structural = true,
+                Some((Kind::Host, name)) => hosts.push(name.clone()),
+                Some(_) => structural = true,
+                None => {}
             }
         }
         for name in &self.waiting {
@@ -163,7 +167,7 @@ impl Agent {
     fn include_holders(&self, desired: &ResourceSet, work: &mut Work) {
         let holding: Vec<&ObjectName> = self.holders.ports().collect();
         for port in holding {
-            if work.affected.contains_key(&Key::of(Kind::Port, port)) {
+            if work.is_about(&Key::of(Kind::Port, port)) {
                 for (vpc, address, mac) in self.holders.of(port) {
                     for other in self.holders.concerned(vpc, address, mac) {
                         work.include(Key::of(Kind::Port, &other), &self.set, desired);
@@ -185,7 +189,7 @@ impl Agent {
                 self.watch(&member, false);
             }
         }
-        for member in work.affected.values().filter_map(|(old, _)| old.as_ref()) {
+        for member in work.affected().filter_map(|difference| difference.old.as_ref()) {
             let stays = |subnet| self.scope.subnets.contains_key(subnet) && !work.leaving.contains(subnet);
             if subnet_of(member).is_some_and(stays) {
                 self.bindings(member, &mut bindings);
@@ -218,7 +222,7 @@ impl Agent {
         for port in ports {
             let Some(old) = self.set.port(&port).map(|port| &port.spec.subnet) else { continue };
             let leaves = work.leaving.contains(old);
-            if !leaves && !work.affected.contains_key(&Key::of(Kind::Port, &port)) {
+            if !leaves && !work.is_about(&Key::of(Kind::Port, &port)) {
                 continue;
             }
             let spec = desired.port(&port).map(|port| port.spec);
@@ -299,15 +303,12 @@ impl Agent {
 
     /// The ports to look at: those that changed and are, or were, on this host; and those of subnets that changed.
     fn touched(&self, work: &Work, changed: &BTreeSet<ObjectName>) -> BTreeSet<ObjectName> {
-        let ports = work.affected.iter().filter(|(key, _)| key.kind == Kind::Port);
-        let here = |new: &Option<Arc<Resource>>| {
-            new.as_ref().and_then(|new| as_port(new)).is_some_and(|port| port.is_on(&self.host))
+        let here = |member: &Arc<Resource>| as_port(member).is_some_and(|port| port.is_on(&self.host));
+        let is_or_was_here = |difference: &&Difference| {
+            difference.old.as_ref().is_some_and(here) || difference.new.as_ref().is_some_and(here)
         };
-        let mut touched: BTreeSet<ObjectName> = ports
-            .map(|(key, (_, new))| (object(key), here(new)))
-            .filter(|(name, here)| *here || self.ports.contains_key(name))
-            .map(|(name, _)| name)
-            .collect();
+        let keys = work.affected().filter(is_or_was_here).filter_map(Difference::key);
+        let mut touched: BTreeSet<ObjectName> = keys.map(object).collect();
         if !changed.is_empty() || !work.leaving.is_empty() {
             let concerned = |subnet| changed.contains(subnet) || work.leaving.contains(subnet);
             let ports = self.ports.iter().filter(|(_, port)| concerned(&port.subnet));
@@ -394,10 +395,21 @@ impl Agent {
 }
 
 impl Work {
+    fn affected(&self) -> impl Iterator<Item = &Difference> {
+        self.changing.iter().chain(self.others.values())
+    }
+
+    fn is_about(&self, key: &Key) -> bool {
+        let changes = self.changing.binary_search_by(|difference| difference.key().cmp(&Some(key)));
+        changes.is_ok() || self.others.contains_key(key)
+    }
+
     /// Adds a member that does not change itself.
     fn include(&mut self, key: Key, old: &ResourceSet, new: &ResourceSet) {
-        let (before, after) = (old.get(&key).cloned(), new.get(&key).cloned());
-        self.affected.entry(key).or_insert((before, after));
+        if !self.is_about(&key) {
+            let difference = Difference { old: old.get(&key).cloned(), new: new.get(&key).cloned() };
+            self.others.insert(key, difference);
+        }
     }
 }
 

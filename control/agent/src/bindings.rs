@@ -53,10 +53,12 @@ pub(crate) fn changes(
     let mut before: HashMap<Entry, &Action> =
         staying.filter_map(|binding| Some((entry_of(binding)?, binding))).collect();
     let mut binds = new;
-    binds.retain(|binding| {
-        let same = entry_of(binding).and_then(|entry| before.remove(&entry)) == Some(binding);
-        !same
-    });
+    if !before.is_empty() {
+        binds.retain(|binding| {
+            let same = entry_of(binding).and_then(|entry| before.remove(&entry)) == Some(binding);
+            !same
+        });
+    }
     unbinds.extend(before.into_values().filter_map(unbound));
     unbinds.sort_by_key(|action| match action {
         Action::UnbindMac { space, mac } => (Some((*space, *mac)), None),

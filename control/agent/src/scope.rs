@@ -139,7 +139,7 @@ impl Numbers<'_> {
             local,
             directory,
             peers: peers.collect(),
-            clamp_mss: false,
+            clamp_mss: spec.clamp_mss,
         })
     }
 

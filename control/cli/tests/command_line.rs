@@ -151,6 +151,68 @@ fn other_kinds_are_listed_too() {
     );
 }
 
+/// The manifests of an example, and the folder they are in.
+fn example(name: &str) -> (String, std::path::PathBuf) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/example").join(name);
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    let texts: Vec<String> = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    (texts.join("---\n"), folder)
+}
+
+#[test]
+fn the_examples_are_valid() {
+    for (name, counts) in [
+        ("manifests", "valid: 1 Vpc, 1 Subnet, 2 Port\n"),
+        ("routed", "valid: 2 Host, 2 Vpc, 1 Peering, 2 RouteTable, 3 Subnet, 4 Port, 1 Endpoint\n"),
+    ] {
+        let run = alone(&["validate", "-f", example(name).1.to_str().unwrap()]);
+        assert_eq!((run.status, run.stdout.as_str()), (0, counts), "{run:?}");
+    }
+}
+
+#[test]
+fn routes_peerings_and_endpoints_are_listed_and_described() {
+    let daemon = FakeDaemon::with_manifests(&example("routed").0);
+    let row = |kind: &str, words: &[&str]| {
+        let table = towpath(&daemon, &["get", kind]);
+        let found = table.stdout.lines().any(|line| {
+            let cells: Vec<&str> = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+            cells == words
+        });
+        assert!(table.status == 0 && found, "{words:?}: {table:?}");
+    };
+    row("hosts", &["NAME", "VTEPS", "MTU", "OWNER"]);
+    row("hosts", &["node-b", "192.0.2.2", "1500", "manifests"]);
+    row("peerings", &["default", "blue-green", "blue,green", "manifests"]);
+    row("routetables", &["PROJECT", "NAME", "VPC", "ROUTES", "OWNER"]);
+    row("routetables", &["default", "web-routes", "blue", "4", "manifests"]);
+    row(
+        "subnets",
+        &["default", "lawn", "green", "10.9.1.0/24", "10.9.1.1", "lawn-routes", "true", "manifests"],
+    );
+    row(
+        "endpoints",
+        &["default", "db", "edge", "02:00:00:00:02:c8", "10.0.2.200", "192.0.2.99", "manifests"],
+    );
+    let table = towpath(&daemon, &["get", "routetable", "web-routes", "-o", "json"]).json();
+    assert_eq!(table["spec"]["routes"][0], json!({"destination": "0.0.0.0/0", "via": {"port": "fw-eth0"}}));
+    assert_eq!(table["status"]["owner"], "manifests");
+    let subnet = towpath(&daemon, &["describe", "subnet", "web"]);
+    assert!(
+        subnet.stdout.contains("metadata: http://127.0.0.1:8775") && subnet.stdout.contains("leaseTime: 1h"),
+        "{subnet:?}"
+    );
+    let endpoint = towpath(&daemon, &["describe", "endpoint", "db"]);
+    assert!(endpoint.stdout.contains("vtep: 192.0.2.99"), "{endpoint:?}");
+    let absent = towpath(&daemon, &["get", "peering", "blue-gren"]);
+    assert!(absent.status == 1 && absent.stderr.contains("the nearest there is: blue-green"), "{absent:?}");
+}
+
 #[test]
 fn describe_shows_a_port_whole() {
     let daemon = FakeDaemon::start(true);

@@ -16,6 +16,7 @@ use crate::underlay::{Spans, Underlay};
 use crate::validate::Candidates;
 use crate::vpc::{MTU_WITHOUT_UPLINK, VpcSpec};
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -218,18 +219,23 @@ impl ResourceSet {
         let mut items = Vec::with_capacity(self.len() + changes.len());
         let mut old = self.iter().peekable();
         for change in changes {
-            let key = change.key().cloned();
-            let before = |other: &&Arc<Resource>| Some(&other.meta.key) < key.as_ref();
-            items.extend(std::iter::from_fn(|| old.next_if(before).cloned()));
-            old.next_if(|other| Some(&other.meta.key) == key.as_ref());
+            let Some(key) = change.key() else { continue };
+            items.extend(std::iter::from_fn(|| old.next_if(|other| other.meta.key < *key).cloned()));
+            old.next_if(|other| other.meta.key == *key);
             items.extend(change.new);
         }
         items.extend(old.cloned());
-        let mut members: Vec<Arc<Resource>> =
-            items.iter().filter(|item| parent_of(item).is_some()).cloned().collect();
-        members.sort_by(|left, right| by_parent(left, right));
-        let spans = Spans::of(members.iter().filter_map(|member| Some((subnet_of(member)?, &**member))));
-        Self { resources: Sorted::from_sorted(items), members: Sorted::from_sorted(members), spans }
+        // In the order of their keys already, so they need only be parted by what they belong to.
+        let mut families: BTreeMap<(Kind, &ObjectName), Vec<Arc<Resource>>> = BTreeMap::new();
+        for item in &items {
+            if let Some(parent) = parent_of(item) {
+                families.entry(parent).or_default().push(Arc::clone(item));
+            }
+        }
+        let of_subnets = families.iter().filter(|((kind, _), _)| *kind == Kind::Subnet);
+        let spans = Spans::of(of_subnets.map(|((_, subnet), members)| (*subnet, members.as_slice())));
+        let members = Sorted::from_sorted(families.into_values().flatten().collect());
+        Self { resources: Sorted::from_sorted(items), members, spans }
     }
 
     /// What must change to get from this set to `newer`, by key. Costs what they differ in, if one was made of the other.

@@ -78,14 +78,14 @@ fn count_one<K: Ord + Clone>(counts: &mut BTreeMap<K, usize>, key: &K, there: bo
 pub(crate) struct Spans(Sorted<(ObjectName, Span)>);
 
 impl Spans {
-    /// Those of some Ports and Endpoints.
-    pub(crate) fn of<'a>(members: impl Iterator<Item = (&'a ObjectName, &'a Resource)>) -> Self {
-        let mut spans: BTreeMap<&ObjectName, Span> = BTreeMap::new();
-        for (subnet, member) in members {
-            spans.entry(subnet).or_default().count(&member.spec, true);
-        }
-        let items = spans.into_iter().map(|(subnet, span)| Arc::new((subnet.clone(), span)));
-        Self(Sorted::from_sorted(items.collect()))
+    /// Those of subnets, in the order of their names, with these Ports and Endpoints.
+    pub(crate) fn of<'a>(subnets: impl Iterator<Item = (&'a ObjectName, &'a [Arc<Resource>])>) -> Self {
+        let span = |(subnet, members): (&ObjectName, &[Arc<Resource>])| {
+            let mut span = Span::default();
+            members.iter().for_each(|member| span.count(&member.spec, true));
+            (span != Span::default()).then(|| Arc::new((subnet.clone(), span)))
+        };
+        Self(Sorted::from_sorted(subnets.filter_map(span).collect()))
     }
 
     /// Counts a Port or Endpoint of `subnet` in, or out again.

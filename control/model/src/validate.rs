@@ -100,8 +100,8 @@ impl Candidates {
     fn keep(&mut self, resource: &Resource) {
         let spec = match resource.spec.clone() {
             Spec::Host(spec) => DraftSpec::Host(spec),
-            Spec::Vpc(VpcSpec { vni, cidrs, mtu, directory }) => {
-                DraftSpec::Vpc(VpcDraft { vni: Some(vni), cidrs, mtu, directory })
+            Spec::Vpc(VpcSpec { vni, cidrs, mtu, directory, clamp_mss }) => {
+                DraftSpec::Vpc(VpcDraft { vni: Some(vni), cidrs, mtu, directory, clamp_mss })
             }
             Spec::Peering(spec) => DraftSpec::Peering(spec),
             Spec::RouteTable(spec) => DraftSpec::RouteTable(spec),
@@ -177,8 +177,8 @@ impl Candidate {
     fn finish(self) -> Option<Resource> {
         let spec = match self.spec {
             DraftSpec::Host(spec) => Spec::Host(spec),
-            DraftSpec::Vpc(VpcDraft { vni, cidrs, mtu, directory }) => {
-                Spec::Vpc(VpcSpec { vni: vni?, cidrs, mtu, directory })
+            DraftSpec::Vpc(VpcDraft { vni, cidrs, mtu, directory, clamp_mss }) => {
+                Spec::Vpc(VpcSpec { vni: vni?, cidrs, mtu, directory, clamp_mss })
             }
             DraftSpec::Peering(spec) => Spec::Peering(spec),
             DraftSpec::RouteTable(spec) => Spec::RouteTable(spec),

@@ -55,6 +55,8 @@ pub struct VpcSpec {
     pub mtu: Option<u16>,
     /// Hosts that hold the whole VPC for look-ups.
     pub directory: Vec<Name>,
+    /// Whether TCP's maximum segment size is lowered to what the MTU leaves, for paths on which too-big messages get lost.
+    pub clamp_mss: bool,
 }
 
 /// A Vpc as read: the number may still be missing.
@@ -64,6 +66,7 @@ pub(crate) struct VpcDraft {
     pub(crate) cidrs: Vec<IpNet>,
     pub(crate) mtu: Option<u16>,
     pub(crate) directory: Vec<Name>,
+    pub(crate) clamp_mss: bool,
 }
 
 impl VpcDraft {
@@ -89,8 +92,9 @@ impl VpcDraft {
             }
         });
         let directory = directory.unwrap_or_default();
+        let clamp_mss = fields.boolean(reader, "clampMss").unwrap_or(false);
         fields.finish(reader);
-        Self { vni, cidrs, mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()), directory }
+        Self { vni, cidrs, mtu: mtu.and_then(|mtu| u16::try_from(mtu).ok()), directory, clamp_mss }
     }
 }
 
@@ -105,6 +109,9 @@ impl VpcSpec {
         }
         if !self.directory.is_empty() {
             spec.insert("directory".into(), self.directory.iter().map(Name::as_str).collect());
+        }
+        if self.clamp_mss {
+            spec.insert("clampMss".into(), json!(true));
         }
         Value::Object(spec)
     }

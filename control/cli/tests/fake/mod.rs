@@ -200,10 +200,20 @@ impl FakeDaemon {
         Self::with(true, "2 Ports, 1 Subnet, 1 Vpc")
     }
 
+    /// Starts one that has these resources.
+    #[allow(dead_code, reason = "not every test program uses it")]
+    pub(crate) fn with_manifests(manifests: &str) -> Self {
+        Self::run(manifests, true, "some")
+    }
+
     fn with(healthy: bool, detail: &'static str) -> Self {
+        Self::run(MANIFESTS, healthy, detail)
+    }
+
+    fn run(manifests: &str, healthy: bool, detail: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = ApiSocket::bind(&folder.path().join("api.sock")).unwrap();
-        let set = load_text(MANIFESTS, "memory", &Environment::default()).unwrap();
+        let set = load_text(manifests, "memory", &Environment::default()).unwrap();
         let backend = Arc::new(FakeBackend { set, reset: AtomicBool::new(false), healthy, detail });
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
