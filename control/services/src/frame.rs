@@ -112,7 +112,7 @@ fn put_udp(frame: &mut Vec<u8>, source: u16, destination: u16, payload: &[u8]) {
 }
 
 /// Starts an IPv4 packet: never fragmented, TTL 64.
-pub(crate) fn begin_ipv4(
+fn begin_ipv4(
     link: (MacAddr, MacAddr),
     source: Ipv4Addr,
     destination: Ipv4Addr,
@@ -149,7 +149,7 @@ pub(crate) fn udp4(
 }
 
 /// Starts an IPv6 packet.
-pub(crate) fn begin_ipv6(
+fn begin_ipv6(
     link: (MacAddr, MacAddr),
     source: Ipv6Addr,
     destination: Ipv6Addr,

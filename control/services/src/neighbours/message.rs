@@ -47,7 +47,7 @@ impl Said {
 }
 
 /// What is counted for a message that a node must not act on.
-pub(super) fn refusal(error: ndp::NdError) -> Refusal {
+fn refusal(error: ndp::NdError) -> Refusal {
     match error {
         ndp::NdError::Checksum => Refusal::Checksum,
         ndp::NdError::HopLimit => Refusal::HopLimit,

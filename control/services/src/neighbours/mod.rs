@@ -14,7 +14,6 @@
 
 mod entry;
 mod message;
-mod own;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -27,8 +26,6 @@ use crate::Refusal;
 use crate::random::Random;
 use entry::{Entry, Step};
 use message::Said;
-
-pub use own::answer;
 
 /// Solicitations that may leave at once, and how long one more takes.
 const SOLICITATION_BURST: u32 = 100;
