@@ -229,10 +229,11 @@ impl Stage<'_> {
     fn judge_arp(&self, scratch: &mut [u8; HEAD_BYTES], headers: &Headers) -> Verdict {
         let nothing = Verdict::Drop(DropReason::UnderlayNotOurs);
         let Some(message) = arp::View::new(scratch, headers) else { return nothing };
-        if message.operation() == arp::Operation::Reply {
+        // A gateway that moved says so in either form.
+        if message.operation() == arp::Operation::Reply || message.is_gratuitous() {
             return Verdict::Punt(PuntKind::UnderlayNeighbour);
         }
-        let asks = message.operation() == arp::Operation::Request && !message.is_gratuitous();
+        let asks = message.operation() == arp::Operation::Request;
         if asks && self.own(IpAddr::V4(message.target_ip())) == Some(true) {
             return arp::reply_in_place(scratch, headers, self.uplink.mac).map_or(nothing, Verdict::Answer);
         }

@@ -98,4 +98,6 @@ fn the_uplink_answers_for_its_own_addresses_alone() {
     );
     assert_eq!(ask([192, 0, 2, 9], 1), (vec![], None));
     assert_eq!(ask([192, 0, 2, 1], 2), (vec![], Some(PuntKind::UnderlayNeighbour)));
+    // Who announces itself is a neighbour that may have moved: the sender is 192.0.2.2.
+    assert_eq!(ask([192, 0, 2, 2], 1), (vec![], Some(PuntKind::UnderlayNeighbour)));
 }
