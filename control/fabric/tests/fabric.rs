@@ -238,7 +238,7 @@ fn udp(macs: [MacAddr; 2], addresses: [IpAddr; 2], ports: [u16; 2], payload: &[u
 
 fn from_other(inner: &[u8]) -> Vec<u8> {
     let outer = vxlan::Outer::new(OTHER, [192, 0, 2, 2].into(), [192, 0, 2, 1].into(), 64).unwrap();
-    let mut bytes = [outer.template(), inner].concat();
+    let mut bytes = Vec::new();
     let per = vxlan::PerPacket {
         destination_mac: OWN,
         vni: 100,
@@ -247,7 +247,8 @@ fn from_other(inner: &[u8]) -> Vec<u8> {
         traffic_class: 0,
         inner_length: inner.len(),
     };
-    outer.write(&mut bytes, &per).unwrap();
+    outer.append(&mut bytes, &per);
+    bytes.extend_from_slice(inner);
     bytes
 }
 
