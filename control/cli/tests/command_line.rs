@@ -208,7 +208,7 @@ fn routes_peerings_and_endpoints_are_listed_and_described() {
         "{subnet:?}"
     );
     let endpoint = towpath(&daemon, &["describe", "endpoint", "db"]);
-    assert!(endpoint.stdout.contains("vtep: 192.0.2.99"), "{endpoint:?}");
+    assert!(endpoint.stdout.contains("vtep: \"192.0.2.99\""), "{endpoint:?}");
     let absent = towpath(&daemon, &["get", "peering", "blue-gren"]);
     assert!(absent.status == 1 && absent.stderr.contains("the nearest there is: blue-green"), "{absent:?}");
 }
