@@ -312,7 +312,7 @@ fn mtu_is_limited_by_uplinks_with_the_arithmetic() {
 
 #[test]
 fn the_daemon_writes_its_own_host() {
-    let own = Environment { own_host: Some((name("node-a"), HostSpec::default())), ..Environment::default() };
+    let own = Environment { own_host: Some((name("node-a"), HostSpec::default())) };
     let set = load_text(BASE, "f", &own).unwrap();
     assert_eq!(set.host(&name("node-a")).unwrap().meta.owner, Owner::Daemon);
     let mut uplink = own.clone();
@@ -334,8 +334,7 @@ fn the_daemon_writes_its_own_host() {
                 .contains("f:4:15: Host node-a: spec.vteps: belongs to owner towpathd, where it differs"),
         "{found:?}"
     );
-    let alone =
-        Environment { own_host: Some((name("node-x"), HostSpec::default())), ..Environment::default() };
+    let alone = Environment { own_host: Some((name("node-x"), HostSpec::default())) };
     let text = BASE
         .split("---\n")
         .filter(|document| !document.contains("kind: Host"))

@@ -83,7 +83,7 @@ impl Run {
         for action in actions {
             if let Action::ClosePort { index } = action {
                 // Half of the time workers take a while to forget it.
-                if self.steps % 2 == 0 {
+                if self.steps.is_multiple_of(2) {
                     self.agent.closed(*index);
                 }
             }

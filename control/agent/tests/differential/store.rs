@@ -63,7 +63,7 @@ impl Store {
             Action::OpenPort { index, plan } => assert!(self.ports.insert(index.0, *plan).is_none()),
             Action::ChangePort { index, plan } => {
                 let before = self.ports.insert(index.0, (*plan).clone());
-                assert_ne!(before.expect("it is open"), *plan, "a change that is none");
+                assert_ne!(before.unwrap(), *plan, "a change that is none");
             }
             Action::ClosePort { index } => {
                 assert!(self.ports.remove(&index.0).is_some());
@@ -113,7 +113,7 @@ impl Store {
                 );
             }
             Action::UnbindMac { space, mac } => {
-                assert!(self.macs.remove(&(space, mac)).is_some(), "{action:?}")
+                assert!(self.macs.remove(&(space, mac)).is_some(), "{action:?}");
             }
             Action::UnbindEndpoint { vpc, address } => {
                 assert!(self.endpoints.remove(&(vpc, address)).is_some(), "{action:?}");

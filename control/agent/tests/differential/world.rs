@@ -207,7 +207,7 @@ impl World {
 
     fn route(&self, vpc: u8, destination: u8, hop: u8) -> Option<String> {
         let (net, via) = match hop {
-            8 => (format!("203.0.113.{}/32", destination), "blackhole: true".to_owned()),
+            8 => (format!("203.0.113.{destination}/32"), "blackhole: true".to_owned()),
             port @ 0..8 => {
                 let subnet = self.ports.get(&port)?.subnet;
                 self.vpc_of(subnet).filter(|other| *other == vpc)?;
