@@ -7,7 +7,8 @@
 //! [`DropReason::GatewayConsumed`], [`DropReason::Hairpin`], [`DropReason::TooBig`].
 
 use crate::answers::Answers;
-use buf::Checksum;
+use arrayvec::ArrayVec;
+use buf::{BURST_PACKETS, Checksum};
 use engine::{Batch, DropReason, Indices, Output, PortIndex, PuntKind};
 use packet::icmp_error::IcmpError;
 use packet::{Headers, L4, MacAddr, route};
@@ -63,12 +64,7 @@ fn run_gateway(
         Indices(packets).for_each(|index| batch.drop(index, DropReason::PortDown));
         return;
     };
-    let router = Router { network, endpoints, subnet };
-    // Packets of a burst often go to one place.
-    let mut last: Option<(IpAddr, Verdict)> = None;
-    for index in Indices(packets) {
-        router.route(batch, index, &mut last, answers);
-    }
+    Router { network, endpoints, subnet }.route(batch, packets, answers);
 }
 
 /// Routes one packet that is for the gateway of `subnet`, whoever sent it.
@@ -78,7 +74,35 @@ pub(crate) fn route_one(
     (network, endpoints, subnet): (&Network, &EndpointReader, &Subnet),
     answers: &mut Answers<'_>,
 ) {
-    Router { network, endpoints, subnet }.route(batch, index, &mut None, answers);
+    Router { network, endpoints, subnet }.route(batch, 1 << index, answers);
+}
+
+/// The number of no VPC.
+const NO_VPC: u16 = u16::MAX >> 1;
+
+/// Sorts packets by destination: those that follow each other to one are looked up once. What has no destination is dropped.
+fn collect(
+    batch: &mut Batch<'_, '_>,
+    packets: u32,
+) -> (ArrayVec<IpAddr, BURST_PACKETS>, ArrayVec<u32, BURST_PACKETS>) {
+    let (mut destinations, mut runs) = (ArrayVec::new(), ArrayVec::new());
+    for index in Indices(packets) {
+        let headers = &batch.metadata[index].headers;
+        let head = batch.burst.packet(index).map_or(&[][..], |packet| packet.head());
+        let Some(destination) = headers.destination_ip(head) else {
+            batch.drop(index, DropReason::GatewayConsumed);
+            continue;
+        };
+        match (destinations.last(), runs.last_mut()) {
+            (Some(last), Some(run)) if *last == destination => *run |= 1 << index,
+            _ => {
+                // There is room: a packet is in one run.
+                let _ = destinations.try_push(destination);
+                let _ = runs.try_push(1 << index);
+            }
+        }
+    }
+    (destinations, runs)
 }
 
 struct Router<'a> {
@@ -88,47 +112,52 @@ struct Router<'a> {
 }
 
 impl Router<'_> {
-    fn route(
-        &self,
-        batch: &mut Batch<'_, '_>,
-        index: usize,
-        last: &mut Option<(IpAddr, Verdict)>,
-        answers: &mut Answers<'_>,
-    ) {
-        let headers = batch.metadata[index].headers;
-        let head = batch.burst.packet(index).map_or(&[][..], |packet| packet.head());
-        let (Some(source), Some(destination)) = (headers.source_ip(head), headers.destination_ip(head))
-        else {
-            return batch.drop(index, DropReason::GatewayConsumed);
-        };
-        let way = match *last {
-            Some((address, way)) if address == destination => way,
-            _ => self.way(destination),
-        };
-        *last = Some((destination, way));
-        // What comes from a link-local address stays on its link (RFC 4291 section 2.5.6).
-        if matches!((source, way), (IpAddr::V6(source), Verdict::Forward(..)) if source.is_unicast_link_local())
-        {
-            return batch.drop(index, DropReason::GatewayConsumed);
+    /// Routes `packets` (a bit per packet): all destinations are looked up together, so that their cache misses overlap.
+    fn route(&self, batch: &mut Batch<'_, '_>, packets: u32, answers: &mut Answers<'_>) {
+        let (destinations, packets) = collect(batch, packets);
+        let mut hops = [None; BURST_PACKETS];
+        let routes = self.subnet.routes.and_then(|routes| self.network.routes(routes));
+        match (routes, &destinations[..]) {
+            (Some(routes), [one]) => hops[0] = routes.lookup(*one),
+            (Some(routes), all) => routes.lookup_batch(all, &mut hops[..all.len()]),
+            (None, _) => {}
         }
-        self.carry_out(batch, index, &headers, way, answers);
+        let mut found = [None; BURST_PACKETS];
+        let keys = destinations.iter().zip(&hops).map(|(address, hop)| (self.vpc_of(*hop), *address));
+        match &keys.collect::<ArrayVec<(u16, IpAddr), BURST_PACKETS>>()[..] {
+            [(vpc, address)] => found[0] = self.endpoints.lookup(*vpc, *address),
+            all => drop(self.endpoints.lookup_batch(all, &mut found[..all.len()])),
+        }
+        for (((destination, packets), hop), found) in
+            destinations.into_iter().zip(packets).zip(hops).zip(found)
+        {
+            let way = self.way(destination, hop, found);
+            Indices(packets).for_each(|index| self.carry_out(batch, index, way, answers));
+        }
     }
 
-    /// Where packets for `destination` go, whatever they are. `Echo` stands for all that is for the gateway itself.
-    fn way(&self, destination: IpAddr) -> Verdict {
-        let routes = self.subnet.routes.and_then(|routes| self.network.routes(routes));
-        let hop = routes.and_then(|routes| routes.lookup(destination));
-        let vpc = match hop {
+    /// The VPC in which the destination is looked up; one that nobody has where a route says all.
+    fn vpc_of(&self, hop: Option<NextHop>) -> u16 {
+        match hop {
             Some(NextHop::Subnet(_)) => self.subnet.vpc,
             Some(NextHop::Vpc(peer)) => peer,
+            Some(NextHop::Port { .. } | NextHop::Blackhole) | None => NO_VPC,
+        }
+    }
+
+    /// Where packets for `destination` go, whatever they are, given what was found. `Echo` stands for all that is for the gateway itself.
+    fn way(&self, destination: IpAddr, hop: Option<NextHop>, found: Option<Endpoint>) -> Verdict {
+        let vpc = self.vpc_of(hop);
+        match hop {
+            Some(NextHop::Subnet(_) | NextHop::Vpc(_)) => {}
             Some(NextHop::Port { location, mac, subnet }) => {
                 return self.to(location, Endpoint { mac, subnet, location }, self.subnet.vpc);
             }
             Some(NextHop::Blackhole) => return Verdict::Drop(DropReason::Blackhole),
             None if self.is_own(destination, hop) => return Verdict::Echo,
             None => return Verdict::Error(IcmpError::NoRoute, DropReason::NoRoute),
-        };
-        match self.endpoints.lookup(vpc, destination) {
+        }
+        match found {
             Some(endpoint) => self.to(endpoint.location, endpoint, vpc),
             None if self.is_own(destination, hop) => Verdict::Echo,
             None => match self
@@ -167,20 +196,19 @@ impl Router<'_> {
             || routed.is_some_and(|subnet| subnet.is_gateway(destination))
     }
 
-    fn carry_out(
-        &self,
-        batch: &mut Batch<'_, '_>,
-        index: usize,
-        headers: &Headers,
-        way: Verdict,
-        answers: &mut Answers<'_>,
-    ) {
+    fn carry_out(&self, batch: &mut Batch<'_, '_>, index: usize, way: Verdict, answers: &mut Answers<'_>) {
+        let headers = &{ batch.metadata[index].headers };
         match way {
             Verdict::Forward(output @ Output::Port(_), ..) if output == answers.back => {
                 batch.drop(index, DropReason::Hairpin);
             }
             Verdict::Forward(output, destination, source) => {
                 let Some(packet) = batch.burst.packet_mut(index) else { return };
+                // What comes from a link-local address stays on its link (RFC 4291 section 2.5.6).
+                if matches!(headers.source_ip(packet.head()), Some(IpAddr::V6(source)) if source.is_unicast_link_local())
+                {
+                    return batch.drop(index, DropReason::GatewayConsumed);
+                }
                 if route::hops(packet.head(), headers).is_none_or(|hops| hops <= 1) {
                     return answers.error(
                         batch,
