@@ -129,8 +129,7 @@ impl Network {
     ///
     /// What the model found wrong.
     pub fn resources(&self, host: &Name) -> anyhow::Result<ResourceSet> {
-        let environment =
-            Environment { own_host: Some((host.clone(), HostSpec::default())), ..Environment::default() };
+        let environment = Environment { own_host: Some((host.clone(), HostSpec::default())) };
         let text = self.manifests(host);
         model::load_text(&text, "simulated", &environment).map_err(|problems| {
             let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
