@@ -138,8 +138,9 @@ impl Agent {
     pub fn activated(&mut self, port: PortIndex) -> Vec<Action> {
         let Some(name) = self.by_index.get(&port).cloned() else { return Vec::new() };
         let Some(spec) = self.set.port(&name).map(|port| port.spec) else { return Vec::new() };
-        let arrives = self.host_of(&name, spec) != Some(&self.host);
-        let mut actions = match arrives && spec.is_on(&self.host) {
+        // Heard of even where it was already: if the two hosts of the port change places, it stays where it runs.
+        let moves = spec.migrating_to.is_some() && spec.is_on(&self.host);
+        let mut actions = match moves {
             true => {
                 let host = self.host.clone();
                 self.transition(vec![name.clone()], |agent| drop(agent.active.insert(name, host)))
