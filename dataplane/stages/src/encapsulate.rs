@@ -8,7 +8,7 @@
 
 use crate::answers::Answers;
 use buf::{Burst, Checksum, Offload};
-use engine::{Batch, DropReason, Indices, Output, PortIndex};
+use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex};
 use packet::icmp_error::IcmpError;
 use packet::vxlan::{self, OUTER_LENGTH_V4, OUTER_LENGTH_V6, Outer};
 use packet::{Headers, L3, ipv4, ipv6, tcp};
@@ -103,6 +103,15 @@ fn wrap_any(batch: &mut Batch<'_, '_>, packets: u32, outer: &Outer, mtu: u16) ->
         (_, Some(template)) => wrap::<OUTER_LENGTH_V6>(batch, packets, outer, template, mtu),
         (None, None) => 0,
     }
+}
+
+/// Whether the packet, or each piece it is to be cut into, is no longer than `mtu` at the network layer.
+#[inline(always)]
+pub(crate) fn fits(burst: &Burst<'_>, metadata: &Metadata, index: usize, mtu: u16) -> bool {
+    let Some(packet) = burst.packet(index) else { return false };
+    let headers = &metadata.headers;
+    let end = longest_piece(burst, index, headers).unwrap_or(packet.len());
+    end <= usize::from(mtu) + usize::from(headers.l3_offset)
 }
 
 /// Where a packet ends at the network layer if it is to be cut: the longest piece.

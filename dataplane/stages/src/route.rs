@@ -7,6 +7,7 @@
 //! [`DropReason::GatewayConsumed`], [`DropReason::Hairpin`], [`DropReason::TooBig`].
 
 use crate::answers::Answers;
+use crate::encapsulate::fits;
 use arrayvec::ArrayVec;
 use buf::{BURST_PACKETS, Checksum};
 use engine::{Batch, DropReason, Indices, Output, PortIndex, PuntKind};
@@ -203,7 +204,7 @@ impl Router<'_> {
                 batch.drop(index, DropReason::Hairpin);
             }
             Verdict::Forward(output, destination, source) => {
-                let Some(packet) = batch.burst.packet_mut(index) else { return };
+                let Some(packet) = batch.burst.packet(index) else { return };
                 // What comes from a link-local address stays on its link (RFC 4291 section 2.5.6).
                 if matches!(headers.source_ip(packet.head()), Some(IpAddr::V6(source)) if source.is_unicast_link_local())
                 {
@@ -218,6 +219,15 @@ impl Router<'_> {
                         DropReason::HopLimit,
                     );
                 }
+                // Before it is changed: who is told is its sender, and what is quoted is what it sent.
+                if let Output::Tunnel { vpc, .. } = output
+                    && let Some(mtu) = self.network.vpc(vpc).map(|vpc| vpc.mtu)
+                    && !fits(batch.burst, &batch.metadata[index], index, mtu)
+                {
+                    let error = IcmpError::TooBig { mtu };
+                    return answers.error(batch, self.network, index, error, DropReason::TooBig);
+                }
+                let Some(packet) = batch.burst.packet_mut(index) else { return };
                 match route::forward(packet.head_mut(), headers, destination, source) {
                     Some(()) => batch.route(1 << index, output),
                     None => batch.drop(index, DropReason::GatewayConsumed),
