@@ -96,6 +96,12 @@ impl Packet {
         Some(unsafe { &mut *slot.as_mut_ptr().cast::<[u8; N]>() })
     }
 
+    /// The private bytes without what was prepended, of a packet whose head was loaded by [`Burst::load_heads`].
+    #[inline]
+    pub fn own_head(&self) -> &[u8] {
+        self.head().get(HEAD_ROOM.saturating_sub(usize::from(self.head_start))..).unwrap_or_default()
+    }
+
     /// Takes `bytes` bytes off the front of the head: a tunnel's headers. False (and nothing done) when the head has no more than that.
     #[inline]
     pub fn strip(&mut self, bytes: usize) -> bool {

@@ -118,8 +118,11 @@ impl OutputPort {
 /// The same number for both directions of a flow: the exclusive or of its addresses and of its ports, mixed.
 fn flow_hash(batch: &Batch<'_, '_>, index: usize) -> usize {
     let Some(packet) = batch.burst.packet(index) else { return 0 };
-    let headers = &batch.metadata[index].headers;
-    let addresses = match (headers.source_ip(packet.head()), headers.destination_ip(packet.head())) {
+    // The flow is the inner one: of what goes to a tunnel, which has its outer headers by now, as of what came out of one.
+    let came = batch.decapsulated >> (index & 31) & 1 != 0;
+    let (headers, head) =
+        (&batch.metadata[index].headers, if came { packet.head() } else { packet.own_head() });
+    let addresses = match (headers.source_ip(head), headers.destination_ip(head)) {
         (Some(IpAddr::V4(source)), Some(IpAddr::V4(destination))) => {
             u64::from(source.to_bits() ^ destination.to_bits())
         }
