@@ -44,6 +44,11 @@ impl Pool {
         self.free.len()
     }
 
+    /// Pieces there are.
+    pub fn capacity(&self) -> usize {
+        self.free.capacity()
+    }
+
     /// Copies `frame`; `None` when the pool has not enough pieces or the frame is longer than 34 of them (69,088 bytes).
     pub fn copy(&self, frame: &Frame<'_, '_>) -> Option<OwnedPacket> {
         if frame.len() > FRAME_CHUNKS * CHUNK_BYTES {

@@ -7,7 +7,7 @@ use buf::Frame;
 pub trait Observer {
     /// A packet came from `port`.
     fn received(&mut self, port: PortIndex, frame: &Frame<'_, '_>);
-    /// A packet of `port` goes to `output`.
+    /// A packet of `port` goes to `output`; it may have to wait there for a next hop, whose MAC address it lacks then.
     fn forwarded(&mut self, port: PortIndex, output: Output, frame: &Frame<'_, '_>);
     /// A packet of `port` ended.
     fn dropped(&mut self, port: PortIndex, reason: DropReason);

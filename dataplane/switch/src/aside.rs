@@ -6,7 +6,7 @@ use crate::handover::Handover;
 use crate::kept::Kept;
 use buf::{OwnedPacket, Pool};
 use crossbeam::queue::ArrayQueue;
-use engine::{Batch, DropReason, PortCounters, PortIndex, Punt};
+use engine::{Batch, DropReason, Observer, Output, PortCounters, PortIndex, Punt};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tables::{Neighbours, TokenBucket};
@@ -151,7 +151,13 @@ impl Aside<'_> {
     /// Copies what the stages punted and held; what cannot be kept is counted as lost.
     #[cold]
     #[inline(never)]
-    pub(crate) fn run(&mut self, batch: &mut Batch<'_, '_>, port: PortIndex) {
+    pub(crate) fn run<O: Observer>(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        port: PortIndex,
+        uplink: Option<PortIndex>,
+        observer: &mut O,
+    ) {
         for at in 0..batch.punts().len() {
             let Some((index, kind)) = batch.punts().get(at).copied() else { break };
             let index = usize::from(index);
@@ -175,7 +181,19 @@ impl Aside<'_> {
         }
         for at in 0..batch.held().len() {
             let Some((index, neighbour)) = batch.held().get(at).copied() else { break };
-            let kept = self.copy(batch, usize::from(index)).and_then(|packet| {
+            if O::ACTIVE
+                && let (Some(uplink), Some(frame)) = (uplink, batch.burst.frame(usize::from(index)))
+            {
+                observer.forwarded(port, Output::Port(uplink), &frame);
+            }
+            // What waits leaves half of the memory to others: who would ask for the next hop needs some too.
+            let has_room = self.pool.available() * 2 > self.pool.capacity();
+            let copied = if has_room {
+                self.copy(batch, usize::from(index))
+            } else {
+                Err(DropReason::NeighbourUnresolved)
+            };
+            let kept = copied.and_then(|packet| {
                 let room = self.waiting.add(neighbour, port, batch.now, packet, &self.exceptions.wanted);
                 if room { Ok(()) } else { Err(DropReason::NeighbourUnresolved) }
             });

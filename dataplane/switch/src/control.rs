@@ -76,6 +76,7 @@ pub struct Control {
     announcements: Arc<ArrayQueue<Announcement>>,
     exceptions: Exceptions,
     pub(crate) pool: Pool,
+    pub(crate) own_frames: u64,
 }
 
 impl Control {
@@ -110,6 +111,7 @@ impl Control {
             announcements,
             exceptions,
             pool,
+            own_frames: 0,
         };
         (control, workers)
     }

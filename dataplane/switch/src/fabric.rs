@@ -207,6 +207,12 @@ impl Control {
         self.send(home, Command::Transmit(Handover { output: port, pair: 0, ingress: port, packet }))
     }
 
+    /// Frames of the control thread's own that workers were given so far: by [`Control::transmit`] and [`Control::transmit_tunnel`]. Each is delivered or
+    /// counted as ended, at the port it is for.
+    pub fn own_frames(&self) -> u64 {
+        self.own_frames
+    }
+
     /// Sends `frame` in a VPC to a tunnel end point; it waits while nobody knows where the next hop is. False without a way there, or memory.
     pub fn transmit_tunnel(&mut self, vtep: u16, vpc: u16, frame: &[u8]) -> bool {
         self.publish();
@@ -249,7 +255,9 @@ impl Control {
         Some((tunnel.neighbour, self.pool.copy(&Frame::from_head(&bytes, Offload::NONE))?))
     }
 
-    fn send(&self, worker: usize, command: Command) -> bool {
-        self.mailboxes.get(worker).map(|mailbox| mailbox.send(command)).is_some()
+    fn send(&mut self, worker: usize, command: Command) -> bool {
+        let sent = self.mailboxes.get(worker).map(|mailbox| mailbox.send(command)).is_some();
+        self.own_frames += u64::from(sent);
+        sent
     }
 }

@@ -1,5 +1,6 @@
 //! A worker: the poll set it owns, the outputs it knows, and one step of its loop.
 
+use crate::UPLINK;
 use crate::aside::{Aside, Budgets, Exceptions, WaitingRoom};
 use crate::clock::Clock;
 use crate::deliver::{Delivery, Form, OutputPort, transmit};
@@ -311,7 +312,7 @@ impl Worker {
                 exceptions: &self.exceptions,
             };
             let profile = (!uplink).then(|| profile.get());
-            around.run(&mut batch, id.port, profile, counters, budgets);
+            around.run(&mut batch, id.port, profile, (counters, budgets), observer);
             if let Some(Some(own)) = self.outputs.get(usize::from(id.port.0)) {
                 own.steer(&batch, id.pair);
             }
@@ -362,10 +363,15 @@ impl Worker {
             match command {
                 Command::AddQueue(queue) => self.poll_set.add(*queue),
                 Command::RemoveQueue(id) => drop(self.poll_set.remove(id)),
-                // Without room it is lost, as anything on a wire.
-                Command::Transmit(packet) => drop(self.kept.push(packet)),
+                Command::Transmit(packet) => {
+                    if let Err(packet) = self.kept.push(packet) {
+                        self.count_lost(packet.ingress, DropReason::HandoverFull);
+                    }
+                }
                 Command::TransmitTunnel { neighbour, packet } => {
-                    self.waiting.add(neighbour, PortIndex(u16::MAX), now, packet, &self.exceptions.wanted);
+                    if !self.waiting.add(neighbour, UPLINK, now, packet, &self.exceptions.wanted) {
+                        self.count_lost(UPLINK, DropReason::NeighbourUnresolved);
+                    }
                 }
                 Command::SetOutput(port, output) => {
                     let at = usize::from(port.0);
@@ -389,6 +395,14 @@ impl Worker {
             self.mailbox.0.done.fetch_add(u64::from(done), Ordering::AcqRel);
         }
         done
+    }
+
+    /// Counts a packet of a port that found no room.
+    #[cold]
+    fn count_lost(&self, port: PortIndex, reason: DropReason) {
+        if let Some(counters) = own_counters(&self.outputs, port) {
+            counters.count_drop(reason, 1);
+        }
     }
 
     /// Sends what waited for neighbours that are known by now, and forgets what waited too long.
@@ -472,13 +486,13 @@ struct Around<'w> {
 impl Around<'_> {
     /// Runs the stages: those for a port's packets, or without a profile those for the underlay's. What leaves the burst by them is set aside.
     #[inline(always)]
-    fn run(
+    fn run<O: Observer>(
         &mut self,
         batch: &mut Batch<'_, '_>,
         port: PortIndex,
         profile: Option<&PortProfile>,
-        counters: &PortCounters,
-        budgets: &mut Budgets,
+        (counters, budgets): (&PortCounters, &mut Budgets),
+        observer: &mut O,
     ) {
         if let Some(profile) = profile {
             let Budgets { announcements, errors, .. } = budgets;
@@ -494,7 +508,8 @@ impl Around<'_> {
         if !batch.punts().is_empty() || !batch.held().is_empty() {
             let Self { exceptions, pool, .. } = *self;
             let mut aside = Aside { exceptions, waiting: self.waiting, pool, budgets, counters };
-            aside.run(batch, port);
+            let uplink = self.tables.network.get().uplink.as_ref().map(|uplink| PortIndex(uplink.port));
+            aside.run(batch, port, uplink, observer);
         }
     }
 }
