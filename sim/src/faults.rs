@@ -2,6 +2,7 @@
 
 use crate::check::Violation;
 use crate::guest::hostile::Case;
+use crate::underlay::{Intrusion, Weather, intrude};
 use crate::world::World;
 use buf::{Frame, Offload};
 
@@ -63,6 +64,24 @@ faults! {
     BadHandshake => "front ends break a rule (G-01, 28, 50)",
     /// The clock of a worker jumps.
     ClockJump => "clock jumps (L-19)",
+    /// The underlay loses packets.
+    Loss => "underlay loses",
+    /// The underlay carries packets twice.
+    Doubles => "underlay doubles",
+    /// Packets on the underlay overtake each other.
+    Reorders => "underlay reorders",
+    /// Bytes change under way, and the receiving device notices.
+    Damage => "underlay damages",
+    /// Bytes change under way, and no device notices.
+    Corruption => "underlay corrupts",
+    /// The underlay marks packets that met congestion.
+    Congestion => "underlay marks congestion",
+    /// The underlay carries only shorter packets.
+    NarrowLink => "underlay's MTU is less",
+    /// Two hosts do not reach each other.
+    Partition => "hosts parted",
+    /// Somebody on the underlay sends what nobody should.
+    Stranger => "stranger on the underlay",
 }
 
 /// Turns that others have while a control thread holds a queue.
@@ -92,6 +111,15 @@ pub fn act(world: &mut World, fault: Fault) -> anyhow::Result<bool> {
                 world.random.pick(&[0, -500_000_000, 1_000_000, 30_000_000_000, hour]);
         }
         Fault::PoolExhausted => exhaust_pool(world, until),
+        Fault::Loss
+        | Fault::Doubles
+        | Fault::Reorders
+        | Fault::Damage
+        | Fault::Corruption
+        | Fault::Congestion
+        | Fault::NarrowLink
+        | Fault::Partition
+        | Fault::Stranger => return Ok(disturb(world, fault, until)),
         _ if !attached => return Ok(false),
         Fault::Reset => world.restart(guest, true)?,
         Fault::Reconnect => world.restart(guest, false)?,
@@ -117,8 +145,46 @@ pub fn act(world: &mut World, fault: Fault) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Something goes wrong on the underlay, if there is one.
+fn disturb(world: &mut World, fault: Fault, until: u64) -> bool {
+    let (now, hosts) = (world.scene.now, world.options.hosts);
+    // It lasts for some round trips.
+    let until = until.max(now + 20 * world.options.delay);
+    let Some(underlay) = &mut world.scene.fabric else { return false };
+    let mut weather = if now < underlay.weather.until { underlay.weather } else { Weather::default() };
+    let often = world.random.pick(&[50, 200, 500]);
+    match fault {
+        Fault::Loss => weather.lose = often,
+        Fault::Doubles => weather.double = often,
+        Fault::Reorders => weather.reorder = often,
+        Fault::Damage => weather.damage = often,
+        Fault::Corruption => weather.corrupt = often,
+        Fault::Congestion => weather.mark = often,
+        Fault::NarrowLink => weather.mtu = Some(world.random.pick(&[1280, 1400, 576])),
+        Fault::Partition => {
+            let one = world.random.below(hosts);
+            let other = (one + 1 + world.random.below(hosts - 1)) % hosts;
+            underlay.partitions.push((one, other, until));
+        }
+        _ => {
+            for _ in 0..8 + world.random.below(40) {
+                let to = world.random.below(hosts);
+                let kind = world.random.pick(Intrusion::ALL);
+                if let Some(frame) = intrude(&world.scene.network, to, kind, &mut world.random) {
+                    world.scene.stats.edge(kind.name(), 1);
+                    let after = world.random.below(100_000) as u64;
+                    underlay.inject(to, now + after, frame, kind.is_odd());
+                }
+            }
+        }
+    }
+    weather.until = until;
+    underlay.weather = weather;
+    true
+}
+
 fn exhaust_pool(world: &mut World, until: u64) {
-    let pool = world.control.pool();
+    let pool = world.hosts[world.random.below(world.options.hosts)].control.pool();
     let frame = Frame::from_head(&[0; 60], Offload::NONE);
     let taken: Vec<_> = std::iter::from_fn(|| pool.copy(&frame)).collect();
     match &mut world.held {
@@ -166,7 +232,8 @@ fn hold_queue(world: &mut World, guest: usize) -> anyhow::Result<()> {
     let pair = world.random.below(usize::from(world.options.guests[guest].nic.pairs)) as u16;
     let turns = 1 + world.random.below(TURNS_HELD);
     let home = world.scene.plugs[guest].home;
-    let (control, scene) = (&world.control, &mut world.scene);
+    let host = world.scene.plugs[guest].host;
+    let (control, scene) = (&world.hosts[host].control, &mut world.scene);
     let mut others = || -> Result<(), Violation> {
         for _ in 0..turns {
             for other in (0..scene.guests.len()).filter(|other| *other != guest) {

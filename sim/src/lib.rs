@@ -21,4 +21,5 @@ pub mod report;
 pub mod run;
 pub mod scene;
 pub mod trace;
+pub mod underlay;
 pub mod world;

@@ -4,10 +4,51 @@ use crate::net::{Mac, Station, link_local};
 use model::{Environment, HostSpec, Name, ResourceSet};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// MTU of a VPC on a host without an uplink, in bytes.
-pub const MTU: u16 = model::vpc::MTU_WITHOUT_UPLINK;
+/// MTU of the underlay, in bytes.
+pub const UNDERLAY_MTU: u16 = 1500;
+/// A network of each VPC whose packets a route sends nowhere.
+pub const BLACKHOLE: [&str; 2] = ["10.0.66.0/24", "fd00:10:0:66::/64"];
+/// Where the metadata service is.
+pub const METADATA: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
+/// VPCs, and subnets of each.
+pub const VPCS: usize = 2;
+/// See [`VPCS`].
+pub const SUBNETS: usize = 2;
+
+/// A host as its neighbours on the underlay know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostView {
+    /// Its uplink's MAC address.
+    pub mac: Mac,
+    /// The address of its tunnel end point.
+    pub address: IpAddr,
+}
+
+impl HostView {
+    /// Host number `host`, on an underlay of IPv6 or IPv4.
+    #[must_use]
+    pub fn new(host: usize, v6: bool) -> Self {
+        let last = 10 + host as u8;
+        let address = if v6 {
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)))
+        } else {
+            IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))
+        };
+        Self { mac: [6, 0, 0, 0, 0, last], address }
+    }
+}
+
+/// The number of a VPC on the wire.
+#[must_use]
+pub fn vni(vpc: usize) -> u32 {
+    // All three bytes differ, and a byte less or swapped is another VPC's or nobody's.
+    0x0a_0100 + 0x0101 * vpc as u32
+}
 
 /// A port as the operator wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +63,8 @@ pub struct PortView {
     pub station: Station,
     /// Whether it may hold its subnet's virtual addresses.
     pub vip: bool,
+    /// The host it is on.
+    pub host: usize,
 }
 
 impl PortView {
@@ -44,6 +87,15 @@ pub fn vips(subnet: (usize, usize)) -> [IpAddr; 2] {
     [[10, 0, subnet.1 as u8, 100].into(), [0xfd00, 0x10, 0, subnet.1 as u16, 0, 0, 0, 0x100].into()]
 }
 
+/// Whether an address is good on one link only.
+#[must_use]
+pub fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
 /// The station of guest `index`. VPCs use the same addresses: nothing but the VPC tells two guests apart.
 #[must_use]
 pub fn station(subnet: (usize, usize), place: u8) -> Station {
@@ -54,13 +106,60 @@ pub fn station(subnet: (usize, usize), place: u8) -> Station {
     }
 }
 
+/// The gateway of a subnet that has `mac`.
+#[must_use]
+pub fn gateway(subnet: (usize, usize), mac: Mac) -> Station {
+    Station { mac, ..station(subnet, 1) }
+}
+
+/// What a VPC's route table says about a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It is in a subnet of the VPC.
+    Connected,
+    /// Its packets go nowhere.
+    Blackhole,
+    /// There is no route.
+    None,
+}
+
+/// The route to `address`, the same in every VPC.
+#[must_use]
+pub fn way(address: IpAddr) -> Way {
+    let number = match address {
+        IpAddr::V4(address) => match address.octets() {
+            [10, 0, subnet, _] => subnet.into(),
+            _ => return Way::None,
+        },
+        IpAddr::V6(address) => match address.segments() {
+            [0xfd00, 0x10, 0, subnet, ..] => usize::from(subnet),
+            _ => return Way::None,
+        },
+    };
+    match number {
+        number if number < SUBNETS => Way::Connected,
+        66 if address.is_ipv4() => Way::Blackhole,
+        0x66 if address.is_ipv6() => Way::Blackhole,
+        _ => Way::None,
+    }
+}
+
+/// An address that moves: the host that knows of it, its subnet, and itself.
+pub type Held = (usize, (usize, usize), IpAddr);
+
 /// Everything desired, and since when.
 #[derive(Clone, Debug, Default)]
 pub struct Network {
     /// By guest.
     pub ports: Vec<PortView>,
-    /// Who announced each virtual address last, by subnet.
-    pub holders: BTreeMap<((usize, usize), IpAddr), (usize, Mac)>,
+    /// The hosts, if there are several.
+    pub hosts: Vec<HostView>,
+    /// By subnet: its gateway's MAC address.
+    pub gateways: BTreeMap<(usize, usize), Mac>,
+    /// MTU of all VPCs, in bytes.
+    pub mtu: u16,
+    /// Who announced each virtual address last, by host and subnet.
+    pub holders: BTreeMap<Held, (usize, Mac)>,
     /// Counts changes; what was sent before one may be judged by either state.
     pub epoch: u64,
     /// Earlier states of ports: guest, the epoch in which the state ended, the state.
@@ -92,26 +191,97 @@ impl Network {
             .position(|port| port.present && port.up && port.subnet == subnet && port.station.mac == mac)
     }
 
-    /// The guest that has `address` in `subnet`.
+    /// The guest that has `address` in `subnet`, as `host` knows it: who announces an address is known to its own host.
     #[must_use]
-    pub fn by_address(&self, subnet: (usize, usize), address: IpAddr) -> Option<usize> {
+    pub fn by_address(&self, host: usize, subnet: (usize, usize), address: IpAddr) -> Option<usize> {
         let own = self
             .ports
             .iter()
             .position(|port| port.present && port.up && port.subnet == subnet && port.owns(address));
-        own.or_else(|| self.holders.get(&(subnet, address)).map(|(guest, _)| *guest))
+        own.or_else(|| self.holders.get(&(host, subnet, address)).map(|(guest, _)| *guest))
+    }
+
+    /// The same in a whole VPC; link-local addresses are nobody's there.
+    #[must_use]
+    pub fn in_vpc(&self, host: usize, vpc: usize, address: IpAddr) -> Option<usize> {
+        if is_link_local(address) {
+            return None;
+        }
+        (0..SUBNETS).find_map(|subnet| self.by_address(host, (vpc, subnet), address))
+    }
+
+    /// The guest of a VPC whose port, on `host`, has `mac`.
+    #[must_use]
+    pub fn on_host(&self, host: usize, vpc: usize, mac: Mac) -> Option<usize> {
+        self.ports.iter().position(|port| {
+            (port.present && port.up && port.host == host) && port.subnet.0 == vpc && port.station.mac == mac
+        })
+    }
+
+    /// Whether `host` has ports of a VPC.
+    #[must_use]
+    pub fn has_vpc(&self, host: usize, vpc: usize) -> bool {
+        self.ports.iter().any(|port| port.present && port.host == host && port.subnet.0 == vpc)
+    }
+
+    /// Whether a host knows the other's tunnel end point: they share a VPC.
+    #[must_use]
+    pub fn knows(&self, host: usize, other: usize) -> bool {
+        (0..VPCS).any(|vpc| self.has_vpc(host, vpc) && self.has_vpc(other, vpc))
+    }
+
+    /// The host whose tunnel end point has `address`.
+    #[must_use]
+    pub fn host_at(&self, address: IpAddr) -> Option<usize> {
+        self.hosts.iter().position(|host| host.address == address)
+    }
+
+    /// The gateway of a subnet.
+    #[must_use]
+    pub fn gateway(&self, subnet: (usize, usize)) -> Station {
+        gateway(subnet, self.gateways.get(&subnet).copied().unwrap_or_default())
+    }
+
+    /// Whether `address` is a gateway's of that subnet, or a service that every subnet has.
+    #[must_use]
+    pub fn is_gateway(&self, subnet: (usize, usize), address: IpAddr) -> bool {
+        let gateway = self.gateway(subnet);
+        let own = [gateway.v4.into(), gateway.v6.into(), link_local(gateway.mac).into()];
+        own.contains(&address) || METADATA.contains(&address)
+    }
+
+    /// How a guest reaches another's station: at its own MAC address, or by the gateway.
+    #[must_use]
+    pub fn next_hop(&self, from: usize, to: usize) -> Station {
+        let (mine, theirs) = (&self.ports[from], &self.ports[to]);
+        if mine.subnet == theirs.subnet {
+            return theirs.station;
+        }
+        Station { mac: self.gateway(mine.subnet).mac, ..theirs.station }
     }
 
     /// Forgets holders that may not hold their address any more.
     pub fn drop_holders(&mut self) {
         let ports = &self.ports;
-        self.holders.retain(|(subnet, _), (guest, mac)| {
+        self.holders.retain(|(_, subnet, _), (guest, mac)| {
             let port = &ports[*guest];
             port.present && port.up && port.vip && port.subnet == *subnet && port.station.mac == *mac
         });
     }
 
-    /// The guests a guest may talk to.
+    /// The guests a guest may talk to: all of its VPC.
+    #[must_use]
+    pub fn partners(&self, guest: usize) -> Vec<usize> {
+        let vpc = self.ports[guest].subnet.0;
+        (0..self.ports.len())
+            .filter(|other| {
+                let port = &self.ports[*other];
+                *other != guest && port.present && port.up && port.subnet.0 == vpc
+            })
+            .collect()
+    }
+
+    /// The guests of a guest's subnet.
     #[must_use]
     pub fn neighbours(&self, guest: usize) -> Vec<usize> {
         let subnet = self.ports[guest].subnet;
@@ -129,15 +299,37 @@ impl Network {
     ///
     /// What the model found wrong.
     pub fn resources(&self, host: &Name) -> anyhow::Result<ResourceSet> {
-        let environment = Environment { own_host: Some((host.clone(), HostSpec::default())) };
-        let text = self.manifests(host);
+        let number = host.to_string().rsplit('-').next().and_then(|text| text.parse::<usize>().ok());
+        let view = number.and_then(|number| self.hosts.get(number));
+        let vteps = view.map(|view| view.address).into_iter().collect();
+        let own = HostSpec { vteps, mtu: None };
+        let environment = Environment { own_host: Some((host.clone(), own)) };
+        let text = self.manifests();
         model::load_text(&text, "simulated", &environment).map_err(|problems| {
             let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
             anyhow::anyhow!("the operator's manifests are refused: {}", texts.join("; "))
         })
     }
 
-    fn manifests(&self, host: &Name) -> String {
+    /// The gateway of each subnet, as the model derives it.
+    ///
+    /// # Errors
+    ///
+    /// What the model found wrong.
+    pub fn find_gateways(&self) -> anyhow::Result<BTreeMap<(usize, usize), Mac>> {
+        let name = |text: &str| Name::parse(text).map_err(|refusal| anyhow::anyhow!("{refusal:?}"));
+        let resources = self.resources(&name("node-0")?)?;
+        let mut gateways = BTreeMap::new();
+        for subnet in (0..VPCS).flat_map(|vpc| (0..SUBNETS).map(move |subnet| (vpc, subnet))) {
+            let object = format!("s{}-{}", subnet.0, subnet.1);
+            let found = resources.subnets().find(|found| found.meta.object().to_string().ends_with(&object));
+            gateways.extend(found.map(|found| (subnet, found.spec.gateway_mac.0)));
+        }
+        anyhow::ensure!(gateways.len() == VPCS * SUBNETS, "a subnet has no gateway");
+        Ok(gateways)
+    }
+
+    fn manifests(&self) -> String {
         let mut text = String::new();
         let mut resource = |kind: &str, name: String, spec: String| {
             // Writing to a string cannot fail.
@@ -146,20 +338,35 @@ impl Network {
                 "---\napiVersion: towpath.dev/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}"
             );
         };
-        for vpc in 0..2 {
-            let spec = format!("vni: {}, cidrs: [10.0.0.0/16, \"fd00:10::/48\"]", 100 + vpc);
+        for (host, view) in self.hosts.iter().enumerate() {
+            resource("Host", format!("node-{host}"), format!("vteps: [\"{}\"]", view.address));
+        }
+        for vpc in 0..VPCS {
+            let routes: Vec<String> = BLACKHOLE
+                .iter()
+                .map(|net| format!("{{destination: \"{net}\", via: {{blackhole: true}}}}"))
+                .collect();
+            resource(
+                "RouteTable",
+                format!("r{vpc}"),
+                format!("vpc: v{vpc}, routes: [{}]", routes.join(", ")),
+            );
+            let spec = format!("vni: {}, cidrs: [10.0.0.0/16, \"fd00:10::/48\"]", vni(vpc));
             resource("Vpc", format!("v{vpc}"), spec);
-            for subnet in 0..2 {
-                let spec = format!("vpc: v{vpc}, cidrs: [10.0.{subnet}.0/24, \"fd00:10:0:{subnet:x}::/64\"]");
+            for subnet in 0..SUBNETS {
+                let spec = format!(
+                    "vpc: v{vpc}, routeTable: r{vpc}, cidrs: [10.0.{subnet}.0/24, \"fd00:10:0:{subnet:x}::/64\"]"
+                );
                 resource("Subnet", format!("s{vpc}-{subnet}"), spec);
             }
         }
         for (guest, port) in self.ports.iter().enumerate().filter(|(_, port)| port.present) {
             let mac: Vec<String> = port.station.mac.iter().map(|byte| format!("{byte:02x}")).collect();
             let mut spec = format!(
-                "subnet: s{}-{}, host: {host}, mac: \"{}\", ips: [{}, \"{}\"], unfiltered: true, shutdown: {}",
+                "subnet: s{}-{}, host: node-{}, mac: \"{}\", ips: [{}, \"{}\"], unfiltered: true, shutdown: {}",
                 port.subnet.0,
                 port.subnet.1,
+                port.host,
                 mac.join(":"),
                 port.station.v4,
                 port.station.v6,
@@ -187,9 +394,10 @@ mod tests {
             subnet: (vpc, 0),
             station: station((vpc, 0), place),
             vip: place == 10,
+            host: 0,
         };
         let network = Network { ports: vec![port(0, 10), port(0, 11), port(1, 10)], ..Network::default() };
-        let host = Name::parse("node-a").unwrap();
+        let host = Name::parse("node-0").unwrap();
         assert_eq!(network.resources(&host).unwrap().ports_on(&host).count(), 3);
         assert_eq!(network.by_mac((1, 0), station((1, 0), 10).mac), Some(2));
         assert_eq!(network.neighbours(0), [1]);

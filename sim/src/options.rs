@@ -1,6 +1,7 @@
 //! What a seed chooses before anything happens: each run has its own mix (swarm testing), printed first.
 
 use crate::guest::config::{FRAME_MAX, NicConfig};
+use crate::network::UNDERLAY_MTU;
 use crate::random::Random;
 use std::fmt;
 use virtio_driver::features as f;
@@ -21,6 +22,8 @@ pub enum Kind {
 pub struct GuestOptions {
     /// How it behaves.
     pub kind: Kind,
+    /// The host it is on at first.
+    pub host: usize,
     /// Its VPC.
     pub vpc: usize,
     /// Its subnet, counted in its VPC.
@@ -43,6 +46,17 @@ pub struct GuestOptions {
     pub large: u32,
 }
 
+/// What the device of an uplink does itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offloads {
+    /// Nothing.
+    None,
+    /// Completes checksums.
+    Checksum,
+    /// Cuts large packets, in tunnels too.
+    All,
+}
+
 /// What one run is.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -52,7 +66,17 @@ pub struct Options {
     pub steps: u64,
     /// Packets before the faults stop, at least.
     pub packets: u64,
-    /// Workers.
+    /// Hosts; one has no uplink.
+    pub hosts: usize,
+    /// The underlay is IPv6.
+    pub underlay_v6: bool,
+    /// Queue pairs of each uplink.
+    pub uplink_pairs: u16,
+    /// What uplinks do themselves.
+    pub offloads: Offloads,
+    /// Nanoseconds from host to host.
+    pub delay: u64,
+    /// Workers of each host.
     pub workers: usize,
     /// Pieces of the pool for packets that wait.
     pub pool_chunks: usize,
@@ -77,9 +101,11 @@ impl Options {
     pub fn draw(seed: u64, steps: u64, faults: usize) -> Self {
         let mut random = Random::new(seed ^ 0x746f_7770_6174_6821);
         let workers = random.pick(&[1, 1, 2, 2, 3, 4]);
+        let hosts = random.pick(&[1, 1, 2, 2, 3]);
+        let workers = if hosts > 1 { workers.min(2) } else { workers };
         let vpcs = 1 + random.below(2);
         let count = 4 + random.below(4);
-        let guests = (0..count).map(|index| GuestOptions::draw(index, vpcs, &mut random)).collect();
+        let guests = (0..count).map(|index| GuestOptions::draw(index, vpcs, hosts, &mut random)).collect();
         let mut fault_weights: Vec<u32> =
             (0..faults).map(|_| if random.chance(600) { 1 + random.below(8) as u32 } else { 0 }).collect();
         while fault_weights.iter().filter(|weight| **weight > 0).count() < 4.min(faults) {
@@ -90,6 +116,11 @@ impl Options {
             seed,
             steps,
             packets: PACKETS,
+            hosts,
+            underlay_v6: random.chance(400),
+            uplink_pairs: random.pick(&[1, 2, 2]),
+            offloads: random.pick(&[Offloads::None, Offloads::Checksum, Offloads::All]),
+            delay: random.between(2_000, 60_000),
             workers,
             pool_chunks: random.pick(&[64, 1024, 4096]),
             guests,
@@ -98,10 +129,20 @@ impl Options {
             fault_weights,
         }
     }
+
+    /// MTU of all VPCs, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        match (self.hosts, self.underlay_v6) {
+            (1, _) => model::vpc::MTU_WITHOUT_UPLINK,
+            (_, false) => UNDERLAY_MTU - 50,
+            (_, true) => UNDERLAY_MTU - 70,
+        }
+    }
 }
 
 impl GuestOptions {
-    fn draw(index: usize, vpcs: usize, random: &mut Random) -> Self {
+    fn draw(index: usize, vpcs: usize, hosts: usize, random: &mut Random) -> Self {
         // The first two are honest neighbours: there is always a legal flow and a bystander.
         let kind = match index {
             0 | 1 => Kind::Honest,
@@ -109,9 +150,11 @@ impl GuestOptions {
             _ => random.pick(&[Kind::Honest, Kind::Sloppy, Kind::Hostile]),
         };
         let (vpc, subnet) = if index < 3 { (0, 0) } else { (random.below(vpcs), random.below(2)) };
+        let host = if index < 3 { index % hosts } else { random.below(hosts) };
         let sloppy = kind != Kind::Honest;
         Self {
             kind,
+            host,
             vpc,
             subnet,
             nic: draw_nic(sloppy, random),
@@ -183,8 +226,13 @@ impl fmt::Display for Options {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             out,
-            "seed {}: {} workers, {} pool pieces, at least {} steps and {} packets, a fault every {} steps, a change every {}",
+            "seed {}: {} hosts (underlay IPv{}, {} queue pairs, offloads {:?}, {} us apart) with {} workers, {} pool pieces, at least {} steps and {} packets, a fault every {} steps, a change every {}",
             self.seed,
+            self.hosts,
+            if self.underlay_v6 { 6 } else { 4 },
+            self.uplink_pairs,
+            self.offloads,
+            self.delay / 1000,
             self.workers,
             self.pool_chunks,
             self.steps,
@@ -212,8 +260,9 @@ impl fmt::Display for Options {
                 names.iter().filter(|(bit, _)| nic.has(*bit)).map(|(_, name)| *name).collect();
             writeln!(
                 out,
-                "  guest {index}: {:?}, vpc {} subnet {}, {layout} {} x {}, {}{}, buffers {} x {} in {}; burst {}, refill {}, thinks {} us",
+                "  guest {index}: {:?}, host {}, vpc {} subnet {}, {layout} {} x {}, {}{}, buffers {} x {} in {}; burst {}, refill {}, thinks {} us",
                 guest.kind,
+                guest.host,
                 guest.vpc,
                 guest.subnet,
                 nic.pairs,

@@ -24,6 +24,12 @@ impl Polled {
         self.0.pair.load(Relaxed)
     }
 
+    /// Pair `pair` is polled, and found packets or not.
+    pub fn note(&self, pair: usize, found: bool) {
+        self.0.pair.store(pair, Relaxed);
+        self.0.bursts.fetch_add(u64::from(found), Relaxed);
+    }
+
     /// Polls that found packets since this was last asked.
     #[must_use]
     pub fn take_bursts(&self) -> u64 {

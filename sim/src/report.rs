@@ -4,36 +4,17 @@ use crate::faults::Fault;
 use crate::guest::hostile::Case;
 use crate::guest::stack::Achieved;
 use crate::scene::Stats;
+use crate::underlay::Intrusion;
 use engine::DropReason;
 use std::fmt::Write;
 
 /// What a set of seeds must reach each reason, fault and edge, at least.
 pub const REACHED: u64 = 100;
 
-/// Reasons that no run reaches: those of what lies beyond one host's subnets.
-pub const UNREACHED: &[DropReason] = {
-    use DropReason::*;
-    &[
-        GatewayConsumed,
-        HopLimit,
-        NoRoute,
-        Blackhole,
-        UnknownEndpoint,
-        TooBig,
-        ServiceConsumed,
-        ServiceBudget,
-        ServiceBusy,
-        UnderlayNotOurs,
-        BadTunnel,
-        TunnelChecksum,
-        UnknownVtep,
-        UnknownVni,
-        TunnelSource,
-        TunnelCongestion,
-        NoUplink,
-        NeighbourUnresolved,
-    ]
-};
+/// Reasons that no run reaches: of services that no simulated subnet offers, a control thread that is never that far behind, and a host with tunnels and
+/// without an uplink.
+pub const UNREACHED: &[DropReason] =
+    &[DropReason::ServiceConsumed, DropReason::ServiceBusy, DropReason::NoUplink];
 
 /// Edges of the pipeline that a set of seeds must take.
 pub const EDGES: &[&str] = &[
@@ -45,7 +26,34 @@ pub const EDGES: &[&str] = &[
     "neighbours > dropped",
     "neighbours > answered",
     "forward > dropped",
-    "forward > delivery",
+    "stages > delivery",
+    "route > delivery",
+    "route > dropped",
+    "route > ping answered",
+    "route > error sent",
+    "encapsulate > uplink",
+    "uplink > underlay",
+    "uplink > cut by the device",
+    "uplink > parse",
+    "decapsulate > dropped",
+    "arrive > dropped",
+    "arrive > delivery",
+    "control thread < given",
+    "control thread < DHCPv4",
+    "control thread < DHCPv6",
+    "control thread < router solicitation",
+    "control thread < broadcast",
+    "control thread < announcement",
+    "control thread < underlay's neighbour",
+    "control thread > refused",
+    "fabric: lost",
+    "fabric: doubled",
+    "fabric: held back",
+    "fabric: damaged, and noticed",
+    "fabric: damaged, and not noticed",
+    "fabric: marked",
+    "fabric: longer than the MTU",
+    "fabric: parted",
     "broadcast > dropped",
     "delivery > dropped",
     "delivery > other worker, or kept",
@@ -83,7 +91,8 @@ pub fn rows(stats: &Stats) -> Vec<(&'static str, &'static str, u64)> {
     let cases = Case::ALL
         .iter()
         .map(|case| ("case", case.name(), stats.cases.get(case.name()).copied().unwrap_or(0)));
-    let edges = EDGES.iter().map(|edge| ("edge", *edge, stats.edges.get(edge).copied().unwrap_or(0)));
+    let names = EDGES.iter().copied().chain(Intrusion::ALL.iter().map(|kind| kind.name()));
+    let edges = names.map(|edge| ("edge", edge, stats.edges.get(edge).copied().unwrap_or(0)));
     drops.chain(faults).chain(cases).chain(edges).collect()
 }
 

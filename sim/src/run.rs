@@ -148,7 +148,7 @@ fn settle(world: &mut World) -> anyhow::Result<()> {
     let now = world.scene.now;
     for guest in &mut world.scene.guests {
         guest.quiet = true;
-        guest.fresh_stack(now);
+        guest.fresh_stack(now, &world.scene.network);
         guest.stalled_until = now;
         guest.slow_until = now;
         guest.flood_until = now;
@@ -158,6 +158,9 @@ fn settle(world: &mut World) -> anyhow::Result<()> {
         worker.skew = 0;
     }
     world.scene.plugs.iter_mut().for_each(|plug| plug.lost_kicks = 0);
+    if let Some(underlay) = &mut world.scene.fabric {
+        underlay.calm();
+    }
     let until = now + 20_000_000;
     while world.scene.now < until || !world.is_settled() {
         world.turn()?;
@@ -181,7 +184,7 @@ fn probe(world: &mut World) -> anyhow::Result<()> {
         (0..world.scene.guests.len()).filter(|guest| world.scene.guests[*guest].is_sound()).collect();
     let mut probes = Vec::new();
     for from in sound.iter().copied() {
-        let mut neighbours = world.scene.network.neighbours(from);
+        let mut neighbours = world.scene.network.partners(from);
         neighbours.retain(|to| sound.contains(to));
         let pings = answered(world, from);
         probes.extend(neighbours.iter().map(|to| Probe { from, to: *to, packets: Some(Vec::new()), pings }));

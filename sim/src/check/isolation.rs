@@ -1,10 +1,13 @@
 //! Nobody gets what is not for it.
+//!
+//! A frame is judged by who sent it first: what came through the underlay has its true sender noted beside it, which the switch cannot see. So a packet
+//! of one VPC that reaches another is found whatever its headers say.
 
 use super::ledger::Sent;
 use super::{Checked, Violation};
 use crate::net::read::{addresses, macs};
-use crate::net::{Mac, mac_number};
-use crate::network::{Network, PortView};
+use crate::net::{Mac, mac_number, tunnel};
+use crate::network::{METADATA, Network, PortView, vips, vni};
 use std::net::IpAddr;
 
 fn found(what: String) -> Checked {
@@ -20,23 +23,29 @@ pub fn check(network: &Network, sent: &Sent, to: usize, bytes: &[u8]) -> Checked
     let Some((destination, source)) = macs(bytes) else { return found(format!("guest {to} got a runt")) };
     let senders: Vec<&PortView> = network.since(sent.guest, sent.epoch).collect();
     let receivers: Vec<&PortView> = network.since(to, sent.epoch).collect();
+    let ends = addresses(bytes);
     let together = senders.iter().any(|sender| {
-        receivers
-            .iter()
-            .any(|receiver| sender.subnet == receiver.subnet && receiver.station.mac == destination)
+        receivers.iter().any(|receiver| {
+            let routed = is_routed(network, sender, receiver, source, ends);
+            (sender.subnet == receiver.subnet || routed) && receiver.station.mac == destination
+        })
     });
     if !together {
         return found(format!(
-            "guest {to} of {:?} got a frame to {:x} from guest {} of {:?}",
+            "guest {to} of {:?} got a frame to {:x} from guest {} of {:?} ({ends:?})",
             network.ports[to].subnet,
             mac_number(destination),
             sent.guest,
             network.ports[sent.guest].subnet
         ));
     }
-    let origin = addresses(bytes).map(|(source, _)| source);
+    let origin = ends.map(|(source, _)| source);
+    let by_gateway = |sender: &PortView| {
+        receivers.iter().any(|receiver| is_routed(network, sender, receiver, source, ends))
+    };
     let honest = senders.iter().any(|sender| match origin {
         Some(address) => {
+            let source = if by_gateway(sender) { sender.station.mac } else { source };
             sender.may_send(source, address) || (address.is_unspecified() && source == sender.station.mac)
         }
         None => source == sender.station.mac,
@@ -51,6 +60,78 @@ pub fn check(network: &Network, sent: &Sent, to: usize, bytes: &[u8]) -> Checked
     Ok(())
 }
 
+/// Whether a frame from `source` went by the gateway, from a sender of the same VPC to the receiver's own address.
+fn is_routed(
+    network: &Network,
+    sender: &PortView,
+    receiver: &PortView,
+    source: Mac,
+    ends: Option<(IpAddr, IpAddr)>,
+) -> bool {
+    sender.subnet.0 == receiver.subnet.0
+        && source == network.gateway(receiver.subnet).mac
+        && ends.is_some_and(|(_, address)| {
+            receiver.owns(address) || receiver.vip && vips(receiver.subnet).contains(&address)
+        })
+}
+
+/// Checks a frame that a stranger on the underlay sent to `host` and guest `to` got: `frame` is all of it.
+///
+/// # Errors
+///
+/// It did not come from a tunnel end point that may send in that guest's VPC, in the name of somebody who lives there.
+pub fn check_stranger(network: &Network, (sent, host): (&Sent, usize), to: usize, frame: &[u8]) -> Checked {
+    let Some((outer, at)) = tunnel::open(frame) else {
+        return found(format!("guest {to} got what a stranger sent by no tunnel"));
+    };
+    let inner = &frame[at..];
+    let known = network.host_at(outer.addresses.0).filter(|other| *other != host);
+    let (Some(from), Some((destination, _))) = (known, macs(inner)) else {
+        return found(format!("guest {to} got what {} sent, which is nobody's tunnel", outer.addresses.0));
+    };
+    let receives = network.since(to, sent.epoch).any(|receiver| {
+        receiver.host == host && vni(receiver.subnet.0) == outer.vni && (receiver.station.mac == destination)
+    });
+    if !receives {
+        return found(format!(
+            "guest {to} of {:?} got a frame to {:x} that came with VNI {:x}",
+            network.ports[to].subnet,
+            mac_number(destination),
+            outer.vni
+        ));
+    }
+    let Some((source, _)) = addresses(inner) else { return Ok(()) };
+    let lives = |guest: usize| {
+        network
+            .since(guest, sent.epoch)
+            .any(|port| (port.up && port.present) && vni(port.subnet.0) == outer.vni && port.owns(source))
+    };
+    let there = |guest: usize| network.since(guest, sent.epoch).any(|port| port.host == from);
+    let owners: Vec<usize> = (0..network.ports.len()).filter(|guest| lives(*guest)).collect();
+    if !owners.is_empty()
+        && !owners.iter().any(|guest| there(*guest))
+        && !crate::network::is_link_local(source)
+    {
+        return found(format!(
+            "guest {to} got a packet from {source}, who does not live at {}",
+            outer.addresses.0
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that guest `to` may get a broadcast.
+///
+/// # Errors
+///
+/// It was of another subnet.
+pub fn check_broadcast(network: &Network, sent: &Sent, to: usize) -> Checked {
+    let together = network
+        .since(sent.guest, sent.epoch)
+        .any(|sender| network.since(to, sent.epoch).any(|receiver| receiver.subnet == sender.subnet));
+    if together { Ok(()) } else { found(format!("guest {to} got a broadcast of guest {}", sent.guest)) }
+}
+
 /// Checks that `address` is at `mac` in the subnet of guest `to`, in some state since `epoch`.
 ///
 /// # Errors
@@ -61,8 +142,11 @@ pub fn check_answer(network: &Network, to: usize, epoch: u64, address: IpAddr, m
     let holds = |port: &PortView| {
         subnets.contains(&port.subnet) && port.station.mac == mac && (port.owns(address) || port.vip)
     };
+    let gateway = subnets
+        .iter()
+        .any(|subnet| network.gateway(*subnet).mac == mac && network.is_gateway(*subnet, address));
     let right = (0..network.ports.len()).any(|guest| network.since(guest, epoch).any(holds));
-    if right {
+    if right && !METADATA.contains(&address) || gateway {
         Ok(())
     } else {
         found(format!("guest {to} is told that {address} is at {:x}", mac_number(mac)))

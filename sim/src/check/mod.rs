@@ -7,6 +7,9 @@
 //! | [`verdicts`] | what the stages decide is what the network's description says |
 //! | [`accounts`] | every packet taken is delivered or counted under one reason; counters agree with guests and observer |
 //! | [`dirty`] | while a guest is migrated, what is written to it is marked |
+//! | [`carriage`] | what is routed or tunnelled differs from what was sent as the RFCs say, and in nothing else |
+//! | [`answers`] | what the switch answers is an answer to what was asked |
+//! | [`underlay`] | what leaves a host is right outside, and what comes in is judged as it deserves |
 //! | [`leaks`] | pool, mappings and buffers are all there at the end |
 //! | [`steering`] | a guest gets a conversation on the queue pair it last sent it on |
 //! | [`secrets`] | no guest can read what fills another's unshared memory |
@@ -16,12 +19,15 @@
 //! ([`crate::run`]).
 
 pub mod accounts;
+pub mod answers;
+pub mod carriage;
 pub mod dirty;
 pub mod isolation;
 pub mod leaks;
 pub mod ledger;
 pub mod secrets;
 pub mod steering;
+pub mod underlay;
 pub mod verdicts;
 pub mod work;
 

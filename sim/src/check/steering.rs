@@ -10,17 +10,29 @@ use std::net::IpAddr;
 /// Slots of a port's table.
 const SLOTS: usize = 256;
 
+/// A port of a host.
+pub type Place = (usize, PortIndex);
+
 /// The tables of all ports.
 #[derive(Debug, Default)]
 pub struct Steering {
-    tables: BTreeMap<PortIndex, Vec<usize>>,
+    tables: BTreeMap<Place, Vec<usize>>,
 }
 
 /// The slot of a frame's conversation.
 #[must_use]
 pub fn slot(frame: &[u8]) -> usize {
-    let head = frame.get(..packet::HEAD_LENGTH).unwrap_or(frame);
-    let Ok(headers) = packet::parse(head, frame.len() as u32) else { return 0 };
+    slot_of(frame, frame)
+}
+
+/// The slot of what was written over `frame`, whose headers it is still taken to have.
+#[must_use]
+pub fn slot_of(frame: &[u8], answer: &[u8]) -> usize {
+    let Ok(headers) = packet::parse(frame.get(..packet::HEAD_LENGTH).unwrap_or(frame), frame.len() as u32)
+    else {
+        return 0;
+    };
+    let head = answer.get(..packet::HEAD_LENGTH).unwrap_or(answer);
     let addresses = match (headers.source_ip(head), headers.destination_ip(head)) {
         (Some(IpAddr::V4(source)), Some(IpAddr::V4(destination))) => {
             u64::from(source.to_bits() ^ destination.to_bits())
@@ -38,12 +50,12 @@ pub fn slot(frame: &[u8]) -> usize {
 
 impl Steering {
     /// A port is made, or made again.
-    pub fn opened(&mut self, port: PortIndex) {
+    pub fn opened(&mut self, port: Place) {
         self.tables.insert(port, vec![0; SLOTS]);
     }
 
     /// The guest of `port` sent a frame of `slot` on `pair`.
-    pub fn sent(&mut self, port: PortIndex, slot: usize, pair: usize) {
+    pub fn sent(&mut self, port: Place, slot: usize, pair: usize) {
         if let Some(table) = self.tables.get_mut(&port) {
             table[slot] = pair;
         }
@@ -51,7 +63,7 @@ impl Steering {
 
     /// The pair of `pairs` on which the guest of `port` is to get a frame of `slot`.
     #[must_use]
-    pub fn pair(&self, port: PortIndex, slot: usize, pairs: usize) -> usize {
+    pub fn pair(&self, port: Place, slot: usize, pairs: usize) -> usize {
         self.tables.get(&port).map_or(0, |table| table[slot] % pairs.max(1))
     }
 }
@@ -78,7 +90,7 @@ mod tests {
             assert_ne!(slot_of(&there), slot_of(&Flow { ports: (1001, 2000), ..there }));
         }
         let mut steering = Steering::default();
-        let port = PortIndex(3);
+        let port = (0, PortIndex(3));
         steering.opened(port);
         assert_eq!(steering.pair(port, 7, 4), 0);
         steering.sent(port, 7, 3);

@@ -1,15 +1,52 @@
 //! What the stages decide, compared with what was expected when a frame was sent.
 
+use super::carriage::Sender;
 use super::ledger::{Expect, Ledger};
 use super::steering::{self, Steering};
-use super::{Checked, Violation};
-use crate::network::Network;
+use super::{Checked, Violation, answers};
+use crate::net::tunnel::{self, Outer};
+use crate::network::{Network, vni};
 use crate::queues::Polled;
 use crate::trace::hash;
 use buf::{Checksum, Frame, Offload, SegmentKind};
 use engine::{DropReason, Observer, Output, PortIndex};
 use std::collections::BTreeMap;
+use switch::UPLINK;
 use virtio_driver::{Gso, NetHeader};
+
+/// A frame as the observer was shown it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// What is asked to be done to it.
+    pub header: NetHeader,
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// Hash of its bytes.
+    pub key: u64,
+    /// Hash of both.
+    ident: u64,
+}
+
+impl Shown {
+    fn new(frame: &Frame<'_, '_>) -> Self {
+        let (bytes, header) = (frame.to_vec(), header_of(frame.offload));
+        let (key, ident) = (hash(&bytes), hash(&[&header.encode(), &bytes[..]].concat()));
+        Self { header, bytes, key, ident }
+    }
+
+    /// What is in the tunnel, if it is in one.
+    fn inner(&self) -> Option<(Outer, Self)> {
+        let (outer, at) = tunnel::open(&self.bytes)?;
+        let bytes = self.bytes[at..].to_vec();
+        let mut header = NetHeader::default();
+        // A checksum before the inner frame is the outer one.
+        if self.header.needs_csum && usize::from(self.header.csum_start) >= at {
+            header = NetHeader { csum_start: self.header.csum_start - at as u16, ..self.header };
+        }
+        let key = hash(&bytes);
+        Some((outer, Self { header, bytes, key, ident: 0 }))
+    }
+}
 
 /// Something the observer saw.
 #[derive(Clone, Debug)]
@@ -20,12 +57,10 @@ pub enum Seen {
         port: PortIndex,
         /// And the queue pair.
         pair: usize,
-        /// Hash of its bytes.
-        key: u64,
-        /// Hash of them and of what its sender asked for.
-        ident: u64,
-        /// Its bytes, if its port's guest is hostile: nobody else knows what it sent.
-        bytes: Option<(NetHeader, Vec<u8>)>,
+        /// The frame.
+        frame: Shown,
+        /// Its port's guest lies: nobody else knows what it sent.
+        lies: bool,
     },
     /// A frame goes somewhere.
     Forwarded {
@@ -33,14 +68,10 @@ pub enum Seen {
         port: PortIndex,
         /// To.
         output: Output,
-        /// Hash of its bytes.
-        key: u64,
-        /// As when it was taken, unless it was changed since.
-        ident: u64,
-        /// The slot of its conversation ([`steering`]).
-        slot: usize,
+        /// The frame.
+        frame: Shown,
         /// As in [`Seen::Received`].
-        bytes: Option<(NetHeader, Vec<u8>)>,
+        lies: bool,
     },
     /// A frame ended.
     Dropped {
@@ -64,17 +95,13 @@ pub struct Watch {
 
 impl Observer for Watch {
     fn received(&mut self, port: PortIndex, frame: &Frame<'_, '_>) {
-        let bytes = frame.to_vec();
-        let (key, ident) = (hash(&bytes), ident(&bytes, frame.offload));
-        let bytes = self.hostile.contains(&port).then(|| (header_of(frame.offload), bytes));
-        self.seen.push(Seen::Received { port, pair: self.polled.get(), key, ident, bytes });
+        let lies = self.hostile.contains(&port);
+        self.seen.push(Seen::Received { port, pair: self.polled.get(), frame: Shown::new(frame), lies });
     }
 
     fn forwarded(&mut self, port: PortIndex, output: Output, frame: &Frame<'_, '_>) {
-        let bytes = frame.to_vec();
-        let (key, slot, ident) = (hash(&bytes), steering::slot(&bytes), ident(&bytes, frame.offload));
-        let bytes = self.hostile.contains(&port).then(|| (header_of(frame.offload), bytes));
-        self.seen.push(Seen::Forwarded { port, output, key, ident, slot, bytes });
+        let lies = self.hostile.contains(&port);
+        self.seen.push(Seen::Forwarded { port, output, frame: Shown::new(frame), lies });
     }
 
     fn dropped(&mut self, port: PortIndex, reason: DropReason) {
@@ -82,12 +109,9 @@ impl Observer for Watch {
     }
 }
 
-fn ident(bytes: &[u8], offload: Offload) -> u64 {
-    hash(&[&header_of(offload).encode(), bytes].concat())
-}
-
 /// The header that asks for `offload`.
-fn header_of(offload: Offload) -> NetHeader {
+#[must_use]
+pub fn header_of(offload: Offload) -> NetHeader {
     let mut header = NetHeader::default();
     if let Checksum::Partial { start, offset } = offload.checksum {
         (header.needs_csum, header.csum_start, header.csum_offset) = (true, start, offset);
@@ -106,8 +130,19 @@ fn header_of(offload: Offload) -> NetHeader {
 /// Reasons that delivery has, not a stage.
 #[must_use]
 pub fn is_delivery(reason: DropReason) -> bool {
-    use DropReason::{HandoverFull, PoolExhausted, ReceiverFull, ReceiverStopped, TooLarge};
-    matches!(reason, ReceiverFull | TooLarge | ReceiverStopped | HandoverFull | PoolExhausted)
+    use DropReason::{
+        HandoverFull, NeighbourUnresolved, PoolExhausted, ReceiverFull, ReceiverStopped, TooLarge,
+    };
+    matches!(
+        reason,
+        ReceiverFull | TooLarge | ReceiverStopped | HandoverFull | PoolExhausted | NeighbourUnresolved
+    )
+}
+
+/// Reasons that may be found when a packet is shown to no observer any more.
+#[must_use]
+pub fn is_late(reason: DropReason) -> bool {
+    is_delivery(reason) || reason == DropReason::NoUplink
 }
 
 /// The edge of the pipeline on which a packet with that reason leaves it. (A rogue service is found by two stages: that edge has no one name; and so for
@@ -116,11 +151,10 @@ pub fn is_delivery(reason: DropReason) -> bool {
 pub fn edge_of(reason: DropReason) -> Option<&'static str> {
     use DropReason::{
         BadChain, BadNeighbour, BadOffload, BadTunnel, Blackhole, BogusSource, EtherTypeRefused,
-        GatewayConsumed, Hairpin, HopLimit, Multicast, NeighbourConsumed, NeighbourUnresolved, NoRoute,
-        NoUplink, PortDown, RogueService, ServiceBudget, ServiceBusy, ServiceConsumed, SpoofedAddress,
-        SpoofedMac, SpoofedNeighbour, TooBig, TunnelChecksum, TunnelCongestion, TunnelSource,
-        UnderlayNotOurs, UnknownEndpoint, UnknownNeighbour, UnknownUnicast, UnknownVni, UnknownVtep,
-        VlanTagged,
+        GatewayConsumed, Hairpin, HopLimit, Multicast, NeighbourConsumed, NoRoute, NoUplink, PortDown,
+        RogueService, ServiceBudget, ServiceBusy, ServiceConsumed, SpoofedAddress, SpoofedMac,
+        SpoofedNeighbour, TooBig, TunnelChecksum, TunnelCongestion, TunnelSource, UnderlayNotOurs,
+        UnknownEndpoint, UnknownNeighbour, UnknownUnicast, UnknownVni, UnknownVtep, VlanTagged,
     };
     Some(match reason {
         BadChain => "ring > refused",
@@ -134,7 +168,6 @@ pub fn edge_of(reason: DropReason) -> Option<&'static str> {
         ServiceBudget | ServiceBusy | ServiceConsumed => "control thread > refused",
         NoRoute | Blackhole | UnknownEndpoint | HopLimit | GatewayConsumed => "route > dropped",
         TooBig | NoUplink => "encapsulate > dropped",
-        NeighbourUnresolved => "waiting > dropped",
         UnderlayNotOurs | BadTunnel | TunnelChecksum | UnknownVtep | UnknownVni => "decapsulate > dropped",
         TunnelSource | TunnelCongestion => "arrive > dropped",
         RogueService => return None,
@@ -153,20 +186,31 @@ struct Tally {
     asks: u64,
     punted: u64,
     expected: BTreeMap<DropReason, u64>,
+    /// Those that are answered, or end for this reason.
+    perhaps: BTreeMap<DropReason, u64>,
     dropped: BTreeMap<DropReason, u64>,
+}
+
+/// A frame that was taken, and its number in the ledger.
+#[derive(Debug)]
+struct Taken {
+    entry: usize,
+    frame: Shown,
 }
 
 /// A burst on its way: what was taken together from one queue.
 #[derive(Debug, Default)]
 struct Batch {
     pair: usize,
-    /// Identity and number in the ledger; taken out when it is forwarded.
-    frames: Vec<(u64, usize)>,
+    /// Taken out when they are forwarded.
+    frames: Vec<Taken>,
     decided: bool,
 }
 
 /// What the checks of one step compare with.
 pub struct Checks<'a> {
+    /// The worker's host.
+    pub host: usize,
     /// What was sent.
     pub ledger: &'a mut Ledger,
     /// Who sends on which queue pair.
@@ -175,10 +219,12 @@ pub struct Checks<'a> {
     pub up_to_date: bool,
     /// What the operator wants.
     pub network: &'a Network,
-    /// The guest of each port, also of one that is about to be forgotten, and its queue pairs.
+    /// The guest of each port, also of one that is about to be forgotten, and its queue pairs; of the uplink, its place behind the guests.
     pub guest_of: &'a dyn Fn(PortIndex) -> Option<(usize, usize)>,
     /// How many packets of a port were given to the control thread in this step.
     pub punted: &'a dyn Fn(PortIndex) -> u64,
+    /// Counts edges that were taken.
+    pub edge: &'a mut dyn FnMut(&'static str),
 }
 
 /// Compares one step.
@@ -191,21 +237,18 @@ pub fn check(seen: Vec<Seen>, checks: &mut Checks<'_>) -> Checked {
     let mut batch = Batch::default();
     for seen in seen {
         match seen {
-            Seen::Received { port, pair, key, ident, bytes } => {
+            Seen::Received { port, pair, frame, lies } => {
                 if std::mem::take(&mut batch.decided) {
                     batch.frames.clear();
                 }
                 batch.pair = pair;
-                let entry = checks.take(port, key, bytes, tallies.entry(port).or_default())?;
-                batch.frames.push((ident, entry));
+                let entry = checks.take(port, &frame, lies, tallies.entry(port).or_default())?;
+                batch.frames.push(Taken { entry, frame });
             }
-            Seen::Forwarded { port, output, ident, slot, bytes, .. } => {
+            Seen::Forwarded { port, output, frame, lies } => {
                 batch.decided = true;
                 tallies.entry(port).or_default().forwarded += 1;
-                let at = batch.frames.iter().position(|(other, _)| *other == ident);
-                let entry = at.map(|at| batch.frames.remove(at).1);
-                checks.steering.sent(port, slot, batch.pair);
-                checks.forward(port, output, (entry, bytes), slot)?;
+                checks.forward(port, output, &mut batch, frame, lies)?;
             }
             Seen::Dropped { port, reason } => {
                 // A refused chain is shown before the frames of its burst.
@@ -225,71 +268,182 @@ fn nobody<T>(port: PortIndex) -> Result<T, Violation> {
     Err(Violation::new("verdicts", format!("a frame was taken from {port:?}, which is nobody's")))
 }
 
+fn wrong(what: String) -> Checked {
+    Err(Violation::new("verdicts", what))
+}
+
 impl Checks<'_> {
     /// A frame was taken: its number.
     fn take(
         &mut self,
         port: PortIndex,
-        key: u64,
-        bytes: Option<(NetHeader, Vec<u8>)>,
+        frame: &Shown,
+        lies: bool,
         tally: &mut Tally,
     ) -> Result<usize, Violation> {
         let Some((guest, _)) = (self.guest_of)(port) else { return nobody(port) };
         tally.received += 1;
-        let at = match bytes {
-            Some((header, bytes)) => self.ledger.sent_and_taken(guest, &header, &bytes, self.network.epoch),
-            None => self.ledger.taken(guest, key).ok_or_else(|| {
+        let at = if lies {
+            self.ledger.sent_and_taken(guest, &frame.header, &frame.bytes, self.network.epoch)
+        } else {
+            self.ledger.taken(guest, frame.key).ok_or_else(|| {
                 let what =
                     format!("the switch took a frame of guest {guest} that it did not send, or not in order");
                 Violation::new("verdicts", what)
-            })?,
+            })?
         };
         let entry = self.ledger.entry(at);
         match entry.expect {
             _ if entry.epoch != self.network.epoch => tally.unknown += 1,
             Expect::Any => tally.unknown += 1,
             Expect::Drop(reason) => *tally.expected.entry(reason).or_default() += 1,
+            Expect::AnswerOr(reason) => *tally.perhaps.entry(reason).or_default() += 1,
             Expect::Punt(_) => tally.asks += 1,
             Expect::To(_) | Expect::Answer => {}
         }
         Ok(at)
     }
 
-    /// A frame of `port` goes to `output`; `entry`: its number, nothing if it is no frame of its burst any more; its bytes, if its sender lies.
+    /// A frame of `port` goes to `output`.
     fn forward(
         &mut self,
         port: PortIndex,
         output: Output,
-        (entry, bytes): (Option<usize>, Option<(NetHeader, Vec<u8>)>),
-        slot: usize,
+        batch: &mut Batch,
+        frame: Shown,
+        lies: bool,
     ) -> Checked {
         let Some((from, _)) = (self.guest_of)(port) else { return nobody(port) };
         let Output::Port(target) = output else {
-            return Err(Violation::new("verdicts", format!("a frame of guest {from} goes to {output:?}")));
+            return wrong(format!("a frame of guest {from} goes to {output:?}"));
         };
         let to = (self.guest_of)(target);
-        let wrong = |what: String| Err(Violation::new("verdicts", what));
-        // The memory of a liar may have been taken away since the frame was taken: what is left of it is another frame.
-        let torn = bytes.filter(|_| entry.is_none() && target != port);
-        let torn = torn.map(|(header, bytes)| self.ledger.torn(from, &header, &bytes, self.network.epoch));
-        let Some(at) = entry.or(torn) else {
-            // Written over: an answer, which goes back.
-            return match target == port {
-                true => Ok(()),
-                false => wrong(format!("a frame of guest {from} was changed and goes to {to:?}")),
-            };
+        if let Some(at) = batch.frames.iter().position(|taken| taken.frame.ident == frame.ident) {
+            let entry = batch.frames.remove(at).entry;
+            self.steering.sent((self.host, port), steering::slot(&frame.bytes), batch.pair);
+            if target == UPLINK {
+                return wrong(format!("a frame of guest {from} goes to the underlay as it is"));
+            }
+            return self.decide(entry, from, target, to, &frame);
+        }
+        let inner = if target == UPLINK { frame.inner() } else { None };
+        if target == port && (port != UPLINK || inner.is_none()) {
+            return self.answer(from, port, batch, &frame);
+        }
+        let (outer, frame) = match inner {
+            Some((outer, inner)) => (Some(outer), inner),
+            None if target == UPLINK => {
+                return wrong(format!("a frame of guest {from} goes to the underlay as it is"));
+            }
+            None => (None, frame),
         };
+        // What waits for its next hop is not noted.
+        if outer.is_none_or(|outer| outer.macs.0 != [0; 6]) {
+            self.steering.sent((self.host, port), steering::slot(&frame.bytes), batch.pair);
+        }
+        let sender = Sender { network: self.network, host: self.host, guest: from };
+        let essence = tunnel::essence(&frame.bytes);
+        let mut why = None;
+        let found = batch.frames.iter().position(|taken| {
+            let before = if port == UPLINK { taken.frame.inner() } else { None };
+            let (class, before) = match before {
+                Some((outer, inner)) => (Some(outer.class), inner),
+                None => (None, taken.frame.clone()),
+            };
+            if before.header != frame.header || tunnel::essence(&before.bytes) != essence {
+                return false;
+            }
+            why = sender.flaw(class, &before.bytes, &frame.bytes);
+            why.is_none()
+        });
+        let entry = match found {
+            Some(at) => batch.frames.remove(at).entry,
+            // The memory of a liar may have been taken away since the frame was taken: what is left of it is another frame.
+            None if lies => self.ledger.torn(from, &frame.header, &frame.bytes, self.network.epoch),
+            None => {
+                let what = why.unwrap_or("it is none of its burst");
+                return wrong(format!("a frame of guest {from} was changed and goes to {to:?}: {what}"));
+            }
+        };
+        self.ledger.changed(entry, &frame.header, &frame.bytes);
+        if let Some(outer) = outer {
+            (self.edge)("encapsulate > uplink");
+            self.check_tunnel(entry, from, &outer)?;
+        } else {
+            (self.edge)(if port == UPLINK { "arrive > delivery" } else { "route > delivery" });
+        }
+        self.decide(entry, from, target, to, &frame)
+    }
+
+    /// Whom the ledger is told to give it to, and whether that is right.
+    fn decide(
+        &mut self,
+        at: usize,
+        from: usize,
+        target: PortIndex,
+        to: Option<(usize, usize)>,
+        frame: &Shown,
+    ) -> Checked {
         if let Some((to, pairs)) = to {
-            let pair = self.up_to_date.then(|| self.steering.pair(target, slot, pairs));
+            let pair = if target == UPLINK {
+                Some(0)
+            } else {
+                let slot = steering::slot(&frame.bytes);
+                self.up_to_date.then(|| self.steering.pair((self.host, target), slot, pairs))
+            };
             self.ledger.decided(at, to, pair)?;
         }
         let entry = self.ledger.entry(at);
+        let there = |guest: usize| match self.network.ports.get(guest) {
+            Some(port) if port.host != self.host => target == UPLINK,
+            _ => to.is_some_and(|(to, _)| to == guest),
+        };
         match entry.expect {
             _ if entry.epoch != self.network.epoch => Ok(()),
             Expect::Any => Ok(()),
-            Expect::To(guest) if to.is_some_and(|(to, _)| to == guest) => Ok(()),
+            Expect::To(guest) if there(guest) => Ok(()),
             other => wrong(format!("a frame of guest {from} goes to guest {to:?}, expected: {other:?}")),
         }
+    }
+
+    /// A frame goes to another host: the one that its receiver is on, in its VPC.
+    fn check_tunnel(&self, at: usize, from: usize, outer: &Outer) -> Checked {
+        let entry = self.ledger.entry(at);
+        if let (Expect::To(guest), true) = (entry.expect, entry.epoch == self.network.epoch) {
+            let port = &self.network.ports[guest];
+            let host = self.network.hosts[port.host];
+            if outer.addresses.1 != host.address || outer.vni != vni(port.subnet.0) {
+                return wrong(format!(
+                    "a frame of guest {from} for guest {guest} goes to {} with VNI {:x}",
+                    outer.addresses.1, outer.vni
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame was written over and goes back: it must be an answer to one of its burst that is to be answered.
+    fn answer(&mut self, from: usize, port: PortIndex, batch: &mut Batch, frame: &Shown) -> Checked {
+        let found = batch.frames.iter().position(|taken| {
+            let entry = self.ledger.entry(taken.entry);
+            let may = matches!(entry.expect, Expect::Any | Expect::Answer | Expect::AnswerOr(_))
+                || entry.epoch != self.network.epoch;
+            may && answers::is_answer(&taken.frame.bytes, &frame.bytes)
+        });
+        let Some(at) = found else {
+            return wrong(format!(
+                "guest {from} is sent an answer to nothing that it asked: {}",
+                crate::net::read::describe(&frame.bytes)
+            ));
+        };
+        let asked = batch.frames.remove(at).frame;
+        self.steering.sent((self.host, port), steering::slot_of(&asked.bytes, &frame.bytes), batch.pair);
+        let kind = answers::kind(&frame.bytes);
+        (self.edge)(kind);
+        if kind != answers::NEIGHBOUR || self.network.ports.len() <= from {
+            self.ledger.answer(from, &frame.header, &frame.bytes, self.network.epoch);
+        }
+        Ok(())
     }
 }
 
@@ -314,7 +468,8 @@ impl Tally {
         for (reason, got) in stages() {
             let refused = matches!(reason, DropReason::ServiceBudget | DropReason::ServiceBusy);
             let asks = if refused { self.asks } else { 0 };
-            let want = self.expected.get(reason).copied().unwrap_or(0) + asks;
+            let perhaps = self.perhaps.get(reason).copied().unwrap_or(0);
+            let want = self.expected.get(reason).copied().unwrap_or(0) + asks + perhaps;
             if *got > want + self.unknown {
                 return wrong(format!(
                     "{got} frames ended as {}, {want} should have, {} were anything",
@@ -331,8 +486,8 @@ impl Tally {
         }
         let ended: u64 = stages().map(|(_, count)| count).sum();
         // What had no memory to be given to the control thread in.
-        let unkept =
-            self.dropped.get(&DropReason::PoolExhausted).copied().unwrap_or(0).min(self.asks + self.unknown);
+        let unkept = self.dropped.get(&DropReason::PoolExhausted).copied().unwrap_or(0);
+        let unkept = unkept.min(self.asks + self.unknown);
         let known = self.forwarded + ended + self.punted;
         if known > self.received || self.received > known + unkept {
             return wrong(format!(

@@ -101,21 +101,29 @@ impl Guest {
     /// # Errors
     ///
     /// No memory.
-    pub fn boot(&mut self, now: u64, memory: Option<Arc<SharedMemory>>) -> anyhow::Result<()> {
+    pub fn boot(
+        &mut self,
+        now: u64,
+        memory: Option<Arc<SharedMemory>>,
+        network: &Network,
+    ) -> anyhow::Result<()> {
         self.nic = Some(match memory {
             None => Nic::new(self.options.nic, secrets::of(self.index))?,
             Some(memory) => Nic::over(memory, self.options.nic, secrets::of(self.index))?,
         });
-        self.fresh_stack(now);
+        self.fresh_stack(now, network);
         self.announced = false;
         Ok(())
     }
 
     /// A stack that waits for nobody: `smoltcp` asks for one neighbour a second, and one that is not there keeps it from asking for others.
-    pub fn fresh_stack(&mut self, now: u64) {
+    pub fn fresh_stack(&mut self, now: u64, network: &Network) {
         let seed = self.random.number();
         let achieved = self.stack.as_ref().map_or_else(Default::default, |stack| stack.achieved);
-        self.stack = (self.options.kind != Kind::Hostile).then(|| Stack::new(&self.station, seed, now));
+        self.stack = (self.options.kind != Kind::Hostile).then(|| {
+            let gateway = network.gateway(network.ports[self.index].subnet);
+            Stack::new(&self.station, &gateway, usize::from(network.mtu) + 14, (seed, now))
+        });
         if let Some(stack) = &mut self.stack {
             stack.achieved = achieved;
         }
@@ -205,7 +213,7 @@ impl Guest {
     /// Sends what the stack made.
     fn send_stack(&mut self, network: &Network, acted: &mut Acted) {
         while let Some(frame) = self.stack.as_mut().and_then(|stack| stack.wire.sent.pop_front()) {
-            let expect = judge(network, self.index, &frame);
+            let expect = judge(network, self.index, &NetHeader::default(), &frame);
             let partial = self.options.nic.has(f::NET_CSUM) && self.random.chance(700);
             let mut bytes = frame.clone();
             let header = if partial { make_partial(&mut bytes) } else { None };

@@ -37,6 +37,7 @@ pub struct Wire {
     /// Frames of the stack.
     pub sent: VecDeque<Vec<u8>>,
     room: usize,
+    longest: usize,
 }
 
 /// A received frame.
@@ -78,7 +79,7 @@ impl Device for Wire {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 1514;
+        capabilities.max_transmission_unit = self.longest;
         // Everything is computed and verified; the driver leaves it to the device only on the wire.
         capabilities.checksum = ChecksumCapabilities::default();
         capabilities
@@ -150,18 +151,21 @@ fn instant(now: u64) -> Instant {
 }
 
 impl Stack {
-    /// A stack with both addresses of `station`, /24 and /64.
+    /// A stack with both addresses of `station`, /24 and /64, behind `gateway`, with frames of at most `longest` bytes.
     #[must_use]
-    pub fn new(station: &Station, seed: u64, now: u64) -> Self {
+    pub fn new(station: &Station, gateway: &Station, longest: usize, (seed, now): (u64, u64)) -> Self {
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(station.mac)));
         config.random_seed = seed;
-        let mut wire = Wire { room: 64, ..Wire::default() };
+        let mut wire = Wire { room: 64, longest, ..Wire::default() };
         let mut interface = Interface::new(config, &mut wire, instant(now));
         interface.update_ip_addrs(|addresses| {
             // Two addresses fit by smoltcp's configuration.
             let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(station.v4), 24));
             let _ = addresses.push(IpCidr::new(IpAddress::Ipv6(station.v6), 64));
         });
+        // There is room for two routes by smoltcp's configuration.
+        let _ = interface.routes_mut().add_default_ipv4_route(gateway.v4);
+        let _ = interface.routes_mut().add_default_ipv6_route(gateway.v6);
         let mut sockets = SocketSet::new(Vec::new());
         let packets = || vec![udp::PacketMetadata::EMPTY; 16];
         let mut echo = udp::Socket::new(

@@ -5,11 +5,15 @@ use super::judge::judge;
 use super::stack::Task;
 use crate::check::ledger::Expect;
 use crate::check::verdicts::is_delivery;
-use crate::net::frame::{Fill, Flow, TCP, UDP, advertisement, arp_request, gratuitous, packet, solicitation};
+use crate::net::Station;
+use crate::net::frame::{
+    Fill, Flow, TCP, UDP, advertisement, arp_request, echo_request, gratuitous, icmpv6, packet, set_hops,
+    solicitation,
+};
 use crate::net::oddities::{PROVOKED, odd_frame};
 use crate::net::offload::make_partial;
 use crate::net::read::transport;
-use crate::network::{Network, vips};
+use crate::network::{METADATA, Network, vips};
 use crate::options::Kind;
 use engine::DropReason;
 use std::net::IpAddr;
@@ -17,15 +21,21 @@ use virtio_driver::{Gso, NetHeader, features as f};
 
 /// Ports of conversations that no stack takes part in.
 const RAW_PORTS: u16 = 30_000;
-/// Longest payload of a packet that is not cut.
-const PAYLOAD_MAX: u64 = 1440;
+/// Headers of the network and the transport layer, at most.
+const HEADERS: u64 = 60;
 
 impl Guest {
     /// Sends packets of its own making.
     pub(super) fn send_own(&mut self, now: u64, network: &Network, acted: &mut Acted) {
-        let neighbours = network.neighbours(self.index);
+        let neighbours = network.partners(self.index);
         if self.station != network.ports[self.index].station || neighbours.is_empty() {
             return;
+        }
+        if self.random.chance(60) {
+            self.send_far(network, acted);
+        }
+        if self.random.chance(25) {
+            self.ask_all(network, acted);
         }
         let flooding = now < self.flood_until;
         let count = if flooding { 64 } else { 1 + self.random.below(self.options.burst) };
@@ -71,8 +81,11 @@ impl Guest {
 
     fn flow(&mut self, network: &Network, to: usize, protocol: u8) -> Flow {
         let v6 = self.random.chance(500);
-        let mut station = network.ports[to].station;
-        if network.ports[to].vip && self.random.chance(300) {
+        let mut station = network.next_hop(self.index, to);
+        if network.ports[to].vip
+            && network.ports[to].subnet == network.ports[self.index].subnet
+            && self.random.chance(300)
+        {
             for address in vips(network.ports[to].subnet) {
                 match address {
                     IpAddr::V4(address) => station.v4 = address,
@@ -107,14 +120,14 @@ impl Guest {
             0..50 => 18 + self.random.below(64) as u64,
             // Longer than the MTU: for whoever has such buffers.
             50..53 if self.options.kind != Kind::Honest => self.random.between(1480, 1900),
-            _ => self.random.between(8, PAYLOAD_MAX),
+            _ => self.random.between(8, u64::from(network.mtu) - HEADERS),
         };
         let payload = self.payload(length as usize);
         let mut frame = packet(&flow, self.numbers, &payload, Fill::Whole);
         let partial = self.options.nic.has(f::NET_CSUM) && self.random.chance(400);
-        let header = if partial { make_partial(&mut frame) } else { None };
-        let expect = judge(network, self.index, &frame);
-        self.send(header.unwrap_or_default(), frame, expect, acted)
+        let header = if partial { make_partial(&mut frame) } else { None }.unwrap_or_default();
+        let expect = judge(network, self.index, &header, &frame);
+        self.send(header, frame, expect, acted)
     }
 
     /// One packet that is to be cut, if the driver may send such.
@@ -132,7 +145,8 @@ impl Guest {
         }
         let (_, protocol, v6, gso) = self.random.pick(&allowed);
         let flow = Flow { v6, ..self.flow(network, to, protocol) };
-        let size = self.random.pick(&[536, 1200, 1448, 1400]);
+        let most = network.mtu - HEADERS as u16;
+        let size = self.random.pick(&[536, 1200, most, most.min(1448), 1400.min(most)]);
         let room = if self.random.chance(100) { 65_000 } else { 16_000 };
         let length = self.random.between(u64::from(size) + 1, room.min(u64::from(size) * 60));
         let payload = self.payload(length as usize);
@@ -140,7 +154,7 @@ impl Guest {
         let Some(mut header) = make_partial(&mut frame) else { return true };
         (header.gso, header.gso_size) = (gso, size);
         header.hdr_len = self.random.below(200) as u16;
-        let expect = judge(network, self.index, &frame);
+        let expect = judge(network, self.index, &header, &frame);
         self.send(header, frame, expect, acted)
     }
 
@@ -150,13 +164,13 @@ impl Guest {
         }
         let reason = self.random.pick(PROVOKED);
         let Some((header, frame)) =
-            odd_frame(reason, &self.station, &network.ports[to].station, &mut self.random)
+            odd_frame(reason, &self.station, &network.next_hop(self.index, to), &mut self.random)
         else {
             return true;
         };
         let asks = header != NetHeader::default();
         let expect = if reason == DropReason::BadOffload && self.options.nic.features & SENDS_OFFLOADS == 0 {
-            judge(network, self.index, &frame)
+            judge(network, self.index, &header, &frame)
         } else if !network.ports[self.index].up && !comes_before_security(reason) {
             Expect::Drop(DropReason::PortDown)
         } else {
@@ -166,11 +180,108 @@ impl Guest {
         self.send(header, frame, expect, acted)
     }
 
-    /// A guest that has or had a place in this one's subnet, there or not.
+    /// Sends something that goes by the gateway, and further than the subnets' ports or not so far.
+    fn send_far(&mut self, network: &Network, acted: &mut Acted) {
+        let (me, v6) = (&network.ports[self.index], self.random.chance(500));
+        let gateway = network.gateway(me.subnet);
+        let host = 200 + self.random.below(50) as u8;
+        let with = |net: [u8; 3]| Station {
+            mac: gateway.mac,
+            v4: [net[0], net[1], net[2], host].into(),
+            v6: [
+                0xfd00,
+                0x10,
+                0,
+                if net[2] == 66 { 0x66 } else { u16::from(net[2]) },
+                0,
+                0,
+                0,
+                u16::from(host),
+            ]
+            .into(),
+        };
+        let other = network.gateway((me.subnet.0, 1 - me.subnet.1));
+        let (to, port) = match self.random.below(8) {
+            0 => (with([10, 0, me.subnet.1 as u8]), 9),
+            1 => (with([10, 0, 66]), 9),
+            2 => (
+                Station {
+                    mac: gateway.mac,
+                    v4: [198, 51, 100, host].into(),
+                    v6: [0x2001, 0xdb8, 9, 0, 0, 0, 0, 1].into(),
+                },
+                9,
+            ),
+            3 => (gateway, self.random.pick(&[9, 67, 547, 53])),
+            4 => (Station { mac: gateway.mac, ..other }, 9),
+            5 => {
+                let [IpAddr::V4(v4), IpAddr::V6(v6)] = METADATA else { return };
+                (Station { mac: gateway.mac, v4, v6 }, 80)
+            }
+            _ => {
+                let to = self.anybody(network);
+                (Station { mac: gateway.mac, ..network.ports[to].station }, RAW_PORTS)
+            }
+        };
+        let protocol = if port == 80 { TCP } else { UDP };
+        let flow = Flow { from: self.station, to, v6, protocol, ports: (RAW_PORTS, port) };
+        let payload = self.payload(40);
+        let mut frame = packet(&flow, self.numbers, &payload, Fill::Whole);
+        if self.random.chance(200) {
+            set_hops(&mut frame, self.random.below(3) as u8);
+        }
+        if self.random.chance(200) {
+            frame = echo_request(&flow, self.numbers);
+        }
+        let expect = judge(network, self.index, &NetHeader::default(), &frame);
+        self.send(NetHeader::default(), frame, expect, acted);
+    }
+
+    /// Sends something for everybody: a question for a service, or whatever.
+    fn ask_all(&mut self, network: &Network, acted: &mut Acted) {
+        let all = Station { mac: [0xff; 6], v4: std::net::Ipv4Addr::BROADCAST, v6: self.station.v6 };
+        let group = |mac: [u8; 6], v6: std::net::Ipv6Addr| Station { mac, v4: all.v4, v6 };
+        let from = self.station;
+        let udp = |to: Station, v6: bool, ports: (u16, u16)| Flow { from, to, v6, protocol: UDP, ports };
+        let servers = group([0x33, 0x33, 0, 1, 0, 2], [0xff02, 0, 0, 0, 0, 0, 1, 2].into());
+        let payload = self.payload(60);
+        let number = self.numbers;
+        let frame = match self.random.below(6) {
+            0 => packet(&udp(all, false, (68, 67)), number, &payload, Fill::Whole),
+            1 => packet(&udp(servers, true, (546, 547)), number, &payload, Fill::Whole),
+            2 => {
+                let routers = [0xff02, 0, 0, 0, 0, 0, 0, 2].into();
+                let body = [
+                    133,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    1,
+                    1,
+                    from.mac[0],
+                    from.mac[1],
+                    from.mac[2],
+                    from.mac[3],
+                    from.mac[4],
+                    from.mac[5],
+                ];
+                icmpv6([0x33, 0x33, 0, 0, 0, 2], from.mac, from.v6, routers, 255, &body)
+            }
+            _ => packet(&udp(all, false, (RAW_PORTS, RAW_PORTS)), number, &payload, Fill::Whole),
+        };
+        let expect = judge(network, self.index, &NetHeader::default(), &frame);
+        self.send(NetHeader::default(), frame, expect, acted);
+    }
+
+    /// A guest that has or had a place in this one's VPC, there or not.
     fn anybody(&mut self, network: &Network) -> usize {
-        let mine = network.ports[self.index].subnet;
+        let mine = network.ports[self.index].subnet.0;
         let all: Vec<usize> = (0..network.ports.len())
-            .filter(|other| *other != self.index && network.ports[*other].subnet == mine)
+            .filter(|other| *other != self.index && network.ports[*other].subnet.0 == mine)
             .collect();
         self.random.pick(&all)
     }
@@ -189,6 +300,10 @@ impl Guest {
         let mine = network.ports[self.index].vip;
         let elsewhere = network.ports[self.random.below(network.ports.len())].station;
         let frames = match self.random.below(5) {
+            4 if self.random.chance(500) => {
+                let gateway = network.gateway(network.ports[self.index].subnet);
+                vec![arp_request(&self.station, gateway.v4), solicitation(&self.station, gateway.v6)]
+            }
             4 => vec![arp_request(&self.station, elsewhere.v4), solicitation(&self.station, elsewhere.v6)],
             0 => vec![arp_request(&self.station, other.v4), solicitation(&self.station, other.v6)],
             1 => vec![arp_request(&self.station, vip4), solicitation(&self.station, vip6)],
@@ -202,7 +317,7 @@ impl Guest {
             _ => vec![],
         };
         for frame in frames {
-            let expect = judge(network, self.index, &frame);
+            let expect = judge(network, self.index, &NetHeader::default(), &frame);
             self.send(NetHeader::default(), frame, expect, acted);
         }
     }

@@ -91,6 +91,7 @@ fn options(layout: RingLayout, indirect: bool, ring: Ring) -> Options {
     let attacked = NicConfig { rx_buffers: if ring == Ring::Receive { 0 } else { nic.rx_buffers }, ..nic };
     let guest = GuestOptions {
         kind: Kind::Honest,
+        host: 0,
         vpc: 0,
         subnet: 0,
         nic,
@@ -106,6 +107,11 @@ fn options(layout: RingLayout, indirect: bool, ring: Ring) -> Options {
         seed: 1,
         steps: 0,
         packets: 0,
+        hosts: 1,
+        underlay_v6: false,
+        uplink_pairs: 1,
+        offloads: crate::options::Offloads::None,
+        delay: 0,
         workers: 1,
         pool_chunks: 64,
         guests: vec![GuestOptions { kind: Kind::Hostile, nic: attacked, ..guest }, guest, guest],

@@ -109,6 +109,34 @@ pub fn packet(flow: &Flow, id: u32, payload: &[u8], fill: Fill) -> Vec<u8> {
     frame
 }
 
+/// Writes the hops that a packet may still take.
+pub fn set_hops(frame: &mut [u8], hops: u8) {
+    if frame.get(12..14) == Some(&[8, 0]) {
+        frame[22] = hops;
+        fill_ipv4_checksum(&mut frame[14..34]);
+    } else {
+        frame[21] = hops;
+    }
+}
+
+/// A ping of number `id` along `flow`.
+#[must_use]
+pub fn echo_request(flow: &Flow, id: u32) -> Vec<u8> {
+    let number = id.to_be_bytes();
+    let body =
+        |kind: u8| [&[kind, 0, 0, 0, number[0], number[1], number[2], number[3]][..], &[0x77; 40]].concat();
+    if flow.v6 {
+        return icmpv6(flow.to.mac, flow.from.mac, flow.from.v6, flow.to.v6, 64, &body(128));
+    }
+    let mut frame = ethernet(flow.to.mac, flow.from.mac, 0x0800);
+    push_ipv4(&mut frame, flow.from.v4, flow.to.v4, 1, id as u16, 48);
+    let at = frame.len();
+    frame.extend(body(8));
+    let value = !fold(sum(&frame[at..]));
+    frame[at + 2..at + 4].copy_from_slice(&value.to_be_bytes());
+    frame
+}
+
 /// Sets the transport checksum of the frame whose transport header is at `l4`.
 pub fn set_checksum(frame: &mut [u8], l4: usize, from: IpAddr, to: IpAddr, protocol: u8, fill: Fill) {
     let field = l4 + checksum_offset(protocol);

@@ -16,6 +16,9 @@ pub fn complete(header: &NetHeader, frame: &mut [u8]) -> Option<()> {
 
 /// Completes a checksum as a device does: from where it starts to the end of the frame, padding and all (virtio 1.2 section 5.1.6.2).
 pub fn complete_blindly(header: &NetHeader, frame: &mut [u8]) -> Option<()> {
+    if !header.needs_csum {
+        return Some(());
+    }
     complete_until(header, frame, frame.len())
 }
 
@@ -49,7 +52,7 @@ pub fn make_partial(frame: &mut [u8]) -> Option<NetHeader> {
 
 /// The segments that a frame is to be cut into, their transport checksums zeroed.
 ///
-/// TCP: sequence numbers go on, FIN and PSH only in the last, CWR only in the first. IPv4: the identification counts up.
+/// TCP: sequence numbers go on, FIN and PSH only in the last, CWR only in the first if the header speaks of ECN. IPv4: the identification counts up.
 pub fn segments(header: &NetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
     let at = transport(frame)?;
     let is_tcp = at.protocol == TCP;
@@ -87,7 +90,8 @@ pub fn segments(header: &NetHeader, frame: &[u8]) -> Option<Vec<Vec<u8>>> {
             if index + 1 < count {
                 segment[at.start + 13] &= !0x09;
             }
-            if index > 0 {
+            // Who says nothing of ECN has CWR for a flag like others.
+            if index > 0 && header.ecn {
                 segment[at.start + 13] &= !0x80;
             }
         } else {

@@ -82,6 +82,22 @@ plants! {
     ForgetLog,
     /// The receive rings of a guest with several queue pairs are mixed up.
     SwapPairs,
+    /// Any host may send in the name of any guest of a VPC.
+    NoSourceCheck,
+    /// Whoever is on the underlay may send by tunnel.
+    AnyTunnel,
+    /// A host sends packets of a VPC with another VPC's number.
+    WrongVni,
+    /// Packets that are routed keep the hop that they should lose.
+    KeepHops,
+    /// The checksum that a device is asked for stays where it was when the outer headers come before it.
+    OffloadLeft,
+    /// Packets for a host go to another's MAC address.
+    ForeignNextHop,
+    /// Who was on another host and is gone is still there for this one.
+    StaleEndpoint,
+    /// A packet leaves by the uplink twice.
+    DoubleOnWire,
 }
 
 /// A packet that waits to be delivered to the wrong port.
@@ -111,6 +127,12 @@ impl Mischief {
     #[must_use]
     pub fn new(plant: Option<Plant>, pool: Pool) -> Self {
         Self { plant, pool, shared: Arc::default() }
+    }
+
+    /// The bug.
+    #[must_use]
+    pub fn plant(&self) -> Option<Plant> {
+        self.plant
     }
 
     /// Whether this is the bug.

@@ -1,6 +1,7 @@
 //! Guests and workers on one virtual clock: everything that happens between two acts of the control side.
 
 mod guests;
+mod link;
 mod stats;
 mod workers;
 
@@ -8,7 +9,7 @@ pub use stats::Stats;
 
 use crate::check::accounts::{self, Account};
 use crate::check::ledger::Ledger;
-use crate::check::steering::Steering;
+use crate::check::steering::{Place, Steering};
 use crate::check::{Checked, Violation};
 use crate::cost::VirtualClock;
 use crate::guest::actor::Guest;
@@ -17,11 +18,12 @@ use crate::options::Kind;
 use crate::queues::Polled;
 use crate::random::Random;
 use crate::trace::Trace;
+use crate::underlay::Underlay;
 use engine::{PortCounters, PortIndex, QueueFault};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
-use switch::{QueueId, Worker};
+use switch::{QueueId, UPLINK, Worker};
 use virtqueue::Counter;
 
 /// Somebody's turn.
@@ -31,6 +33,8 @@ pub enum Turn {
     Worker(usize, u64),
     /// A guest's, likewise.
     Guest(usize, u64),
+    /// The underlay's.
+    Fabric,
     /// The control side's.
     Control,
 }
@@ -39,6 +43,8 @@ pub enum Turn {
 pub struct Seat {
     /// The worker.
     pub worker: Worker,
+    /// Its host.
+    pub host: usize,
     /// It does nothing before this time.
     pub delayed_until: u64,
     /// Its clock is off by so much.
@@ -55,7 +61,9 @@ pub struct Seat {
 pub struct Plug {
     /// Its index; nothing while there is none.
     pub port: Option<PortIndex>,
-    /// The worker that polls it.
+    /// The host it is on.
+    pub host: usize,
+    /// The seat of the worker that polls it.
     pub home: usize,
     /// Interrupts raised, one counter per queue.
     pub interrupts: Vec<Counter>,
@@ -80,8 +88,12 @@ pub struct Scene {
     generations: Vec<u64>,
     /// By guest: its port.
     pub plugs: Vec<Plug>,
-    /// The guest of every port index ever given out, latest.
-    pub guest_of: BTreeMap<PortIndex, usize>,
+    /// By host: the guest of every port index ever given out, latest.
+    pub guest_of: BTreeMap<Place, usize>,
+    /// Workers of each host.
+    pub workers: usize,
+    /// The underlay, if there are several hosts.
+    pub fabric: Option<Underlay>,
     /// What the operator wants.
     pub network: Network,
     /// What was sent and what arrived.
@@ -94,13 +106,15 @@ pub struct Scene {
     pub accounts: Vec<Account>,
     handovers_done: u64,
     /// By port: its counters, by worker, and how many packets each worker had given the control thread at the end of its last step.
-    pub shards: BTreeMap<PortIndex, Vec<(Arc<PortCounters>, u64)>>,
+    pub shards: BTreeMap<Place, Vec<(Arc<PortCounters>, u64)>>,
+    /// Frames that control sides sent of their own.
+    pub injected: u64,
     /// Guests that reset their device.
     pub resets: Vec<usize>,
     /// By guest: its memory or rings were tampered with, so it is not to be believed until it starts again.
     pub tampered: Vec<bool>,
     /// Queues that broke.
-    pub broken: Vec<(QueueId, QueueFault)>,
+    pub broken: Vec<(usize, QueueId, QueueFault)>,
     /// What happened.
     pub trace: Trace,
     /// Numbers.
@@ -113,16 +127,20 @@ impl Scene {
     /// Workers and guests before anything happened.
     #[must_use]
     pub fn new(
-        workers: Vec<Worker>,
+        workers: Vec<Vec<Worker>>,
         guests: Vec<Guest>,
         network: Network,
-        trace: Trace,
+        (trace, fabric): (Trace, Option<Underlay>),
         random: Random,
     ) -> Self {
-        let count = guests.len();
-        let accounts = guests.iter().map(|guest| Account::new(guest.options.kind != Kind::Hostile)).collect();
-        let seat = |worker| Seat {
+        let (count, uplinks) = (guests.len(), network.hosts.len());
+        let mut accounts: Vec<Account> =
+            guests.iter().map(|guest| Account::new(guest.options.kind != Kind::Hostile)).collect();
+        accounts.extend((0..uplinks).map(|_| Account::new(true)));
+        let per_host = workers.first().map_or(0, Vec::len);
+        let seat = |(host, worker)| Seat {
             worker,
+            host,
             delayed_until: 0,
             skew: 0,
             asleep: false,
@@ -135,18 +153,26 @@ impl Scene {
             now: 1_000_000_000,
             turns: BinaryHeap::new(),
             order: 0,
-            seats: workers.into_iter().map(seat).collect(),
+            seats: workers
+                .into_iter()
+                .enumerate()
+                .flat_map(|(host, workers)| workers.into_iter().map(move |worker| (host, worker)))
+                .map(seat)
+                .collect(),
+            workers: per_host,
+            fabric,
             guests,
             generations: vec![0; count],
             plugs: vec![Plug::default(); count],
             guest_of: BTreeMap::new(),
             network,
-            ledger: Ledger::new(count),
+            ledger: Ledger::new(count, uplinks),
             steering: Steering::default(),
             polled: Polled::default(),
             accounts,
             handovers_done: 0,
             shards: BTreeMap::new(),
+            injected: 0,
             resets: Vec::new(),
             tampered: vec![false; count],
             broken: Vec::new(),
@@ -156,6 +182,9 @@ impl Scene {
         };
         (0..scene.seats.len()).for_each(|worker| scene.push(0, Turn::Worker(worker, 0)));
         (0..count).for_each(|guest| scene.push(1_000 * guest as u64, Turn::Guest(guest, 0)));
+        if scene.fabric.is_some() {
+            scene.push(0, Turn::Fabric);
+        }
         scene
     }
 
@@ -187,6 +216,10 @@ impl Scene {
                     self.guest_turn(guest)?;
                     return Ok(false);
                 }
+                Turn::Fabric => {
+                    self.fabric_turn()?;
+                    return Ok(false);
+                }
                 Turn::Control => return Ok(true),
                 Turn::Worker(..) | Turn::Guest(..) => {}
             }
@@ -198,6 +231,23 @@ impl Scene {
         self.generations[guest] += 1;
         let generation = self.generations[guest];
         self.push(after, Turn::Guest(guest, generation));
+    }
+
+    /// The place of a host's uplink among those that send: behind the guests.
+    #[must_use]
+    pub fn wire(&self, host: usize) -> usize {
+        self.guests.len() + host
+    }
+
+    /// Who sends by a port, and on how many queue pairs.
+    #[must_use]
+    pub fn sender(&self, place: Place) -> Option<(usize, usize)> {
+        if place.1 == UPLINK {
+            let pairs = self.fabric.as_ref().map_or(0, |fabric| fabric.lines[place.0].len());
+            return Some((self.wire(place.0), pairs));
+        }
+        let guest = *self.guest_of.get(&place)?;
+        Some((guest, usize::from(self.guests[guest].options.nic.pairs)))
     }
 
     /// Whether what a guest says it sends and receives means nothing.
@@ -212,7 +262,12 @@ impl Scene {
     ///
     /// They do not agree.
     pub fn audit(&self) -> Checked {
-        accounts::check_conservation(&self.accounts, self.handovers_done)?;
+        accounts::check_conservation(
+            &self.accounts,
+            self.injected,
+            self.handovers_done,
+            self.fabric.is_some(),
+        )?;
         accounts::check_observed(&self.accounts, &BTreeMap::new())
     }
 

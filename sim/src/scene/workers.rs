@@ -6,6 +6,7 @@ use crate::check::{Checked, Violation, work};
 use crate::cost;
 use engine::{Armed, PortIndex};
 use std::collections::BTreeMap;
+use switch::UPLINK;
 use virtqueue::Counter;
 
 /// How long a worker waits until it looks again after it found nothing, in nanoseconds; doubles up to the last.
@@ -73,13 +74,14 @@ impl Scene {
     ///
     /// A checker found something.
     pub fn step(&mut self, worker: usize) -> Result<(bool, u64), Violation> {
-        let liars = self.guest_of.iter().filter(|(_, guest)| self.lies(**guest));
-        let hostile = liars.map(|(port, _)| *port).collect();
+        let host = self.seats[worker].host;
+        let liars = self.guest_of.iter().filter(|((of, _), guest)| *of == host && self.lies(**guest));
+        let hostile = liars.map(|((_, port), _)| *port).collect();
         let mut watch = Watch { hostile, seen: Vec::new(), polled: self.polled.clone() };
         let seat = &mut self.seats[worker];
         let now = self.now.saturating_add_signed(seat.skew);
         let progress = seat.worker.step(now, &mut seat.clock, &mut watch);
-        self.broken.extend(seat.worker.take_faults());
+        self.broken.extend(seat.worker.take_faults().map(|(queue, fault)| (host, queue, fault)));
         let took = cost::of_step(&progress, self.polled.take_bursts());
         seat.clock.0 += took;
         self.stats.steps += 1;
@@ -94,64 +96,73 @@ impl Scene {
             &[worker as u64, numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]],
         );
         let queues: usize = self.guests.iter().map(|guest| usize::from(guest.options.nic.pairs)).sum();
-        work::check(&progress, queues as u64, self.seats.len())?;
+        let uplink = self.fabric.as_ref().map_or(0, |fabric| fabric.lines[host].len());
+        work::check(&progress, (queues + uplink) as u64, self.workers)?;
         self.take_seen(worker, watch.seen, progress.commands < COMMANDS_PER_STEP)?;
         if self.stats.steps.is_multiple_of(AUDIT_EVERY) {
             self.audit()?;
         }
-        let woken: Vec<usize> =
-            (0..self.seats.len()).filter(|other| progress.wake >> other & 1 != 0).collect();
-        woken.into_iter().for_each(|other| self.wake(other));
+        self.take_uplink(host)?;
+        let first = host * self.workers;
+        let woken: Vec<usize> = (0..self.workers).filter(|other| progress.wake >> other & 1 != 0).collect();
+        woken.into_iter().for_each(|other| self.wake(first + other));
         self.interrupt();
         self.stats.edge("delivery > other worker, or kept", u64::from(progress.handovers));
         Ok((progress.is_idle(), took))
     }
 
     pub(super) fn take_seen(&mut self, worker: usize, seen: Vec<Seen>, up_to_date: bool) -> Checked {
+        let host = self.seats[worker].host;
         for event in &seen {
             match event {
-                Seen::Received { port, key, .. } => {
-                    self.trace.event(self.now, "taken", &[u64::from(port.0), *key]);
-                    self.stats.edge("ring > parse", 1);
-                    if let Some(guest) = self.guest_of.get(port) {
-                        self.accounts[*guest].taken += 1;
+                Seen::Received { port, frame, .. } => {
+                    self.trace.event(self.now, "taken", &[u64::from(port.0), frame.key]);
+                    self.stats.edge(if *port == UPLINK { "uplink > parse" } else { "ring > parse" }, 1);
+                    if let Some((sender, _)) = self.sender((host, *port)) {
+                        self.accounts[sender].taken += 1;
                     }
                 }
-                Seen::Forwarded { port, output, key, .. } => {
-                    self.trace.event(self.now, "forwarded", &[u64::from(port.0), *key]);
-                    let back = matches!(output, engine::Output::Port(target) if target == port);
-                    self.stats.edge(if back { "neighbours > answered" } else { "forward > delivery" }, 1);
+                Seen::Forwarded { port, frame, .. } => {
+                    self.trace.event(self.now, "forwarded", &[u64::from(port.0), frame.key]);
+                    self.stats.edge("stages > delivery", 1);
                 }
                 Seen::Dropped { port, reason } => {
                     self.trace.event(self.now, reason.name(), &[u64::from(port.0)]);
                     *self.stats.drops.entry(*reason).or_default() += 1;
                     edge_of(*reason).into_iter().for_each(|edge| self.stats.edge(edge, 1));
-                    if let Some(guest) = self.guest_of.get(port) {
-                        *self.accounts[*guest].observed.entry(*reason).or_default() += 1;
+                    if let Some((sender, _)) = self.sender((host, *port)) {
+                        *self.accounts[sender].observed.entry(*reason).or_default() += 1;
                     }
                 }
             }
         }
-        let (guests, guest_of) = (&self.guests, &self.guest_of);
-        let guest_of = |port: PortIndex| {
-            let guest = *guest_of.get(&port)?;
-            Some((guest, usize::from(guests[guest].options.nic.pairs)))
-        };
         let mut given: BTreeMap<PortIndex, u64> = BTreeMap::new();
-        for (port, shards) in &mut self.shards {
-            if let Some((shard, before)) = shards.get_mut(worker) {
+        for ((_, port), shards) in self.shards.iter_mut().filter(|((of, _), _)| *of == host) {
+            if let Some((shard, before)) = shards.get_mut(worker % self.workers) {
                 let now = shard.punted.get();
                 given.insert(*port, now - std::mem::replace(before, now));
             }
         }
         self.stats.edge("control thread < given", given.values().sum());
+        let uplink = self.fabric.as_ref().map(|fabric| fabric.lines[host].len());
+        let (guests, guest_of) = (&self.guests, &self.guest_of);
+        let guest_of = |port: PortIndex| {
+            if port == UPLINK {
+                return Some((guests.len() + host, uplink?));
+            }
+            let guest = *guest_of.get(&(host, port))?;
+            Some((guest, usize::from(guests[guest].options.nic.pairs)))
+        };
+        let stats = &mut self.stats;
         let mut checks = Checks {
-            punted: &|port| given.get(&port).copied().unwrap_or(0),
+            host,
             ledger: &mut self.ledger,
             steering: &mut self.steering,
             up_to_date,
             network: &self.network,
             guest_of: &guest_of,
+            punted: &|port| given.get(&port).copied().unwrap_or(0),
+            edge: &mut |edge| stats.edge(edge, 1),
         };
         verdicts::check(seen, &mut checks)
     }

@@ -7,7 +7,7 @@ use agent::Action;
 use anyhow::Context;
 use engine::{Announcement, PortIndex};
 use std::net::{IpAddr, Ipv4Addr};
-use tables::{AllowedAddress, Endpoint, PortProfile, RouteTable};
+use tables::{AllowedAddress, Endpoint, Location, PortProfile};
 
 impl World {
     /// Realizes what the network's description says.
@@ -16,63 +16,83 @@ impl World {
     ///
     /// The description is invalid.
     pub fn apply(&mut self) -> anyhow::Result<()> {
-        let resources = self.scene.network.resources(&self.host)?;
-        let (actions, exhausted) = self.agent.apply(&resources);
-        anyhow::ensure!(exhausted.is_empty(), "no room for {exhausted:?}");
-        self.carry_out(actions)?;
+        for host in 0..self.hosts.len() {
+            let this = &mut self.hosts[host];
+            let resources = self.scene.network.resources(&this.name)?;
+            let (actions, exhausted) = this.agent.apply(&resources);
+            anyhow::ensure!(exhausted.is_empty(), "no room for {exhausted:?}");
+            self.carry_out(host, actions)?;
+        }
         Ok(())
     }
 
-    pub(super) fn carry_out(&mut self, actions: Vec<Action>) -> anyhow::Result<()> {
+    pub(super) fn carry_out(&mut self, host: usize, actions: Vec<Action>) -> anyhow::Result<()> {
+        let now = self.uptime();
         for action in actions {
-            self.scene.trace.words(self.scene.now, "action", &format!("{action:?}"));
-            match action {
-                Action::OpenPort { index, plan } => self.open(index, &plan.name, plan.profile)?,
-                Action::ChangePort { index, plan } => {
-                    if !self.mischief.is(Plant::StaleProfile) {
-                        let profile = self.profile(plan.profile);
-                        self.control.set_profile(index, profile);
-                    }
+            self.scene.trace.words(self.scene.now, "action", &format!("{host} {action:?}"));
+            let Some(action) = self.spoil(host, action) else { continue };
+            let this = &mut self.hosts[host];
+            let before = this.control.own_frames();
+            let left = this.services.carry_out(&mut this.control, action, now);
+            self.scene.injected += this.control.own_frames() - before;
+            match left {
+                Some(Action::OpenPort { index, plan }) => self.open(host, index, &plan.name, plan.profile)?,
+                Some(Action::ChangePort { index, plan }) if !self.mischief.is(Plant::StaleProfile) => {
+                    let profile = self.profile(plan.profile);
+                    self.hosts[host].control.set_profile(index, profile);
                 }
-                Action::ClosePort { index } => self.close(index)?,
-                Action::BindMac { space, mac, location } => {
-                    self.control.place_mac(space, mac, location);
-                    if self.mischief.is(Plant::ForeignMac) {
-                        for other in 0..SUBNET_NUMBERS {
-                            self.control.place_mac(other, mac, location);
-                        }
-                    }
-                }
-                Action::UnbindMac { space, mac } => {
-                    if !self.mischief.is(Plant::GhostMac) {
-                        self.control.forget_mac(space, mac);
-                    }
-                }
-                Action::BindEndpoint { vpc, address, endpoint } => {
-                    self.control.place_endpoint(vpc, address, endpoint);
-                    if self.mischief.is(Plant::ForeignNeighbour) {
-                        (0..SUBNET_NUMBERS).filter(|other| *other != vpc).for_each(|other| {
-                            let foreign = Endpoint { subnet: other, ..endpoint };
-                            self.control.place_endpoint(other, address, foreign);
-                        });
-                    }
-                }
-                Action::UnbindEndpoint { vpc, address } => self.control.forget_endpoint(vpc, address),
-                Action::SetVpc { vpc, plan } => self.control.set_vpc(vpc, (&*plan).into(), plan.local),
-                Action::RemoveVpc { vpc } => self.control.remove_vpc(vpc),
-                Action::SetSubnet { subnet, plan } => self.control.set_subnet(subnet, Some((&*plan).into())),
-                Action::RemoveSubnet { subnet } => self.control.set_subnet(subnet, None),
-                Action::SetRoutes { routes, plan } => {
-                    self.control.set_routes(routes, Some(RouteTable::build(plan)));
-                }
-                Action::RemoveRoutes { routes } => self.control.set_routes(routes, None),
-                // There is one host, and no underlay.
-                Action::Announce { .. } | Action::SetVtep { .. } | Action::RemoveVtep { .. } => {}
+                Some(Action::ClosePort { index }) => self.close(host, index)?,
+                _ => {}
             }
         }
-        self.control.publish();
+        self.hosts[host].control.publish();
         self.scene.wake_all();
         Ok(())
+    }
+
+    /// What the bug of the run makes of an action.
+    fn spoil(&mut self, host: usize, action: Action) -> Option<Action> {
+        let Some(plant) = self.mischief.plant() else { return Some(action) };
+        let control = &mut self.hosts[host].control;
+        Some(match (plant, action) {
+            (Plant::ForeignMac, Action::BindMac { space, mac, location }) => {
+                for other in 0..SUBNET_NUMBERS {
+                    control.place_mac(other, mac, location);
+                }
+                Action::BindMac { space, mac, location }
+            }
+            (Plant::GhostMac, Action::UnbindMac { .. }) => return None,
+            (Plant::ForeignNeighbour, Action::BindEndpoint { vpc, address, endpoint }) => {
+                (0..SUBNET_NUMBERS).filter(|other| *other != vpc).for_each(|other| {
+                    let foreign = Endpoint { subnet: other, ..endpoint };
+                    control.place_endpoint(other, address, foreign);
+                });
+                Action::BindEndpoint { vpc, address, endpoint }
+            }
+            (Plant::NoSourceCheck, Action::BindEndpoint { vpc, address, endpoint }) => {
+                let location = match endpoint.location {
+                    Location::Remote(vtep) => Location::Directory(vtep),
+                    other => other,
+                };
+                Action::BindEndpoint { vpc, address, endpoint: Endpoint { location, ..endpoint } }
+            }
+            (Plant::WrongVni, Action::SetVpc { vpc, mut plan }) if host == 0 => {
+                plan.vni ^= 1;
+                Action::SetVpc { vpc, plan }
+            }
+            (Plant::AnyTunnel, Action::SetVtep { vtep, address, mut sources, kind }) => {
+                sources.extend(strangers(address));
+                Action::SetVtep { vtep, address, sources, kind }
+            }
+            (Plant::StaleEndpoint, Action::UnbindEndpoint { vpc, address })
+                if control
+                    .endpoint(vpc, address)
+                    .is_some_and(|it| !matches!(it.location, Location::Local(_))) =>
+            {
+                return None;
+            }
+            (_, action) => action,
+        })
     }
 
     pub(super) fn profile(&self, profile: PortProfile) -> PortProfile {
@@ -84,78 +104,88 @@ impl World {
         let allowed = [AllowedAddress { prefix: any, mac: None }];
         let mut wide = PortProfile::new(profile.subnet, profile.mac, profile.mtu, &own, &allowed);
         wide.up = profile.up;
-        wide
+        wide.in_vpc(profile.vpc, profile.gateway_mac, profile.identity)
     }
 
-    pub(super) fn open(&mut self, index: PortIndex, name: &str, profile: PortProfile) -> anyhow::Result<()> {
+    pub(super) fn open(
+        &mut self,
+        host: usize,
+        index: PortIndex,
+        name: &str,
+        profile: PortProfile,
+    ) -> anyhow::Result<()> {
         let guest: usize = name.rsplit('g').next().unwrap_or("").parse().context("a port of no guest")?;
         let profile = self.profile(profile);
-        self.control.add_port(index, profile);
-        self.scene.steering.opened(index);
-        let shards: Vec<_> = (0..self.options.workers)
-            .filter_map(|worker| self.control.shard(index, worker).cloned())
-            .collect();
+        let control = &mut self.hosts[host].control;
+        control.add_port(index, profile);
+        let shards: Vec<_> =
+            (0..self.options.workers).filter_map(|worker| control.shard(index, worker).cloned()).collect();
+        let home = host * self.options.workers + control.home(index).unwrap_or(0);
+        self.scene.steering.opened((host, index));
         let since = shards.iter().map(|shard| (shard.clone(), shard.punted.get())).collect();
-        self.scene.shards.insert(index, since);
+        self.scene.shards.insert((host, index), since);
         self.scene.accounts[guest].add(shards.into_iter());
-        self.scene.guest_of.insert(index, guest);
-        self.scene.plugs[guest].port = Some(index);
-        self.scene.plugs[guest].home = self.control.home(index).unwrap_or(0);
+        self.scene.guest_of.insert((host, index), guest);
+        let plug = &mut self.scene.plugs[guest];
+        (plug.port, plug.host, plug.home) = (Some(index), host, home);
         let now = self.scene.now;
         self.scene.guests[guest].station = self.scene.network.ports[guest].station;
         self.scene.tampered[guest] = false;
-        self.scene.guests[guest].boot(now, None)?;
-        self.attach(guest)
+        self.scene.guests[guest].boot(now, None, &self.scene.network)?;
+        self.attach(guest)?;
+        let uptime = self.uptime();
+        let this = &mut self.hosts[host];
+        let begins = this.services.set_running(index, true, uptime);
+        let actions = if begins { this.agent.activated(index) } else { Vec::new() };
+        self.carry_out(host, actions)
     }
 
-    pub(super) fn close(&mut self, index: PortIndex) -> anyhow::Result<()> {
-        if let Some(guest) = self.scene.guest_of.get(&index).copied()
+    pub(super) fn close(&mut self, host: usize, index: PortIndex) -> anyhow::Result<()> {
+        if let Some(guest) = self.scene.guest_of.get(&(host, index)).copied()
             && self.scene.plugs[guest].port == Some(index)
+            && self.scene.plugs[guest].host == host
         {
             self.unplug(guest)?;
             self.scene.guests[guest].nic = None;
             self.scene.plugs[guest].port = None;
         }
-        let removal = self.control.remove_port(index);
-        self.removals.push((index, removal));
+        let this = &mut self.hosts[host];
+        let removal = this.control.remove_port(index);
+        this.removals.push((index, removal));
         Ok(())
     }
 
-    /// What workers left to the control thread.
-    pub(super) fn hear_punts(&mut self) -> anyhow::Result<()> {
-        while let Some(punt) = self.control.exceptions().punts.pop() {
-            let Some(guest) = self.scene.guest_of.get(&punt.port).copied() else { continue };
-            let bytes = punt.packet.with_frame(|frame| frame.to_vec());
-            self.scene.trace.words(self.scene.now, "given", punt.kind.name());
-            if !self.scene.lies(guest) {
-                self.scene.ledger.punted(guest, punt.kind, &bytes)?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn announced(&mut self, announcement: Announcement) -> anyhow::Result<()> {
+    pub(super) fn announced(&mut self, host: usize, announcement: Announcement) -> anyhow::Result<()> {
         let Announcement { port, address, mac } = announcement;
-        if let Some(guest) = self.scene.guest_of.get(&port).copied() {
+        if let Some(guest) = self.scene.guest_of.get(&(host, port)).copied() {
             let view = &self.scene.network.ports[guest];
             let subnet = view.subnet;
             if self.scene.plugs[guest].port == Some(port)
+                && view.host == host
                 && view.up
                 && view.vip
                 && view.station.mac == mac.0
                 && vips(subnet).contains(&address)
             {
-                let before = self.scene.network.holders.insert((subnet, address), (guest, mac.0));
+                let before = self.scene.network.holders.insert((host, subnet, address), (guest, mac.0));
                 if before != Some((guest, mac.0)) {
                     self.scene.network.epoch += 1;
                     self.scene.stats.edge("address moved", 1);
                 }
             }
         }
-        let actions = self.agent.announced(announcement);
+        let actions = self.hosts[host].agent.announced(announcement);
         if !self.mischief.is(Plant::IgnoreAnnouncement) {
-            self.carry_out(actions)?;
+            self.carry_out(host, actions)?;
         }
         Ok(())
+    }
+}
+
+/// Addresses on the underlay of those that no Host and no Endpoint names.
+fn strangers(like: IpAddr) -> Vec<IpAddr> {
+    match like {
+        IpAddr::V4(_) => (200..250).map(|last| IpAddr::from([192, 0, 2, last])).collect(),
+        IpAddr::V6(_) => (0..50).map(|last| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 1, last])).collect(),
     }
 }

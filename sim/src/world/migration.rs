@@ -48,8 +48,9 @@ impl World {
 
     pub(super) fn set_log(&self, guest: usize, log: Option<&Arc<DirtyLog>>) {
         let Some(index) = self.scene.plugs[guest].port else { return };
+        let host = self.scene.plugs[guest].host;
         for pair in 0..self.options.guests[guest].nic.pairs {
-            self.control.with_rx(index, pair, |queue| {
+            self.hosts[host].control.with_rx(index, pair, |queue| {
                 if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<SimRx>() {
                     queue.real.set_dirty_log(log.cloned());
                 }
@@ -57,7 +58,7 @@ impl World {
             if self.mischief.is(Plant::ForgetLog) && pair + 1 == self.options.guests[guest].nic.pairs {
                 continue;
             }
-            self.control.with_tx(index, pair, |queue| {
+            self.hosts[host].control.with_tx(index, pair, |queue| {
                 if let Some(queue) = (queue as &mut dyn Any).downcast_mut::<SimTx>() {
                     queue.real.set_dirty_log(log.cloned());
                 }

@@ -1,34 +1,39 @@
 //! The host: the control side's turns. How guests attach is in [`queues`] (from parts) and `session` (by a handshake).
 
 mod actions;
+mod host;
 mod migration;
 pub mod queues;
 mod session;
 
 use crate::check::dirty::Migration;
-use crate::check::leaks;
+use crate::check::steering::Place;
+use crate::check::{accounts, leaks};
 use crate::frontend::FrontEnd;
 use crate::guest::actor::Guest;
-use crate::network::{Network, PortView, station};
+use crate::network::{HostView, Network, PortView, station};
 use crate::options::Options;
 use crate::plant::{Mischief, Plant};
 use crate::queues::SimTx;
 use crate::random::Random;
 use crate::scene::Scene;
 use crate::trace::Trace;
+use crate::underlay::Underlay;
 use agent::Agent;
 use engine::{DropReason, PortIndex, TxQueue};
 use guest_mem::GuestMemory;
 use model::Name;
 use std::any::Any;
 use std::sync::{Arc, Weak};
-use switch::{Control, Removal, SwitchConfig};
+use switch::{Control, Removal};
 use virtqueue::{DeviceRing, Ring};
 
 /// How often the control side looks around, in nanoseconds.
 const TICK: u64 = 200_000;
 /// Numbers of subnets that a host with this few can have.
 const SUBNET_NUMBERS: u16 = 4;
+/// Virtual time in which what is under way when all is over comes to its end, in nanoseconds: longer than a packet waits for its next hop.
+const LAST_NS: u64 = 4_000_000_000;
 
 /// What the switch holds of a guest that is attached.
 #[derive(Debug)]
@@ -43,8 +48,8 @@ pub struct Attached {
 pub struct World {
     /// What the run is.
     pub options: Options,
-    /// The control side of the switch.
-    pub control: Control,
+    /// The hosts.
+    pub hosts: Vec<Host>,
     /// Guests and workers.
     pub scene: Scene,
     /// By guest: what the switch holds of it.
@@ -57,14 +62,22 @@ pub struct World {
     pub gone: Vec<Weak<GuestMemory>>,
     /// Guests that start again: when.
     pub restarts: Vec<(u64, usize)>,
-    /// Packets taken from the pool, and until when.
+    /// Packets taken from pools, and until when.
     pub held: Option<(u64, Vec<buf::OwnedPacket>)>,
     /// Guests that are migrated.
     pub migrations: Vec<Migration>,
-    agent: Agent,
-    host: Name,
-    removals: Vec<(PortIndex, Removal)>,
     pool_chunks: usize,
+}
+
+/// The control side of a host.
+pub struct Host {
+    /// Of its switch.
+    pub control: Control,
+    /// What the daemon has besides: services, next hops, tunnels.
+    pub services: fabric::Fabric<host::Nowhere>,
+    agent: Agent,
+    name: Name,
+    removals: Vec<(PortIndex, Removal)>,
 }
 
 impl World {
@@ -75,32 +88,36 @@ impl World {
     /// The system gives no memory.
     pub fn new(options: Options, plant: Option<Plant>, print: bool) -> anyhow::Result<Self> {
         let mut random = Random::new(options.seed);
-        let (control, workers) = Control::new(&SwitchConfig {
-            workers: options.workers,
-            pool_chunks: options.pool_chunks,
-            secret: [random.number(), random.number()],
-        });
-        let mut network = Network::default();
+        let several = options.hosts > 1;
+        let mut network = Network { mtu: options.mtu(), ..Network::default() };
+        if several {
+            network.hosts = (0..options.hosts).map(|host| HostView::new(host, options.underlay_v6)).collect();
+        }
         let mut guests = Vec::new();
         for (index, guest) in options.guests.iter().enumerate() {
             let subnet = (guest.vpc, guest.subnet);
             let place = network.ports.iter().filter(|port| port.subnet == subnet).count() as u8 + 10;
             let station = station(subnet, place);
-            let vip = index % 2 == 0;
-            network.ports.push(PortView { present: true, up: true, subnet, station, vip });
+            let (vip, host) = (index % 2 == 0, guest.host);
+            network.ports.push(PortView { present: true, up: true, subnet, station, vip, host });
             guests.push(Guest::new(index, *guest, station, random.fork()));
         }
-        let host = Name::parse("node-a").map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
-        let scene = Scene::new(workers, guests, network, Trace::new(print), random.fork());
-        let mischief = Mischief::new(plant, control.pool().clone());
+        network.gateways = network.find_gateways()?;
+        let pairs = usize::from(options.uplink_pairs);
+        let fabric = several.then(|| Underlay::new(options.hosts, pairs, options.delay, random.fork()));
+        let (mut hosts, mut workers) = (Vec::new(), Vec::new());
+        for host in 0..options.hosts {
+            let (host, its_workers) = Host::new(&options, host, &mut random)?;
+            hosts.push(host);
+            workers.push(its_workers);
+        }
+        let scene = Scene::new(workers, guests, network, (Trace::new(print), fabric), random.fork());
+        let mischief = Mischief::new(plant, hosts[0].control.pool().clone());
         let mut world = Self {
-            agent: Agent::new(host.clone()),
-            host,
+            hosts,
             attached: options.guests.iter().map(|_| None).collect(),
-            removals: Vec::new(),
             pool_chunks: options.pool_chunks,
             options,
-            control,
             scene,
             random,
             mischief,
@@ -109,9 +126,15 @@ impl World {
             held: None,
             migrations: Vec::new(),
         };
+        world.plug_uplinks()?;
         world.apply()?;
         world.scene.call_control(TICK);
         Ok(world)
+    }
+
+    /// The control side of the switch that a guest is attached to.
+    pub fn control_of(&mut self, guest: usize) -> &mut Control {
+        &mut self.hosts[self.scene.plugs[guest].host].control
     }
 
     /// Somebody's turn: a guest's, a worker's or the control side's.
@@ -132,12 +155,14 @@ impl World {
     ///
     /// A checker found something, or the system gives no memory.
     pub fn control_turn(&mut self) -> anyhow::Result<()> {
-        while let Some(announcement) = self.control.announcements().pop() {
-            self.announced(announcement)?;
+        for host in 0..self.hosts.len() {
+            while let Some(announcement) = self.hosts[host].control.announcements().pop() {
+                self.announced(host, announcement)?;
+            }
+            self.hear_workers(host)?;
         }
-        self.hear_punts()?;
-        for (queue, _) in std::mem::take(&mut self.scene.broken) {
-            self.on_broken(queue.port);
+        for (host, queue, _) in std::mem::take(&mut self.scene.broken) {
+            self.on_broken((host, queue.port));
         }
         for guest in std::mem::take(&mut self.scene.resets) {
             self.restart(guest, true)?;
@@ -162,27 +187,30 @@ impl World {
             self.end_migration(guest)?;
         }
         if self.mischief.is(Plant::InventDrop)
-            && let Some(shard) = self.scene.plugs[0].port.and_then(|port| self.control.shard(port, 0))
+            && let Some(port) = self.scene.plugs[0].port
+            && let Some(shard) = self.control_of(0).shard(port, 0)
         {
             shard.count_drop(DropReason::ReceiverFull, 1);
         }
-        self.control.reclaim();
-        let (control, agent) = (&self.control, &mut self.agent);
-        self.removals.retain(|(index, removal)| {
-            let done = control.is_removed(removal);
-            if done {
-                agent.closed(*index);
-            }
-            !done
-        });
+        for Host { control, agent, removals, .. } in &mut self.hosts {
+            control.reclaim();
+            removals.retain(|(index, removal)| {
+                let done = control.is_removed(removal);
+                if done {
+                    agent.closed(*index);
+                }
+                !done
+            });
+        }
         self.scene.call_control(TICK);
         Ok(())
     }
 
     /// A queue broke: the guest's driver notices and starts again.
-    fn on_broken(&mut self, port: PortIndex) {
-        if let Some(guest) = self.scene.guest_of.get(&port).copied()
-            && self.scene.plugs[guest].port == Some(port)
+    fn on_broken(&mut self, place: Place) {
+        if let Some(guest) = self.scene.guest_of.get(&place).copied()
+            && self.scene.plugs[guest].port == Some(place.1)
+            && self.scene.plugs[guest].host == place.0
             && !self.restarts.iter().any(|(_, other)| *other == guest)
         {
             self.scene.stats.edge("queue broke", 1);
@@ -195,15 +223,16 @@ impl World {
     fn find_broken_outputs(&mut self) {
         for guest in 0..self.scene.guests.len() {
             let Some(port) = self.scene.plugs[guest].port else { continue };
+            let host = self.scene.plugs[guest].host;
             let broken = (0..self.options.guests[guest].nic.pairs).any(|pair| {
                 let look = |queue: &mut dyn TxQueue| {
                     let queue = (queue as &mut dyn Any).downcast_mut::<SimTx>();
                     queue.is_some_and(|queue| Ring::broken(queue.real.ring_mut()).is_some())
                 };
-                self.control.with_tx(port, pair, look).unwrap_or(false)
+                self.hosts[host].control.with_tx(port, pair, look).unwrap_or(false)
             });
             if broken {
-                self.on_broken(port);
+                self.on_broken((host, port));
             }
         }
     }
@@ -222,7 +251,7 @@ impl World {
         let memory = self.scene.guests[guest].nic.take().map(|nic| nic.memory);
         let memory = memory.filter(|_| keeps_memory && !self.scene.tampered[guest]);
         self.scene.tampered[guest] = false;
-        self.scene.guests[guest].boot(now, memory)?;
+        self.scene.guests[guest].boot(now, memory, &self.scene.network)?;
         self.attach(guest)
     }
 
@@ -241,10 +270,16 @@ impl World {
         for guest in 0..self.scene.guests.len() {
             self.unplug(guest)?;
         }
-        self.hear_punts()?;
+        for host in 0..self.hosts.len() {
+            self.hear_workers(host)?;
+        }
+        self.finish_underlay()?;
         self.scene.audit()?;
+        accounts::check_closed(&self.scene.accounts, self.scene.injected)?;
         self.scene.check_guests()?;
-        leaks::check((self.control.pool().available(), self.pool_chunks), &self.gone)?;
+        for host in &self.hosts {
+            leaks::check((host.control.pool().available(), self.pool_chunks), &self.gone)?;
+        }
         Ok(())
     }
 }

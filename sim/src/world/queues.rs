@@ -104,6 +104,7 @@ impl World {
         let (Some(index), Some(nic)) = (self.scene.plugs[guest].port, &self.scene.guests[guest].nic) else {
             return Ok(());
         };
+        let host = self.scene.plugs[guest].host;
         let specs = regions(nic, self.options.guests[guest].regions)?;
         if self.options.guests[guest].handshake {
             self.attach_by_handshake(guest, specs)?;
@@ -116,8 +117,8 @@ impl World {
                 interrupts.push(call);
                 let swapped = self.mischief.is(Plant::SwapPairs);
                 let receives = if swapped { nic.pairs.len() - 1 - pair } else { pair };
-                self.control.attach_tx(index, receives as u16, tx);
-                self.control.attach_rx(index, pair as u16, rx);
+                self.hosts[host].control.attach_tx(index, receives as u16, tx);
+                self.hosts[host].control.attach_rx(index, pair as u16, rx);
             }
             self.attached[guest] = Some(Attached { memory, front: None });
             self.scene.plug_in(guest, interrupts);
@@ -128,13 +129,14 @@ impl World {
     }
 
     /// Takes queue `queue` of a port away; where its ring stands.
-    pub(super) fn stop_queue(&mut self, port: PortIndex, queue: u16) -> Option<u32> {
+    pub(super) fn stop_queue(&mut self, guest: usize, port: PortIndex, queue: u16) -> Option<u32> {
         let pair = queue / 2;
+        let host = self.scene.plugs[guest].host;
         if queue.is_multiple_of(2) {
-            let queue: Box<dyn Any> = self.control.detach_tx(port, pair)?;
+            let queue: Box<dyn Any> = self.hosts[host].control.detach_tx(port, pair)?;
             Some(queue.downcast::<SimTx>().ok()?.real.ring_mut().base())
         } else {
-            let queue: Box<dyn Any> = self.control.detach_rx(port, pair)?;
+            let queue: Box<dyn Any> = self.hosts[host].control.detach_rx(port, pair)?;
             Some(queue.downcast::<SimRx>().ok()?.real.ring_mut().base())
         }
     }
@@ -161,7 +163,7 @@ impl World {
                 self.hear(guest, &mut front)?;
             } else {
                 for queue in 0..queues {
-                    self.stop_queue(index, queue);
+                    self.stop_queue(guest, index, queue);
                 }
             }
             self.mischief.keep(&attached.memory);
@@ -186,22 +188,23 @@ impl World {
         if self.mischief.is(Plant::SwapPairs) {
             return Ok(());
         }
-        let memory = Arc::clone(&attached.memory);
+        let (memory, host) = (Arc::clone(&attached.memory), self.scene.plugs[guest].host);
         if self.scene.guests[guest].has_unsent() {
             self.scene.stats.edge("queues restarted with buffers out (L-11)", 1);
         }
         let mut interrupts = Vec::new();
         for pair in 0..self.options.guests[guest].nic.pairs {
-            let stopped = (self.stop_queue(index, 2 * pair), self.stop_queue(index, 2 * pair + 1));
+            let stopped =
+                (self.stop_queue(guest, index, 2 * pair), self.stop_queue(guest, index, 2 * pair + 1));
             let (Some(rx), Some(tx), Some(nic)) = (stopped.0, stopped.1, &self.scene.guests[guest].nic)
             else {
                 continue;
             };
             let (tx, rx, call) = self.queues(guest, nic, usize::from(pair), &memory, (rx, tx))?;
             interrupts.push(call);
-            self.control.attach_tx(index, pair, tx);
+            self.hosts[host].control.attach_tx(index, pair, tx);
             if !self.mischief.is(Plant::ForgetQueue) {
-                self.control.attach_rx(index, pair, rx);
+                self.hosts[host].control.attach_rx(index, pair, rx);
             }
         }
         self.scene.plug_in(guest, interrupts);
@@ -221,14 +224,15 @@ impl World {
             return Ok(());
         };
         let memory = GuestMemory::map(regions(nic, count)?)?;
+        let host = self.scene.plugs[guest].host;
         for pair in 0..nic.pairs.len() as u16 {
             let (for_rx, for_tx) = (Arc::clone(&memory), Arc::clone(&memory));
-            let moved = self.control.with_rx(index, pair, |queue| {
+            let moved = self.hosts[host].control.with_rx(index, pair, |queue| {
                 let queue = (queue as &mut dyn Any).downcast_mut::<SimRx>();
                 queue.map_or(Ok(()), |queue| queue.real.set_memory(for_rx))
             });
             moved.transpose()?;
-            let moved = self.control.with_tx(index, pair, |queue| {
+            let moved = self.hosts[host].control.with_tx(index, pair, |queue| {
                 let queue = (queue as &mut dyn Any).downcast_mut::<SimTx>();
                 queue.map_or(Ok(()), |queue| queue.real.set_memory(for_tx))
             });

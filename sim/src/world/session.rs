@@ -49,7 +49,7 @@ impl World {
             match event {
                 DeviceEvent::QueueReady(ready) => self.start_queue(guest, index, *ready),
                 DeviceEvent::StopQueue { index: queue } => {
-                    let base = self.stop_queue(index, queue);
+                    let base = self.stop_queue(guest, index, queue);
                     front.device.queue_stopped(queue, base.unwrap_or(0));
                 }
                 DeviceEvent::Closed { .. } => over = true,
@@ -102,9 +102,10 @@ impl World {
 
     fn has_queue(&self, guest: usize) -> bool {
         let Some(index) = self.scene.plugs[guest].port else { return false };
+        let host = self.scene.plugs[guest].host;
         (0..self.options.guests[guest].nic.pairs).any(|pair| {
-            let rx = self.control.with_rx(index, pair, |_| ());
-            rx.or(self.control.with_tx(index, pair, |_| ())).is_some()
+            let rx = self.hosts[host].control.with_rx(index, pair, |_| ());
+            rx.or(self.hosts[host].control.with_tx(index, pair, |_| ())).is_some()
         })
     }
 
@@ -129,14 +130,14 @@ impl World {
         let pair = ready.index / 2;
         if ready.index.is_multiple_of(2) {
             let queue = SimTx::new(VhostTx::new(ready.ring, net, call), guest, &self.mischief);
-            self.control.attach_tx(index, pair, Box::new(queue));
+            self.control_of(guest).attach_tx(index, pair, Box::new(queue));
             let mut interrupts = std::mem::take(&mut self.scene.plugs[guest].interrupts);
             interrupts.push(counter);
             self.scene.plug_in(guest, interrupts);
         } else {
             let queue = VhostRx::new(ready.ring, net, call);
             let queue = SimRx::new(queue, usize::from(pair), &self.scene.polled, &self.mischief);
-            self.control.attach_rx(index, pair, Box::new(queue));
+            self.control_of(guest).attach_rx(index, pair, Box::new(queue));
         }
     }
 

@@ -1,5 +1,6 @@
 //! The forms that a frame may arrive in, by hash.
 
+use crate::net::frame::TCP;
 use crate::net::offload::{complete_blindly, segments};
 use crate::net::read::{transport, without_checksum};
 use crate::trace::hash;
@@ -18,6 +19,8 @@ pub(super) struct Forms {
     completed: HashMap<u64, Vec<usize>>,
     /// With its checksum completed, or cut: by the bytes without the checksum.
     changed: HashMap<u64, Vec<Piece>>,
+    /// TCP segments that came by the underlay and are right: by the bytes without the checksum, as a cut of what they are joined to has them.
+    joinable: HashMap<u64, Vec<usize>>,
 }
 
 /// Whether the checksum that `header` asks for is that of the frame's own transport header.
@@ -26,6 +29,15 @@ fn is_usual(header: &NetHeader, frame: &[u8]) -> bool {
         (usize::from(header.csum_start), usize::from(header.csum_start) + usize::from(header.csum_offset))
             == (transport.start, transport.checksum_at())
     })
+}
+
+/// What a segment and the cut of what it was joined to have in common: all but checksums, and PSH, which only the last keeps.
+fn joinable(frame: &[u8]) -> u64 {
+    let mut bytes = without_checksum(frame);
+    if let Some(transport) = transport(frame) {
+        bytes[transport.start + 13] &= !0x08;
+    }
+    hash(&bytes)
 }
 
 impl Forms {
@@ -45,6 +57,19 @@ impl Forms {
             self.changed.entry(hash(segment)).or_default().push((entry, Some(index)));
         }
         cut.map_or(0, |cut| cut.len())
+    }
+
+    /// Notes that frame number `entry` may be joined with others.
+    pub(super) fn add_joinable(&mut self, entry: usize, frame: &[u8]) {
+        let right = transport(frame).filter(|at| at.protocol == TCP && at.is_checksum_right(frame));
+        if right.is_some() {
+            self.joinable.entry(joinable(frame)).or_default().push(entry);
+        }
+    }
+
+    /// Frames that may be joined to one of which this is a segment, oldest first.
+    pub(super) fn joinable(&self, segment: &[u8]) -> &[usize] {
+        self.joinable.get(&joinable(segment)).map_or(&[], Vec::as_slice)
     }
 
     /// Frames with exactly these bytes, oldest first.

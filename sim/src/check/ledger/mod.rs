@@ -22,7 +22,9 @@ mod forms;
 use super::isolation;
 use super::{Checked, Violation};
 use crate::guest::nic::Received;
-use crate::net::read::{Neighbour, flow, macs, neighbour, transport};
+use crate::net::offload::{complete_blindly, segments};
+use crate::net::read::{Neighbour, describe, flow, macs, neighbour, transport};
+use crate::net::tunnel;
 use crate::network::Network;
 use crate::trace::hash;
 use engine::{DropReason, PuntKind};
@@ -38,6 +40,8 @@ pub enum Expect {
     To(usize),
     /// Is answered by the switch.
     Answer,
+    /// Is answered by the switch, unless that may not be or was asked too often: then it ends for this reason.
+    AnswerOr(DropReason),
     /// Ends, for this reason.
     Drop(DropReason),
     /// Is given to the control thread, for this reason; or ends because that was asked too often.
@@ -61,6 +65,10 @@ pub struct Sent {
     pub expect: Expect,
     /// What its sender asked for.
     pub header: NetHeader,
+    /// The frame it is a copy of, which another host sent; nothing if somebody else made it.
+    pub origin: Option<usize>,
+    /// Its bytes, if it came by the underlay.
+    pub wire: Option<Vec<u8>>,
     /// The switch took it.
     pub seen: bool,
     /// Whom the switch decided to give it to, and on which of their queue pairs if that can be known.
@@ -69,6 +77,8 @@ pub struct Sent {
     torn: bool,
     /// Its sender put the right sum where the device completes the checksum.
     sound: bool,
+    /// A guest has it, or a copy or piece of it.
+    reached: bool,
     /// It arrived whole.
     arrived: bool,
     /// Which of its segments arrived.
@@ -90,6 +100,9 @@ pub struct Arrivals {
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: Vec<Sent>,
+    /// Guests come first, then the uplinks of the hosts, then those that only answer: one for each of the others.
+    guests: usize,
+    answers: usize,
     forms: Forms,
     /// By guest and flow: packets sent.
     orders: HashMap<(usize, u64), u64>,
@@ -97,6 +110,10 @@ pub struct Ledger {
     taken: HashMap<(usize, u64), (u64, u64)>,
     /// By flow's sender, flow, receiver and its queue pair: the last order and segment that arrived.
     last: HashMap<(usize, u64, usize, usize), (u64, usize)>,
+    /// What came through tunnels, by the bytes of the inner frame.
+    inner: HashMap<u64, Vec<usize>>,
+    /// Broadcasts by their bytes: who sent one, and who got it.
+    broadcasts: HashMap<u64, Vec<(usize, Vec<usize>)>>,
     /// Questions to neighbours: guest, address, epoch.
     questions: Vec<(usize, IpAddr, u64)>,
     /// By guest.
@@ -110,13 +127,47 @@ fn lost(what: String) -> Violation {
 }
 
 impl Ledger {
-    /// For so many guests.
+    /// For so many guests and uplinks.
     #[must_use]
-    pub fn new(guests: usize) -> Self {
+    pub fn new(guests: usize, uplinks: usize) -> Self {
         Self {
-            arrivals: vec![Arrivals::default(); guests],
-            uncertain: vec![false; guests],
+            guests,
+            answers: guests + uplinks,
+            arrivals: vec![Arrivals::default(); guests + uplinks],
+            uncertain: vec![false; guests + uplinks],
             ..Self::default()
+        }
+    }
+
+    /// Notes a frame that the underlay gives to `wire`, the uplink of a host; its number. `origin`: the frame of another host that it is.
+    pub fn came(
+        &mut self,
+        wire: usize,
+        frame: &[u8],
+        expect: Expect,
+        epoch: u64,
+        origin: Option<usize>,
+    ) -> usize {
+        let inner = tunnel::open(frame).map_or(frame, |(_, at)| &frame[at..]);
+        let at = self.sent_in(wire, flow(inner), &NetHeader::default(), frame, expect, epoch);
+        let entry = &mut self.entries[at];
+        (entry.origin, entry.wire) = (origin, Some(frame.to_vec()));
+        self.inner.entry(hash(inner)).or_default().push(at);
+        at
+    }
+
+    /// Notes an answer of the switch to `to`.
+    pub fn answer(&mut self, to: usize, header: &NetHeader, frame: &[u8], epoch: u64) {
+        let at = self.sent_in(self.answers + to, flow(frame), header, frame, Expect::Any, epoch);
+        let entry = &mut self.entries[at];
+        (entry.seen, entry.decided) = (true, Some((to, None)));
+    }
+
+    /// Frame number `entry` has this form from now on: its headers were changed as they had to be.
+    pub fn changed(&mut self, entry: usize, header: &NetHeader, frame: &[u8]) {
+        self.forms.add(entry, header, frame);
+        if self.entries[entry].wire.is_some() {
+            self.forms.add_joinable(entry, frame);
         }
     }
 
@@ -129,12 +180,23 @@ impl Ledger {
         expect: Expect,
         epoch: u64,
     ) -> usize {
-        let flow = flow(frame);
+        self.sent_in(guest, flow(frame), header, frame, expect, epoch)
+    }
+
+    fn sent_in(
+        &mut self,
+        guest: usize,
+        flow: u64,
+        header: &NetHeader,
+        frame: &[u8],
+        expect: Expect,
+        epoch: u64,
+    ) -> usize {
         let order = self.orders.entry((guest, flow)).or_default();
         *order += 1;
         let entry = self.entries.len();
         let segments = self.forms.add(entry, header, frame);
-        if let Some(Neighbour::Asks(address)) = neighbour(frame) {
+        if let Some(Neighbour::Asks(address)) = neighbour(frame).filter(|_| guest < self.guests) {
             self.questions.push((guest, address, epoch));
         }
         self.entries.push(Sent {
@@ -144,6 +206,8 @@ impl Ledger {
             epoch,
             expect,
             header: *header,
+            origin: None,
+            wire: None,
             seen: false,
             decided: None,
             torn: false,
@@ -152,6 +216,7 @@ impl Ledger {
                 // With padding behind the datagram the sum (to the end of the frame) is wrong whoever completes it.
                 frame[at..at + 2] == transport.pseudo().to_be_bytes() && transport.end == frame.len()
             }),
+            reached: false,
             arrived: false,
             segments: vec![false; segments],
         });
@@ -171,11 +236,27 @@ impl Ledger {
         &self.entries[entry]
     }
 
+    /// The frame of which a frame is a copy, and that of a copy of a copy; nothing if nobody's guest sent the first.
+    #[must_use]
+    pub fn first_of(&self, entry: usize) -> Option<&Sent> {
+        let mut first = self.entries.get(entry)?;
+        while let Some(origin) = first.origin {
+            first = self.entries.get(origin)?;
+        }
+        Some(first)
+    }
+
+    /// Whether the switch wrote this frame as an answer to what `to` asked.
+    #[must_use]
+    pub fn is_answer(&self, to: usize, frame: &[u8]) -> bool {
+        let alike = self.forms.exact(hash(frame)).iter().map(|at| &self.entries[*at]);
+        alike.into_iter().any(|entry| entry.guest == self.answers + to && !entry.arrived)
+    }
+
     /// Whether a frame reached anybody, in whatever form.
     #[must_use]
     pub fn has_arrived(&self, entry: usize) -> bool {
-        let entry = &self.entries[entry];
-        entry.arrived || entry.segments.iter().any(|arrived| *arrived)
+        self.entries[entry].reached
     }
 
     /// The switch took a frame of `guest` with these bytes: its number. Of equal ones the oldest that no later one of its flow has overtaken (a
@@ -223,9 +304,13 @@ impl Ledger {
         }
         let last = &mut self.taken.entry((entry.guest, entry.flow)).or_default().1;
         if entry.order <= *last {
+            let inner =
+                entry.wire.as_deref().map(|frame| tunnel::open(frame).map_or(frame, |(_, at)| &frame[at..]));
             let what = format!(
-                "packet {} of a flow of guest {} is decided after {last}, which was sent later",
-                entry.order, entry.guest
+                "packet {} of a flow of guest {} is decided after {last}, which was sent later ({})",
+                entry.order,
+                entry.guest,
+                inner.map_or_else(String::new, describe)
             );
             return Err(Violation::new("order", what));
         }
@@ -238,10 +323,31 @@ impl Ledger {
     /// # Errors
     ///
     /// That guest did not send it, or it was not one for the control thread.
-    pub fn punted(&self, guest: usize, kind: PuntKind, bytes: &[u8]) -> Checked {
-        let mut alike = self.forms.exact(hash(bytes)).iter().map(|at| &self.entries[*at]);
-        let fits = |entry: &Sent| matches!(entry.expect, Expect::Any) || entry.expect == Expect::Punt(kind);
-        if alike.any(|entry| entry.guest == guest && entry.seen && fits(entry)) {
+    pub fn punted(
+        &mut self,
+        guest: usize,
+        kind: PuntKind,
+        (header, bytes): (&NetHeader, &[u8]),
+        (epoch, lies): (u64, bool),
+    ) -> Checked {
+        let (exact, inner) = (self.forms.exact(hash(bytes)), self.inner.get(&hash(bytes)));
+        let alike = exact.iter().chain(inner.into_iter().flatten()).copied();
+        let fits = |entry: &Sent| {
+            entry.epoch != epoch || matches!(entry.expect, Expect::Any) || entry.expect == Expect::Punt(kind)
+        };
+        let mut alike = alike.filter(|at| {
+            let entry = &self.entries[*at];
+            entry.guest == guest && entry.seen && fits(entry)
+        });
+        let at = alike.next_back();
+        let torn = at.is_none() && lies;
+        // What a liar's memory held when it was copied is another frame than what was taken.
+        if let Some(at) = if torn { Some(self.torn(guest, header, bytes, epoch)) } else { at } {
+            if matches!(kind, PuntKind::Broadcast | PuntKind::Multicast) {
+                let mut whole = bytes.to_vec();
+                complete_blindly(header, &mut whole);
+                self.broadcasts.entry(hash(&whole)).or_default().push((at, vec![guest]));
+            }
             return Ok(());
         }
         Err(lost(format!(
@@ -263,6 +369,94 @@ impl Ledger {
             return self.answered(to, received, address, mac, network).map(|()| false);
         }
         let candidates = self.candidates(to, received);
+        if candidates.is_empty() {
+            if let Some(pieces) = self.joined(to, received) {
+                for piece in pieces {
+                    self.accept(to, received, &[piece], network)?;
+                }
+                return Ok(false);
+            }
+            if self.replicated(to, received, network)? {
+                self.arrivals[to].packets += 1;
+                return Ok(false);
+            }
+        }
+        self.accept(to, received, &candidates, network).map(|(_, segment)| segment.is_some())
+    }
+
+    /// Compares what leaves `wire`, the uplink of a host, to go through the underlay: the frame that it is, if a guest or the underlay sent it.
+    ///
+    /// # Errors
+    ///
+    /// Nobody sent it, or not to another host, or it came before.
+    pub fn left(
+        &mut self,
+        wire: usize,
+        inner: Vec<u8>,
+        bytes: usize,
+        network: &Network,
+    ) -> Result<usize, Violation> {
+        self.arrivals[wire].bytes += bytes as u64;
+        let received = Received { pair: 0, header: NetHeader::default(), bytes: inner };
+        let candidates = self.candidates(wire, &received);
+        // A broadcast is copied to each tunnel end point of its subnet.
+        if candidates.is_empty()
+            && let Some(copies) = self.broadcasts.get(&hash(&received.bytes))
+            && let Some((at, _)) = copies.iter().rev().find(|(at, _)| self.entries[*at].guest < self.guests)
+        {
+            self.arrivals[wire].packets += 1;
+            return Ok(*at);
+        }
+        self.accept(wire, &received, &candidates, network).map(|(at, _)| at)
+    }
+
+    /// A frame of its own that the control side sent by an uplink.
+    pub fn left_unsent(&mut self, wire: usize, bytes: usize) {
+        self.arrivals[wire].bytes += bytes as u64;
+        self.arrivals[wire].packets += 1;
+    }
+
+    /// The segments that were joined to what guest `to` got.
+    fn joined(&self, to: usize, received: &Received) -> Option<Vec<Piece>> {
+        let cut = segments(&received.header, &received.bytes)?;
+        let mut pieces = Vec::new();
+        for segment in cut {
+            let at = self.forms.joinable(&segment).iter().copied().find(|at| {
+                let entry = &self.entries[*at];
+                let here = entry.decided.is_some_and(|(guest, pair)| {
+                    guest == to && pair.is_none_or(|pair| pair == received.pair)
+                });
+                here && !entry.arrived && !pieces.contains(&(*at, None))
+            })?;
+            pieces.push((at, None));
+        }
+        Some(pieces)
+    }
+
+    /// Whether it is a broadcast of somebody of the same subnet, which each guest gets once.
+    fn replicated(&mut self, to: usize, received: &Received, network: &Network) -> Result<bool, Violation> {
+        let Some(copies) = self.broadcasts.get_mut(&hash(&received.bytes)) else { return Ok(false) };
+        let Some((at, got)) = copies.iter_mut().find(|(_, got)| !got.contains(&to)) else {
+            return Err(lost(format!("guest {to} got a broadcast twice")));
+        };
+        got.push(to);
+        let mut sent = &self.entries[*at];
+        while let Some(origin) = sent.origin {
+            sent = &self.entries[origin];
+        }
+        if sent.guest < self.guests {
+            isolation::check_broadcast(network, sent, to)?;
+        }
+        Ok(true)
+    }
+
+    fn accept(
+        &mut self,
+        to: usize,
+        received: &Received,
+        candidates: &[Piece],
+        network: &Network,
+    ) -> Result<Piece, Violation> {
         let last = |at: usize| {
             let entry = &self.entries[at];
             self.last.get(&(entry.guest, entry.flow, to, received.pair)).copied()
@@ -286,8 +480,31 @@ impl Ledger {
         // If some segments of one of two equal large sends were lost, which of the two arrived at all cannot be told.
         self.uncertain[to] |= segment.is_some() && candidates.len() > 1;
         self.arrive(to, received.pair, (at, segment));
-        isolation::check(network, &self.entries[at], to, &received.bytes)?;
-        Ok(segment.is_some())
+        if to < self.guests {
+            let mut copy = Some(at);
+            while let Some(at) = copy {
+                self.entries[at].reached = true;
+                copy = self.entries[at].origin;
+            }
+            self.check_isolation(network, at, to, &received.bytes)?;
+        }
+        Ok((at, segment))
+    }
+
+    /// Nobody gets what is not for it: judged by who sent it first, wherever that is.
+    fn check_isolation(&self, network: &Network, at: usize, to: usize, bytes: &[u8]) -> Checked {
+        let entry = &self.entries[at];
+        if entry.guest >= self.answers {
+            return Ok(());
+        }
+        let mut first = entry;
+        while let Some(origin) = first.origin {
+            first = &self.entries[origin];
+        }
+        match &first.wire {
+            None => isolation::check(network, first, to, bytes),
+            Some(frame) => isolation::check_stranger(network, (first, first.guest - self.guests), to, frame),
+        }
     }
 
     /// Notes an arrival.
@@ -345,7 +562,9 @@ impl Ledger {
         } else {
             "again, or in a form its sender did not ask for"
         };
-        let elsewhere = alike.iter().filter(|(at, _)| !self.has_arrived(*at)).find_map(|(at, _)| {
+        let arrived =
+            |at: usize| self.entries[at].arrived || self.entries[at].segments.iter().any(|piece| *piece);
+        let elsewhere = alike.iter().filter(|(at, _)| !arrived(*at)).find_map(|(at, _)| {
             self.entries[*at]
                 .decided
                 .and_then(|(guest, pair)| pair.filter(|pair| guest == to && *pair != received.pair))
@@ -416,7 +635,7 @@ mod tests {
         let subnet = (0, 0);
         let port = |place| {
             let station = station(subnet, place);
-            PortView { present: true, up: true, subnet, station, vip: false }
+            PortView { present: true, up: true, subnet, station, vip: false, host: 0 }
         };
         Network { ports: vec![port(10), port(11)], ..Network::default() }
     }
@@ -451,7 +670,7 @@ mod tests {
         copy[80] ^= 1;
         copy.extend([0x99; 40]);
         let sent = |frames: &[&Vec<u8>]| {
-            let mut ledger = Ledger::new(2);
+            let mut ledger = Ledger::new(2, 0);
             for frame in frames {
                 let at = ledger.sent_and_taken(0, &header, frame, 0);
                 ledger.decided(at, 1, Some(0)).unwrap();
@@ -475,7 +694,7 @@ mod tests {
     fn a_packet_on_another_queue_pair_is_found() {
         let network = network();
         let (header, frame) = large(&network);
-        let mut ledger = Ledger::new(2);
+        let mut ledger = Ledger::new(2, 0);
         let at = ledger.sent_and_taken(0, &header, &frame, 0);
         ledger.decided(at, 1, Some(1)).unwrap();
         let first = &cut(&network, &header, &frame)[0];
