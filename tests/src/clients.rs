@@ -59,6 +59,12 @@ impl Clients {
             machine.run(&format!("ip link set eth0 address {mac} up"))?;
             machines.push(machine);
         }
+        for machine in &machines {
+            wait::until("duplicate address detection of link-local addresses", LIMIT, || {
+                let shown = machine.run("ip -6 address show dev eth0")?;
+                Ok((shown.contains("fe80:") && !shown.contains("tentative")).then_some(()))
+            })?;
+        }
         let script = scratch.join("dhclient-script");
         std::fs::write(&script, DHCLIENT_SCRIPT)?;
         std::process::Command::new("chmod").arg("+x").arg(&script).status()?;

@@ -91,11 +91,25 @@ impl Underlay {
         self.mtu
     }
 
-    /// The `Host` resource of a member that tunnels over both families, IPv4 preferred unless `ipv6`.
+    /// The `Host` resource of a member whose `towpathd` takes its interface's addresses, IPv4 before IPv6; with `ipv6`, only that one, as
+    /// [`Underlay::config`] tells it.
     #[must_use]
     pub fn host_resource(&self, number: usize, ipv6: bool) -> Value {
-        let vteps = [self.address(number, ipv6), self.address(number, !ipv6)];
+        let mut vteps = vec![self.address(number, true)];
+        if !ipv6 {
+            vteps.insert(0, self.address(number, false));
+        }
         resource("Host", self.members[number].name(), &json!({"vteps": vteps}))
+    }
+
+    /// Fields of the file of that `towpathd`.
+    #[must_use]
+    pub fn config(&self, number: usize, ipv6: bool) -> Value {
+        if !ipv6 {
+            return json!({});
+        }
+        let address = format!("{}/64", self.address(number, true));
+        json!({"uplink": {"kernel": {"ifname": UPLINK}, "addresses": [address]}})
     }
 }
 
