@@ -1,6 +1,6 @@
 //! Hosts on an underlay: a network namespace each, joined by virtual Ethernet, with a `towpathd` or somebody else's tunnel end point inside.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV6, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -209,14 +209,19 @@ fn placed(folder: &Path, host: &str, ports: &[Port]) -> Vec<Port> {
 pub struct Capture {
     process: Process,
     file: PathBuf,
+    namespace: Arc<Namespace>,
+    interface: String,
 }
+
+/// What the last frame of a capture says.
+const LAST: &[u8] = b"the capture ends here";
 
 impl Capture {
     /// Begin to capture on `interface`; what comes after this returns is in it.
     ///
     /// # Errors
     /// dumpcap does not start.
-    pub fn start(scratch: &Scratch, namespace: &Namespace, interface: &str) -> Result<Self> {
+    pub fn start(scratch: &Scratch, namespace: &Arc<Namespace>, interface: &str) -> Result<Self> {
         let stem = format!("{}-{interface}", namespace.name());
         let file = scratch.join(&format!("{stem}.pcap"));
         let mut command = namespace.command("dumpcap");
@@ -225,15 +230,24 @@ impl Capture {
         process.until("the capture's file header", SHORT, |_| {
             Ok(std::fs::metadata(&file).is_ok_and(|file| file.len() >= 24).then_some(()))
         })?;
-        Ok(Self { process, file })
+        Ok(Self { process, file, namespace: Arc::clone(namespace), interface: interface.to_owned() })
     }
 
-    /// End it; [`Capture::select`] reads it.
+    /// End it once all that was sent before is in it; [`Capture::select`] reads it.
     ///
     /// # Errors
-    /// dumpcap does not end.
+    /// dumpcap does not write, or does not end.
     pub fn stop(&mut self) -> Result<()> {
         if self.process.ended()?.is_none() {
+            // dumpcap writes when it likes: a frame of ours comes after all others.
+            let index = self.namespace.run(&format!("cat /sys/class/net/{}/ifindex", self.interface))?;
+            let nodes = SocketAddrV6::new([0xff02, 0, 0, 0, 0, 0, 0, 1].into(), 9, 0, index.trim().parse()?);
+            self.namespace.enter(|| Ok(UdpSocket::bind("[::]:0")?.send_to(LAST, nodes)?))?;
+            let file = &self.file;
+            self.process.until("the last frame in the capture", SHORT, |_| {
+                let content = std::fs::read(file).unwrap_or_default();
+                Ok(content.windows(LAST.len()).any(|bytes| bytes == LAST).then_some(()))
+            })?;
             self.process.signal(rustix::process::Signal::INT)?;
             self.process.wait(SHORT)?;
         }

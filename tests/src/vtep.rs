@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -120,20 +121,20 @@ pub fn kernel(
 
 /// Open vSwitch in a namespace, with databases, sockets and logs of its own.
 #[derive(Debug)]
-pub struct OpenVswitch<'n> {
-    namespace: &'n Namespace,
+pub struct OpenVswitch {
+    namespace: Arc<Namespace>,
     folder: PathBuf,
     // Dropped in this order.
     _switch: Process,
     _database: Process,
 }
 
-impl<'n> OpenVswitch<'n> {
+impl OpenVswitch {
     /// Start it, with nothing configured.
     ///
     /// # Errors
     /// It is not installed, or does not come up.
-    pub fn start(scratch: &Scratch, namespace: &'n Namespace) -> Result<Self> {
+    pub fn start(scratch: &Scratch, namespace: &Arc<Namespace>) -> Result<Self> {
         let folder = scratch.join(&format!("{}-ovs", namespace.name()));
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let (database, socket) = (folder.join("conf.db"), folder.join("db.sock"));
@@ -159,7 +160,7 @@ impl<'n> OpenVswitch<'n> {
         let mut database = spawn("ovsdb-server", &server)?;
         database.until("the socket of ovsdb-server", START, |_| Ok(socket.exists().then_some(())))?;
         let switch = spawn("ovs-vswitchd", &[format!("unix:{}", socket.display())])?;
-        let switch = Self { namespace, folder, _switch: switch, _database: database };
+        let switch = Self { namespace: Arc::clone(namespace), folder, _switch: switch, _database: database };
         switch.configure("init")?;
         Ok(switch)
     }
@@ -185,8 +186,10 @@ impl<'n> OpenVswitch<'n> {
         let nodad = if local.is_ipv6() { "nodad" } else { "" };
         self.configure("add-br br-phy -- set bridge br-phy datapath_type=netdev")?;
         self.configure(&format!("add-port br-phy {UPLINK}"))?;
+        // The kernel still gets what comes to the interface: it must not answer in the bridge's stead.
         self.namespace.run_all(&format!(
-            "ip address flush dev {UPLINK}
+            "busybox sysctl -q -w net.ipv4.conf.all.arp_ignore=1
+             ip address flush dev {UPLINK}
              ip address add {local}/{prefix} dev br-phy {nodad}
              ip link set br-phy up"
         ))?;
@@ -199,7 +202,7 @@ impl<'n> OpenVswitch<'n> {
         wait::until("Open vSwitch to make the interface", START, || {
             Ok(self.namespace.run(&format!("ip link show {name}")).is_ok().then_some(()))
         })?;
-        machine.configure(self.namespace)
+        machine.configure(&self.namespace)
     }
 }
 

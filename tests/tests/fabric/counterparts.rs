@@ -111,11 +111,11 @@ fn a_guest_exchanges_tcp_with_the_kernels_vxlan_and_with_open_vswitch() -> Resul
     let (v4, v6) = (|n| underlay.address(n, false), |n| underlay.address(n, true));
     let ports = [port(0, "node-a")];
     let all = resources(&underlay, &json!({"mtu": mtu}), &[(&a, v4(1)), (&b, v6(2)), (&c, v4(3))]);
-    let host = Host::start(&scratch, &underlay, 0, (&all, &ports), &json!({}))?;
     kernel(underlay.member(1), &a, VNI, [v4(1), v4(0)], Knowledge::All(&ports))?;
     kernel(underlay.member(2), &b, VNI, [v6(2), v6(0)], Knowledge::Nothing)?;
     let switch = OpenVswitch::start(&scratch, underlay.member(3))?;
     switch.tunnel(&c, VNI, [v4(3), v4(0)])?;
+    let host = Host::start(&scratch, &underlay, 0, (&all, &ports), &json!({}))?;
     let mut capture = Capture::start(&scratch, underlay.member(0), UPLINK)?;
     let guest = boot(&scratch, &host, &ports[0])?;
     let machines = [(a, 1), (b, 2), (c, 3)].map(|(machine, n)| (machine, Arc::clone(underlay.member(n))));
@@ -173,44 +173,75 @@ fn a_guest_exchanges_packets_of_9000_bytes_with_the_kernels_vxlan() -> Result<()
     Ok(())
 }
 
-/// Without a guest, so that every combination is quick: a datagram to a machine behind the kernel's vxlan, and its echo.
+/// Without a guest, so that every combination is quick: datagrams from a front end on node-a to a machine that `build` puts behind the
+/// other member, until one of their echoes comes back.
+fn echoes(
+    vni: u32,
+    ipv6: bool,
+    build: impl FnOnce(&Scratch, &Underlay, &Machine, &[Port], [IpAddr; 2]) -> Result<Option<OpenVswitch>>,
+) -> Result<()> {
+    let scratch = Scratch::new()?;
+    let underlay = Underlay::new(&scratch, &["node-a", "far"], 1500)?;
+    (0..2).try_for_each(|member| underlay.without_offloads(member))?;
+    let machine = Machine::number(0, 1400);
+    let addresses = [1, 0].map(|number| underlay.address(number, ipv6));
+    let ports = [port(0, "node-a")];
+    let all = resources(&underlay, &json!({"vni": vni}), &[(&machine, addresses[0])]);
+    // The far end first: it may move its address to another interface.
+    let _switch = build(&scratch, &underlay, &machine, &ports, addresses)?;
+    let host = Host::start(&scratch, &underlay, 0, (&all, &ports), &json!({}))?;
+    let mut capture = Capture::start(&scratch, underlay.member(0), UPLINK)?;
+    let echo = underlay.member(1).enter(|| Ok(std::net::UdpSocket::bind("10.0.1.100:7")?))?;
+    echo.set_read_timeout(Some(std::time::Duration::from_millis(200)))?;
+    let mut frontend = Frontend::attach_within(&host.socket("vm0-eth0"), LIMIT)?;
+    host.daemon.until_phase("vm0-eth0", "Forwarding")?;
+    let mut far = ports[0].clone();
+    (far.mac, far.ips) = (machine.mac.clone(), machine.addresses.iter().map(|(ip, _)| *ip).collect());
+    let packet = udp(&ports[0], &far, b"an echo, please")?;
+    let mut bytes = [0; 64];
+    let echoed = wait::until("an echo across the fabric", LIMIT, || {
+        frontend.send(&packet)?;
+        if let Ok((length, from)) = echo.recv_from(&mut bytes) {
+            echo.send_to(&bytes[..length], from)?;
+        }
+        while let Some(frame) = frontend.try_receive()? {
+            answer_arp(&mut frontend, &frame)?;
+            if frame.ends_with(b"an echo, please") && frame.starts_with(&packet[6..12]) {
+                return Ok(Some(()));
+            }
+        }
+        Ok(None)
+    });
+    capture.stop()?;
+    let told = || {
+        let frames = capture.select("arp").unwrap_or_default();
+        let shown = frames.iter().take(60).map(String::as_str).collect::<Vec<_>>().join("\n");
+        format!("VNI {vni}, IPv6 {ipv6}\n{}\n{shown}", drops(&host, "vm0-eth0"))
+    };
+    echoed.with_context(told)?;
+    capture.assert_well_formed()
+}
+
 #[test]
-#[ignore = "needs root and the binaries built: run by `make test`"]
+#[ignore = "needs root, tshark and the binaries built: run by `make test`"]
 fn vnis_and_families_with_the_kernels_vxlan() -> Result<()> {
     for (vni, ipv6, knows) in [(1, false, true), (0x12_3456, true, true), (0xff_ffff, false, false)] {
-        let scratch = Scratch::new()?;
-        let underlay = Underlay::new(&scratch, &["node-a", "linux"], 1500)?;
-        let machine = Machine::number(0, 1400);
-        let [here, there] = [0, 1].map(|number| underlay.address(number, ipv6));
-        let ports = [port(0, "node-a")];
-        let all = resources(&underlay, &json!({"vni": vni}), &[(&machine, there)]);
-        let host = Host::start(&scratch, &underlay, 0, (&all, &ports), &json!({}))?;
-        let knowledge = if knows { Knowledge::All(&ports) } else { Knowledge::Nothing };
-        kernel(underlay.member(1), &machine, vni, [there, here], knowledge)?;
-        let echo = underlay.member(1).enter(|| Ok(std::net::UdpSocket::bind("10.0.1.100:7")?))?;
-        echo.set_read_timeout(Some(std::time::Duration::from_millis(200)))?;
-        let mut frontend = Frontend::attach_within(&host.socket("vm0-eth0"), LIMIT)?;
-        host.daemon.until_phase("vm0-eth0", "Forwarding")?;
-        let mut far = ports[0].clone();
-        (far.mac, far.ips) = (machine.mac.clone(), machine.addresses.iter().map(|(ip, _)| *ip).collect());
-        let packet = udp(&ports[0], &far, b"an echo, please")?;
-        let mut bytes = [0; 64];
-        let echoed = wait::until("an echo across the fabric", LIMIT, || {
-            frontend.send(&packet)?;
-            if let Ok((length, from)) = echo.recv_from(&mut bytes) {
-                echo.send_to(&bytes[..length], from)?;
-            }
-            while let Some(frame) = frontend.try_receive()? {
-                answer_arp(&mut frontend, &frame)?;
-                if frame.ends_with(b"an echo, please") && frame.starts_with(&packet[6..12]) {
-                    return Ok(Some(()));
-                }
-            }
-            Ok(None)
-        });
-        echoed.with_context(|| format!("VNI {vni}, IPv6 {ipv6}, {}", drops(&host, "vm0-eth0")))?;
+        echoes(vni, ipv6, |_, underlay, machine, ports, addresses| {
+            let knowledge = if knows { Knowledge::All(ports) } else { Knowledge::Nothing };
+            kernel(underlay.member(1), machine, vni, addresses, knowledge).map(|()| None)
+        })?;
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "needs root, tshark, Open vSwitch and the binaries built: run by `make test`"]
+fn a_front_end_and_a_machine_behind_open_vswitch() -> Result<()> {
+    echoes(VNI, false, |scratch, underlay, machine, _, addresses| {
+        let switch = OpenVswitch::start(scratch, underlay.member(1))?;
+        switch.tunnel(machine, VNI, addresses)?;
+        Ok(Some(switch))
+    })
 }
 
 /// Answer an ARP request that was passed on rather than answered by the switch.
