@@ -14,7 +14,7 @@ build: ## build towpathd, towpath and the tools for release
 	scripts/setup.sh build
 	$(CARGO) build --locked --release
 
-demo: ## two QEMU guests talk through towpathd: a table of PASS and FAIL
+demo: ## two hosts in network namespaces, QEMU guests on each: a table of PASS and FAIL (root)
 	scripts/setup.sh demo
 	$(CARGO) build --locked --release -p towpathd -p towpath-cli -p towpath-tests
 	target/release/towpath-demo

@@ -421,6 +421,19 @@ fn inner_frames(scene: &mut Scene) -> Result<()> {
     let mut protocol = honest.clone();
     protocol[12..14].copy_from_slice(&[0x88, 0xcc]);
     scene.case("P-40 LLDP inside", &scene.tunnelled(VNI, &protocol), Must::Vanish)?;
+    let mut sender = honest.clone();
+    sender[6] |= 1;
+    scene.case(
+        "a group's MAC address as source",
+        &scene.tunnelled(VNI, &sender),
+        Must::Drop(&["bogus_source"]),
+    )?;
+    sender[6..12].copy_from_slice(&mac(&scene.ports[0]));
+    scene.case(
+        "O-03 a local VM's MAC address",
+        &scene.tunnelled(VNI, &sender),
+        Must::Drop(&["tunnel_source"]),
+    )?;
     let mut to_gateway = honest.clone();
     to_gateway[..6].copy_from_slice(&[0x02, 0, 0x5e, 0, 1, 1]);
     scene.case("to nobody's MAC address", &scene.tunnelled(VNI, &to_gateway), Must::Vanish)?;
