@@ -147,9 +147,25 @@ impl<'a, 'm> Batch<'a, 'm> {
         self.tunnelled |= matches!(output, Output::Tunnel { .. });
         match self.groups.iter_mut().find(|group| group.output == output) {
             Some(group) => group.packets |= packets,
-            // There is room: each packet is in one group, and no group is empty when it is made.
-            None if packets != 0 => drop(self.groups.try_push(Group { output, packets })),
+            None if packets != 0 => self.add_group(Group { output, packets }),
             None => {}
+        }
+    }
+
+    /// Adds a group to one place that there was none to yet.
+    #[inline(always)]
+    fn add_group(&mut self, group: Group) {
+        if let Err(full) = self.groups.try_push(group) {
+            self.reuse_group(full.element());
+        }
+    }
+
+    /// There are as many groups as packets, so one of them lost its only packet to this one.
+    #[cold]
+    #[inline(never)]
+    fn reuse_group(&mut self, group: Group) {
+        if let Some(empty) = self.groups.iter_mut().find(|other| other.packets == 0) {
+            *empty = group;
         }
     }
 
@@ -281,5 +297,35 @@ mod tests {
         }
         assert_eq!(batch.indices().collect::<Vec<_>>(), (0..32).filter(|at| at % 2 == 1).collect::<Vec<_>>());
         assert_eq!(batch.drops().collect::<Vec<_>>(), [(DropReason::Runt, 16)]);
+    }
+
+    #[test]
+    fn a_burst_to_as_many_places_as_it_has_packets_keeps_them_all() {
+        let byte = [0u8; 60];
+        let mut burst = Burst::new();
+        for _ in 0..BURST_PACKETS {
+            burst.push_extent(Extent::from_slice(&byte)).unwrap();
+            assert!(burst.commit(Offload::NONE));
+        }
+        let mut metadata = [Metadata::default(); BURST_PACKETS];
+        let mut batch = Batch::new(&mut burst, &mut metadata, 0);
+        let tunnel = |vtep| Output::Tunnel { vtep, vpc: 0 };
+        let (uplink, back) = (Output::Port(PortIndex(7)), Output::Port(PortIndex(1)));
+        (0..32).for_each(|index| batch.route(1 << index, tunnel(index)));
+        batch.reroute(3, back);
+        let mut at = 0;
+        while let Some(group) = batch.group(at) {
+            at += 1;
+            if matches!(group.output, Output::Tunnel { .. }) {
+                batch.redirect(group.output, uplink);
+            }
+        }
+        let groups: Vec<_> =
+            (0..).map_while(|at| batch.group(at)).filter(|group| group.packets != 0).collect();
+        let of = |output| {
+            groups.iter().filter(|group| group.output == output).fold(0, |all, group| all | group.packets)
+        };
+        assert_eq!((of(uplink), of(back)), (!(1 << 3), 1 << 3), "{groups:?}");
+        assert_eq!(groups.len(), 2, "what goes to one place goes together");
     }
 }

@@ -4,7 +4,7 @@ use crate::hosts::*;
 use buf::{Checksum, Frame, Offload, Segment, SegmentKind};
 use engine::{DropReason, TxQueue, Unobserved};
 use packet::checksum::{Sum, pseudo_header};
-use packet::vxlan;
+use packet::{MacAddr, vxlan};
 use std::net::IpAddr;
 use switch::{UPLINK, Vtep};
 use tables::{Endpoint, Location, NextHop, PortProfile, RouteTable, Vpc, vpc_space};
@@ -279,4 +279,23 @@ fn a_peering_leads_into_the_other_vpc_and_its_answers_back() {
     hosts[1].send(&back, Offload::NONE);
     run(&mut hosts);
     assert_eq!(hosts[0].drops(UPLINK), [(DropReason::TunnelSource, 1)]);
+}
+
+#[test]
+fn a_burst_to_as_many_hosts_as_it_has_packets_leaves_whole() {
+    let (mut host, _inject, mut observe) = alone(false);
+    let mac = |number: u8| MacAddr([2, 0, 0, 0, 4, number]);
+    for number in 0..40u8 {
+        let (vtep, address) = (100 + u16::from(number), IpAddr::from([192, 0, 2, 100 + number]));
+        let plan = Vtep { address, sources: vec![address], is_host: true, neighbour: NEIGHBOUR };
+        host.control.set_vtep(vtep, plan);
+        host.control.place_mac(0, mac(number), Location::Remote(vtep));
+    }
+    while host.step() > 0 {}
+    let to = |number| udp([guest_mac(1), mac(number)], [address(1, false), address(2, false)], 50);
+    (0..40).for_each(|number| host.send(&to(number), Offload::NONE));
+    while host.step() > 0 {}
+    let seen: Vec<_> = received(&mut observe).into_iter().map(|(frame, _)| (frame[33], frame[55])).collect();
+    assert_eq!(seen, (0..40).map(|number| (100 + number, number)).collect::<Vec<_>>());
+    assert_eq!(host.drops(PORT), []);
 }
