@@ -89,12 +89,13 @@ impl WaitingRoom {
         wanted: &ArrayQueue<u16>,
     ) -> bool {
         let before = self.packets.iter().filter(|other| other.neighbour == neighbour).count();
+        if before == 0 {
+            // Also when there is no room for the packet: those that wait for others must not keep it from being asked for. A full queue means
+            // that the control thread has more than it can ask for already.
+            let _ = wanted.push(neighbour);
+        }
         if before >= WAITING_FOR_ONE || self.packets.len() >= WAITING {
             return false;
-        }
-        if before == 0 {
-            // A full queue means that the control thread has more than it can ask for already.
-            let _ = wanted.push(neighbour);
         }
         self.packets.push_back(Waiting { neighbour, ingress, until: now.saturating_add(PATIENCE), packet });
         // Its neighbour may be known since: it is looked at in the next step.
@@ -206,5 +207,29 @@ impl Aside<'_> {
     fn copy(&self, batch: &Batch<'_, '_>, index: usize) -> Result<OwnedPacket, DropReason> {
         let frame = batch.burst.frame(index).ok_or(DropReason::BadChain)?;
         self.pool.copy(&frame).ok_or(DropReason::PoolExhausted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use buf::{Frame, Offload};
+
+    #[test]
+    fn a_room_full_of_others_does_not_keep_a_neighbour_from_being_asked_for() {
+        let (mut room, pool, wanted) = (WaitingRoom::new(), Pool::new(WAITING + 1), ArrayQueue::new(64));
+        let mut add = |neighbour| {
+            let packet = pool.copy(&Frame::from_head(&[0; 60], Offload::NONE)).unwrap();
+            room.add(neighbour, PortIndex(0), 0, packet, &wanted)
+        };
+        let dead = 0..(WAITING / WAITING_FOR_ONE) as u16;
+        for neighbour in dead.clone() {
+            assert!((0..WAITING_FOR_ONE).all(|_| add(neighbour)));
+            assert!(!add(neighbour));
+        }
+        let asked = || std::iter::from_fn(|| wanted.pop()).collect::<Vec<_>>();
+        assert_eq!(asked(), dead.clone().collect::<Vec<_>>());
+        assert!(!add(dead.end));
+        assert_eq!(asked(), [dead.end]);
     }
 }
