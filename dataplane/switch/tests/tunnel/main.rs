@@ -4,4 +4,5 @@
 mod crossing;
 mod hosts;
 mod packets;
+mod random;
 mod underlay;
