@@ -84,6 +84,11 @@ faults! {
     Stranger => "stranger on the underlay",
 }
 
+impl Fault {
+    /// How many kinds, the last ones, happen to the underlay.
+    pub const UNDERLAY: usize = 9;
+}
+
 /// Turns that others have while a control thread holds a queue.
 const TURNS_HELD: usize = 60;
 

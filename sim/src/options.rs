@@ -1,5 +1,6 @@
 //! What a seed chooses before anything happens: each run has its own mix (swarm testing), printed first.
 
+use crate::faults::Fault;
 use crate::guest::config::{FRAME_MAX, NicConfig};
 use crate::network::UNDERLAY_MTU;
 use crate::random::Random;
@@ -108,8 +109,13 @@ impl Options {
         let guests = (0..count).map(|index| GuestOptions::draw(index, vpcs, hosts, &mut random)).collect();
         let mut fault_weights: Vec<u32> =
             (0..faults).map(|_| if random.chance(600) { 1 + random.below(8) as u32 } else { 0 }).collect();
-        while fault_weights.iter().filter(|weight| **weight > 0).count() < 4.min(faults) {
-            let at = random.below(faults);
+        // Nothing happens to an underlay that is not there.
+        let own = faults - Fault::UNDERLAY.min(faults);
+        for weight in &mut fault_weights[own..] {
+            *weight = if hosts == 1 { 0 } else { (*weight).max(u32::from(random.chance(600))) };
+        }
+        while fault_weights.iter().take(own).filter(|weight| **weight > 0).count() < 4.min(own) {
+            let at = random.below(own);
             fault_weights[at] = 1;
         }
         Self {

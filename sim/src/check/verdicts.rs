@@ -344,7 +344,7 @@ impl Checks<'_> {
         let sender = Sender { network: self.network, host: self.host, guest: from };
         let essence = tunnel::essence(&frame.bytes);
         let mut why = None;
-        let found = batch.frames.iter().position(|taken| {
+        let mut fits = |taken: &Taken| {
             let before = if port == UPLINK { taken.frame.inner() } else { None };
             let (class, before) = match before {
                 Some((outer, inner)) => (Some(outer.class), inner),
@@ -355,7 +355,14 @@ impl Checks<'_> {
             }
             why = sender.flaw(class, &before.bytes, &frame.bytes);
             why.is_none()
-        });
+        };
+        let like: Vec<usize> = (0..batch.frames.len()).filter(|at| fits(&batch.frames[*at])).collect();
+        // Of equal ones the first that should go anywhere.
+        let goes = |at: &usize| {
+            let entry = self.ledger.entry(batch.frames[*at].entry);
+            !entry.unlikely || entry.epoch != self.network.epoch
+        };
+        let found = like.iter().copied().find(goes).or(like.first().copied());
         let entry = match found {
             Some(at) => batch.frames.remove(at).entry,
             // The memory of a liar may have been taken away since the frame was taken: what is left of it is another frame.

@@ -10,6 +10,9 @@ pub const PORT: u16 = 4789;
 /// The first port that source ports are from.
 const FIRST_SOURCE: u16 = 49_152;
 
+/// A flaw of tunnel packets.
+pub const WRONG_SUM: &str = "the UDP checksum is wrong";
+
 /// What the outer headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outer {
@@ -106,7 +109,7 @@ pub fn flaw(frame: &[u8], outer: &Outer, inner: usize) -> Option<&'static str> {
             let length = frame.get(transport.start + 4..transport.start + 6)?;
             usize::from(u16::from_be_bytes([length[0], length[1]])) == transport.end - transport.start
         }),
-        ("the UDP checksum is wrong", transport.is_checksum_right(frame)),
+        (WRONG_SUM, transport.is_checksum_right(frame)),
         ("the UDP checksum is left out over IPv6", {
             outer.addresses.0.is_ipv4() || frame.get(transport.checksum_at()..)?.get(..2)? != [0, 0]
         }),

@@ -1,7 +1,6 @@
 //! Turns of the underlay, and what hosts give it.
 
 use super::{Scene, Turn};
-use crate::check::ledger::Expect;
 use crate::check::{Checked, Violation, underlay, verdicts};
 use crate::net::tunnel;
 use crate::underlay::on_the_wire;
@@ -24,14 +23,11 @@ impl Scene {
                 self.stats.edge("fabric: receive ring full", 1);
                 continue;
             }
-            let expect = match frame.odd {
-                true => Expect::Any,
-                false => underlay::judge(&self.network, host, &frame.bytes),
-            };
+            let judged = underlay::judge(&self.network, host, &frame.bytes);
             fabric.lines[host][pair].0.push((frame.bytes.clone(), Offload::NONE));
             let wire = self.wire(host);
             self.trace.frame(now, "landed", wire, pair, &frame.bytes);
-            self.ledger.came(wire, &frame.bytes, expect, self.network.epoch, frame.origin);
+            self.ledger.came(wire, &frame.bytes, (judged, frame.odd), self.network.epoch, frame.origin);
             self.accounts[wire].returned += 1;
             self.wake(host * self.workers + pair % self.workers);
         }
@@ -80,7 +76,10 @@ impl Scene {
                     };
                     let sent = entry.and_then(|entry| self.ledger.first_of(entry));
                     let sent = sent.filter(|sent| sent.guest < self.guests.len());
-                    underlay::check_leaving(&self.network, host, &frame, (&outer, at), sent)?;
+                    self.trace.words(self.now, "header", &format!("{header:?} {offload:?}"));
+                    // Who asks for a sum at odd places gets a wrong one outside too, and its packet goes no further.
+                    let lies = sent.is_none_or(|sent| self.lies(sent.guest));
+                    underlay::check_leaving(&self.network, host, &frame, (&outer, at), (sent, lies))?;
                     self.stats.edge("uplink > underlay", 1);
                     sent.and(entry)
                 }

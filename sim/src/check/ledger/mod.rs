@@ -69,6 +69,8 @@ pub struct Sent {
     pub origin: Option<usize>,
     /// Its bytes, if it came by the underlay.
     pub wire: Option<Vec<u8>>,
+    /// By its headers it should go nowhere.
+    pub unlikely: bool,
     /// The switch took it.
     pub seen: bool,
     /// Whom the switch decided to give it to, and on which of their queue pairs if that can be known.
@@ -139,19 +141,22 @@ impl Ledger {
         }
     }
 
-    /// Notes a frame that the underlay gives to `wire`, the uplink of a host; its number. `origin`: the frame of another host that it is.
+    /// Notes a frame that the underlay gives to `wire`, the uplink of a host; its number. `origin`: the frame of another host that it is. Of an `odd` one nobody
+    /// can say what becomes of it; what it was judged as tells it from its like.
     pub fn came(
         &mut self,
         wire: usize,
         frame: &[u8],
-        expect: Expect,
+        (judged, odd): (Expect, bool),
         epoch: u64,
         origin: Option<usize>,
     ) -> usize {
+        let expect = if odd { Expect::Any } else { judged };
         let inner = tunnel::open(frame).map_or(frame, |(_, at)| &frame[at..]);
         let at = self.sent_in(wire, flow(inner), &NetHeader::default(), frame, expect, epoch);
         let entry = &mut self.entries[at];
         (entry.origin, entry.wire) = (origin, Some(frame.to_vec()));
+        entry.unlikely = !matches!(judged, Expect::To(_) | Expect::Any);
         self.inner.entry(hash(inner)).or_default().push(at);
         at
     }
@@ -208,6 +213,7 @@ impl Ledger {
             header: *header,
             origin: None,
             wire: None,
+            unlikely: false,
             seen: false,
             decided: None,
             torn: false,
