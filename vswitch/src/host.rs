@@ -239,6 +239,10 @@ impl Host {
         if !self.removals.is_empty() {
             timeout = timeout.min(REMOVAL_CHECK);
         }
+        // One round does not answer all that workers leave.
+        if !self.control.exceptions().is_empty() {
+            timeout = Duration::ZERO;
+        }
         let timeout =
             Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut events = Vec::with_capacity(64);

@@ -25,17 +25,23 @@ pub struct Event {
     pub address: Option<IpAddr>,
 }
 
+/// Packets heard at once. A broadcast in a large subnet is copied for a thousand receivers.
+const AT_ONCE: usize = 128;
+
 impl<U: Upstream> Fabric<U> {
-    /// Answers all that workers left. Who says where something is in the fabric is returned, for the agent to judge.
+    /// Answers what workers left, 128 packets at most: workers that leave more meanwhile do not keep the caller from other work, which is to call
+    /// again as long as something is left. Who says where something is in the fabric is returned, for the agent to judge.
     pub fn hear(&mut self, control: &mut Control, now: Duration) -> Vec<Event> {
         let exceptions = control.exceptions().clone();
-        while let Some(neighbour) = exceptions.wanted.pop() {
+        for _ in 0..exceptions.wanted.len() {
+            let Some(neighbour) = exceptions.wanted.pop() else { break };
             if let Some(resolver) = &mut self.resolver {
                 resolver.used(NeighbourId(neighbour), now);
             }
         }
         let mut events = Vec::new();
-        while let Some(punt) = exceptions.punts.pop() {
+        for _ in 0..exceptions.punts.len().min(AT_ONCE) {
+            let Some(punt) = exceptions.punts.pop() else { break };
             let Some(bytes) = punt.packet.with_frame(|frame| whole(&frame, punt.kind)) else { continue };
             events.extend(self.answer(control, &punt, &bytes, now));
         }

@@ -3,7 +3,7 @@
 
 use agent::{Action, DhcpPlan, PortPlan, SubnetPlan, VpcPlan, VtepKind};
 use buf::{Burst, Frame, Offload, Pool};
-use engine::{PortIndex, RxQueue, TxQueue, Unobserved};
+use engine::{PortIndex, Punt, PuntKind, RxQueue, TxQueue, Unobserved};
 use fabric::{Event, Fabric, UplinkSettings};
 use packet::checksum::{Sum, pseudo_header_v4, pseudo_header_v6};
 use packet::{MacAddr, arp, vxlan};
@@ -383,4 +383,24 @@ fn what_is_gone_is_not_served_any_more() {
     host.guests[0].send(&udp([mac(0), MacAddr::BROADCAST], addresses, [7, 7], b"anybody?"));
     host.run();
     assert!(host.guests[1].receive().is_empty() && host.wire.receive().is_empty());
+}
+
+#[test]
+fn workers_that_leave_more_than_can_be_heard_keep_nobody_from_other_work() {
+    let mut host = Host::new();
+    let (pool, exceptions) = (Pool::new(512), host.control.exceptions().clone());
+    let frame = udp([mac(0), MacAddr::BROADCAST], [address(0)[0], [10, 0, 0, 255].into()], [7, 7], b"all");
+    for _ in 0..300 {
+        let packet = pool.copy(&Frame::from_head(&frame, Offload::NONE)).unwrap();
+        let punt = Punt { port: PortIndex(0), kind: PuntKind::Broadcast, origin: None, packet };
+        assert!(exceptions.punts.push(punt).is_ok());
+        assert!(exceptions.wanted.push(0).is_ok());
+    }
+    let mut left = Vec::new();
+    while !exceptions.is_empty() {
+        host.fabric.hear(&mut host.control, host.now);
+        left.push((exceptions.punts.len(), exceptions.wanted.len()));
+    }
+    assert_eq!(left, [(172, 0), (44, 0), (0, 0)]);
+    assert_eq!(pool.available(), 512);
 }
