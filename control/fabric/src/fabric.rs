@@ -8,7 +8,7 @@ use packet::MacAddr;
 use services::Refusal;
 use services::metadata::{Limits, Proxy, Upstream};
 use services::neighbours::{Action as NextHop, Link, NeighbourId, Resolver};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 use switch::{Control, UPLINK, UplinkPlan, Vtep};
@@ -16,6 +16,9 @@ use tables::{Location, OwnAddress, RouteTable};
 
 /// How often it is looked which next hops are in use.
 const USE_CHECK: Duration = Duration::from_secs(1);
+
+/// How long packets for a port that came here are taken from the host it left, whoever sent them.
+const LATE: Duration = Duration::from_secs(30);
 
 /// The way to other hosts.
 #[derive(Clone, Debug)]
@@ -38,6 +41,8 @@ pub struct Fabric<U> {
     pub(crate) ports: Ports,
     pub(crate) members: Members,
     next_use_check: Duration,
+    /// The keys of ports that came here, and until when packets for them may be sent on from where they were.
+    late: VecDeque<(Duration, (u16, MacAddr))>,
     /// Frames of the control thread that found no way, or no memory.
     pub(crate) lost: u64,
     pub(crate) refusals: Vec<u64>,
@@ -59,6 +64,7 @@ impl<U: Upstream> Fabric<U> {
             ports: Ports::default(),
             members: Members::default(),
             next_use_check: USE_CHECK,
+            late: VecDeque::new(),
             lost: 0,
             refusals: vec![0; Refusal::ALL.len()],
             proxy: Proxy::new(Limits::default(), seed),
@@ -144,15 +150,24 @@ impl<U: Upstream> Fabric<U> {
                 self.set_vtep(control, vtep, (address, sources), kind, now);
             }
             Action::RemoveVtep { vtep } => self.remove_vtep(control, vtep),
-            Action::BindMac { space, mac, location } => self.place_mac(control, space, mac, Some(location)),
-            Action::UnbindMac { space, mac } => self.place_mac(control, space, mac, None),
+            Action::BindMac { space, mac, location } => {
+                self.place_mac(control, space, mac, Some(location), now);
+            }
+            Action::UnbindMac { space, mac } => self.place_mac(control, space, mac, None, now),
             Action::BindEndpoint { vpc, address, endpoint } => control.place_endpoint(vpc, address, endpoint),
             Action::UnbindEndpoint { vpc, address } => control.forget_endpoint(vpc, address),
         }
         None
     }
 
-    fn place_mac(&mut self, control: &mut Control, space: u16, mac: MacAddr, location: Option<Location>) {
+    fn place_mac(
+        &mut self,
+        control: &mut Control,
+        space: u16,
+        mac: MacAddr,
+        location: Option<Location>,
+        now: Duration,
+    ) {
         let before = match location {
             Some(location) => control.place_mac(space, mac, location),
             None => control.forget_mac(space, mac),
@@ -162,6 +177,25 @@ impl<U: Upstream> Fabric<U> {
         }
         if let Some(Location::Remote(vtep)) = location {
             self.members.add(space, vtep);
+        }
+        if let (Some(from @ Location::Remote(_)), Some(Location::Local(_))) = (before, location)
+            && let Some(vpc) = self.subnets.get(&space).map(|subnet| subnet.vpc)
+        {
+            // It came here: the host it left sends on what others still send there.
+            let late = (tables::vpc_space(vpc), tables::late_mac(mac));
+            control.place_mac(late.0, late.1, from);
+            self.late.retain(|(_, other)| *other != late);
+            self.late.push_back((now + LATE, late));
+        }
+    }
+
+    /// Whoever has not heard by now where a port is has had his time.
+    fn forget_late(&mut self, control: &mut Control, now: Duration) {
+        while let Some((until, (space, mac))) = self.late.front().copied()
+            && until <= now
+        {
+            self.late.pop_front();
+            control.forget_mac(space, mac);
         }
     }
 
@@ -200,7 +234,8 @@ impl<U: Upstream> Fabric<U> {
     pub fn next_deadline(&self) -> Option<Duration> {
         let next_hops = self.resolver.as_ref().and_then(Resolver::next_deadline);
         let use_check = self.resolver.as_ref().map(|_| self.next_use_check);
-        [next_hops, use_check, self.ports.next_deadline(), self.proxy.next_deadline()]
+        let late = self.late.front().map(|(until, _)| *until);
+        [next_hops, use_check, late, self.ports.next_deadline(), self.proxy.next_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -220,6 +255,7 @@ impl<U: Upstream> Fabric<U> {
                     .for_each(|id| resolver.used(id, now));
             }
         }
+        self.forget_late(control, now);
         self.advertise(control, now);
         let frames = self.proxy.on_tick(now, &mut self.upstream);
         self.deliver(control, frames);

@@ -404,3 +404,31 @@ fn workers_that_leave_more_than_can_be_heard_keep_nobody_from_other_work() {
     assert_eq!(left, [(172, 0), (44, 0), (0, 0)]);
     assert_eq!(pool.available(), 512);
 }
+
+#[test]
+fn packets_for_a_port_that_came_here_are_taken_from_the_host_it_left_for_a_while() {
+    let mut host = Host::new();
+    host.answer_arp();
+    drop(host.wire.receive());
+    // The port was on the other host; somebody on a third one has not heard yet that it is here.
+    let (third, number) = (IpAddr::from([192, 0, 2, 3]), VTEP + 1);
+    let (sources, kind) = (vec![third], VtepKind::Host);
+    host.act(Action::SetVtep { vtep: number, address: third, sources, kind });
+    let sender = MacAddr([2, 0, 0, 0, 1, 8]);
+    host.place(sender, address(8), Location::Remote(number));
+    host.place(mac(0), address(0), Location::Remote(VTEP));
+    host.run();
+    let frame = udp([sender, mac(0)], [address(8)[0], address(0)[0]], [7, 7], b"late");
+    let sent_on = |host: &mut Host| {
+        host.wire.send(&from_other(&frame));
+        host.run();
+        // The gateway advertises itself now and then as well.
+        host.guests[0].receive().iter().filter(|seen| **seen == frame).count()
+    };
+    assert_eq!(sent_on(&mut host), 0);
+    host.place(mac(0), address(0), Location::Local(0));
+    assert_eq!(sent_on(&mut host), 1);
+    host.now += Duration::from_secs(31);
+    host.run();
+    assert_eq!(sent_on(&mut host), 0);
+}

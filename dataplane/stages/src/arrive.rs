@@ -205,7 +205,7 @@ impl Stage<'_> {
         route::route_one(batch, index, (self.tables.network, self.tables.endpoints, subnet), &mut answers);
     }
 
-    /// The inner source must live at the outer one. An address that nobody is known to have is taken from other towpathds alone: they let their ports
+    /// The inner source must live at the outer one, but for packets that are late. An address that nobody is known to have is taken from other towpathds alone: they let their ports
     /// send only as what they may.
     #[inline(always)]
     fn check_source(
@@ -223,7 +223,10 @@ impl Stage<'_> {
             return Ok(subnet);
         }
         self.check_mac(mac, origin)?;
-        let subnet = self.home(source, origin).ok_or(DropReason::TunnelSource)?;
+        let Some(subnet) = self.home(source, origin) else {
+            // Not remembered: it is so for this destination alone.
+            return if self.is_late(head, source, origin) { Ok(None) } else { Err(DropReason::TunnelSource) };
+        };
         last.source = Some((origin, mac, source, subnet));
         Ok(subnet)
     }
@@ -235,6 +238,21 @@ impl Stage<'_> {
         }
         let found = self.tables.macs.lookup(MacTable::key(space(origin.vpc), mac)).and_then(Location::unpack);
         if matches!(found, Some(Location::Local(_))) { Err(DropReason::TunnelSource) } else { Ok(()) }
+    }
+
+    /// Whether this is for a port that came from `origin` a moment ago, sent on from there for somebody elsewhere who has not heard of it yet.
+    #[cold]
+    fn is_late(&self, head: &[u8], source: IpAddr, origin: Origin) -> bool {
+        let Tables { network, endpoints, macs } = self.tables;
+        let Some(view) = ethernet::View::new(head) else { return false };
+        let key = MacTable::key(space(origin.vpc), tables::late_mac(view.destination()));
+        let from = macs.lookup(key).and_then(Location::unpack);
+        let peers = network.vpc(origin.vpc).map_or(&[][..], |vpc| &vpc.peers);
+        let mut found =
+            std::iter::once(&origin.vpc).chain(peers).filter_map(|vpc| endpoints.lookup(*vpc, source));
+        from == Some(Location::Remote(origin.vtep))
+            && network.tunnel(origin.vtep).is_some_and(|tunnel| tunnel.is_host)
+            && found.next().is_some_and(|endpoint| matches!(endpoint.location, Location::Remote(_)))
     }
 
     fn lives_at(&self, address: IpAddr, origin: Origin) -> bool {

@@ -34,7 +34,7 @@ mod token_bucket;
 
 pub use endpoints::{EndpointReader, EndpointWriter};
 pub use fabric::{VniReader, VniWriter, VtepReader, VtepWriter};
-pub use location::{Endpoint, Location, NextHop, vpc_space};
+pub use location::{Endpoint, Location, NextHop, late_mac, vpc_space};
 pub use mac::{MacReader, MacTable, MacWriter};
 pub use network::{Neighbours, Network, OwnAddress, Subnet, Tunnel, Uplink, Vpc};
 pub use profile::{AllowedAddress, PortProfile, link_local};

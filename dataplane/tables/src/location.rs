@@ -44,6 +44,15 @@ pub const fn vpc_space(vpc: u16) -> u16 {
     0x8000 | vpc
 }
 
+/// The key that says, among the MAC addresses of a VPC ([`vpc_space`]), from which host late packets for `mac` are sent on: that which its port left a moment
+/// ago. It is a group's address, which no station has.
+#[inline]
+#[must_use]
+pub const fn late_mac(mac: MacAddr) -> MacAddr {
+    let [first, b, c, d, e, f] = mac.0;
+    MacAddr([first | 1, b, c, d, e, f])
+}
+
 /// Who answers for an address of a VPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {

@@ -4,7 +4,8 @@ use crate::hosts::*;
 use buf::{Frame, Offload};
 use engine::{DropReason, PuntKind, TxQueue};
 use packet::MacAddr;
-use switch::UPLINK;
+use switch::{UPLINK, Vtep};
+use tables::{Location, late_mac, vpc_space};
 use towpath_switch as switch;
 
 #[test]
@@ -63,6 +64,32 @@ fn o01_to_o04_p25_to_p28_what_the_underlay_may_not_do() {
         let drops: Vec<_> = host.drops(UPLINK).into_iter().map(|(reason, _)| reason).collect();
         assert_eq!(drops, expected.into_iter().collect::<Vec<_>>(), "{name}");
         assert_eq!(host.receive().len(), usize::from(expected.is_none()), "{name}");
+    }
+}
+
+#[test]
+fn late_packets_for_a_port_that_moved_here_come_by_the_host_it_left() {
+    let source = underlay(3, false);
+    let third = |is_host| Vtep { address: source, sources: vec![source], is_host, neighbour: NEIGHBOUR };
+    let late = late_mac(guest_mac(1));
+    let foreign_source = udp([guest_mac(2), guest_mac(1)], [address(1, false), address(1, false)], 100);
+    for (what, from, is_host, inner, passes) in [
+        ("from where it was", Some(Location::Remote(6)), true, back(100), true),
+        ("it was nowhere", None, true, back(100), false),
+        ("it was elsewhere", Some(Location::Remote(OTHER)), true, back(100), false),
+        ("no towpathd", Some(Location::Remote(6)), false, back(100), false),
+        ("in the name of a port here", Some(Location::Remote(6)), true, foreign_source, false),
+    ] {
+        let (mut host, mut inject, _observe) = alone(false);
+        host.control.set_vtep(6, third(is_host));
+        host.control.publish();
+        if let Some(from) = from {
+            host.control.place_mac(vpc_space(VPC), late, from);
+        }
+        inject.send(&[Frame::from_head(&from_other(false, &inner, &[(29, &[3])]), Offload::NONE)]);
+        while host.step() > 0 {}
+        let drops: &[_] = if passes { &[] } else { &[(DropReason::TunnelSource, 1)] };
+        assert_eq!((host.receive().len(), &host.drops(UPLINK)[..]), (usize::from(passes), drops), "{what}");
     }
 }
 
