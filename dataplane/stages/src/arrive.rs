@@ -8,7 +8,7 @@
 //! [`DropReason::RogueService`], [`DropReason::BadOffload`], [`DropReason::Multicast`].
 
 use crate::answers::Answers;
-use crate::route;
+use crate::{port_security, route};
 use buf::HEAD_BYTES;
 use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind};
 use packet::{Headers, L3, L4, MacAddr, announce, arp, ethernet, icmp, ndp, vxlan};
@@ -100,6 +100,7 @@ fn plain_flow(batch: &mut Batch<'_, '_>, index: usize) -> Option<Flow> {
     if asks
         || !vxlan::is_unmarked(metadata.outer_class)
         || !packet::parse_plain(head, packet.len() as u32, &mut metadata.headers)
+        || port_security::is_dhcp_server(&metadata.headers)
     {
         return None;
     }
@@ -184,6 +185,9 @@ impl Stage<'_> {
         let Some(destination) = ethernet::View::new(head).map(|view| view.destination()) else {
             return Verdict::Drop(DropReason::Runt);
         };
+        if port_security::is_dhcp_server(headers) || port_security::is_group_querier(head, headers) {
+            return Verdict::Drop(DropReason::RogueService);
+        }
         if headers.l3 == L3::Arp || destination.is_multicast() || headers.l4 == L4::Icmpv6 {
             return self.judge_rare(head, headers, origin, destination, scratch, last);
         }

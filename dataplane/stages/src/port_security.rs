@@ -7,10 +7,21 @@
 //! [`DropReason::EtherTypeRefused`], [`DropReason::RogueService`], [`DropReason::PortDown`].
 
 use engine::{Batch, DropReason, PortCounters};
-use packet::{Headers, L3, L4, MacAddr, ethernet, ipv4, ipv6, vrrp};
+use packet::{Headers, L3, L4, MacAddr, ethernet, icmp, ipv4, ipv6, ndp, vrrp};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use tables::PortProfile;
+
+/// UDP port of DHCPv4 clients.
+const DHCP4_CLIENT: u16 = 68;
+/// UDP port of DHCPv6 clients.
+const DHCP6_CLIENT: u16 = 546;
+/// IP protocol number of IGMP (RFC 3376), and the type of its queries.
+const IGMP: u8 = 2;
+const IGMP_QUERY: u8 = 0x11;
+/// ICMPv6 types of multicast listener discovery (RFC 3810, and RFC 2710): queries; reports and goodbyes.
+const MLD_QUERY: u8 = 130;
+const MLD_REPORTS: [u8; 3] = [131, 132, 143];
 
 /// Runs the stage for packets sent by the port `profile` describes.
 #[inline]
@@ -23,8 +34,9 @@ pub fn run(batch: &mut Batch<'_, '_>, profile: &PortProfile, counters: &PortCoun
     let alive = verdicts.alive();
     for (index, (packet, metadata)) in burst.packets().iter().zip(metadata.iter()).enumerate() {
         let (head, headers) = (packet.head(), &metadata.headers);
-        // The source port keeps those that might be a DHCP server's for the long way.
-        let plain = headers.l3 == L3::Ipv4 && headers.source_port != 67 && headers.protocol != vrrp::PROTOCOL;
+        // Those that might be a DHCP server's, and protocols that are no transport (IGMP, VRRP), go the long way.
+        let plain =
+            headers.l3 == L3::Ipv4 && headers.destination_port != DHCP4_CLIENT && headers.l4 != L4::Other;
         if plain && profile.is_plain_ipv4(head) || alive >> index & 1 == 0 {
             continue;
         }
@@ -48,7 +60,7 @@ fn check(head: &[u8], headers: &Headers, source: MacAddr, profile: &PortProfile)
     if headers.vlan_count != 0 {
         return Err(DropReason::VlanTagged);
     }
-    if headers.l4 == L4::Udp && is_dhcp_server(headers) {
+    if is_dhcp_server(headers) || is_group_querier(head, headers) {
         return Err(DropReason::RogueService);
     }
     let own_mac = source == profile.mac;
@@ -69,8 +81,7 @@ fn check(head: &[u8], headers: &Headers, source: MacAddr, profile: &PortProfile)
             if own_mac && profile.is_first_ipv6(view.source()) {
                 return Ok(());
             }
-            // The unspecified address asks whether an address is free (RFC 4862) or reports multicast groups (RFC 3810).
-            check_other(IpAddr::V6(view.source()), source, profile, headers.l4 == L4::Icmpv6)
+            check_other(IpAddr::V6(view.source()), source, profile, may_be_unspecified(head, headers))
         }
         L3::Arp => Ok(()),
         L3::Other => Err(DropReason::EtherTypeRefused),
@@ -95,18 +106,40 @@ fn check_other(
     if profile.may_send_from(mac, address) { Ok(()) } else { Err(DropReason::SpoofedAddress) }
 }
 
+/// Only servers speak to a client's port; clients do not look at the port that a message comes from.
 #[inline(always)]
-fn is_dhcp_server(headers: &Headers) -> bool {
-    let ports = (headers.source_port, headers.destination_port);
-    match headers.l3 {
-        L3::Ipv4 => ports == (67, 68),
-        L3::Ipv6 => ports == (547, 546),
+pub(crate) fn is_dhcp_server(headers: &Headers) -> bool {
+    let client = match headers.l3 {
+        L3::Ipv4 => DHCP4_CLIENT,
+        L3::Ipv6 => DHCP6_CLIENT,
+        _ => return false,
+    };
+    headers.l4 == L4::Udp && headers.destination_port == client
+}
+
+/// Who asks for members of groups is a router (RFC 3376 section 4.1, RFC 3810 section 5.1), wherever the frame goes.
+pub(crate) fn is_group_querier(head: &[u8], headers: &Headers) -> bool {
+    match (headers.l3, headers.l4) {
+        (L3::Ipv4, L4::Other) if headers.protocol == IGMP => {
+            head.get(usize::from(headers.l4_offset)) == Some(&IGMP_QUERY)
+        }
+        (L3::Ipv6, L4::Icmpv6) => {
+            icmp::type_and_code(head, headers).is_some_and(|(kind, _)| kind == MLD_QUERY)
+        }
         _ => false,
     }
 }
 
+/// The unspecified address asks whether an address is free and who is the router (RFC 4861), and reports multicast groups (RFC 3810).
+fn may_be_unspecified(head: &[u8], headers: &Headers) -> bool {
+    let asks = [ndp::NEIGHBOR_SOLICITATION, ndp::ROUTER_SOLICITATION];
+    headers.l4 == L4::Icmpv6
+        && icmp::type_and_code(head, headers)
+            .is_some_and(|(kind, _)| asks.contains(&kind) || MLD_REPORTS.contains(&kind))
+}
+
 fn is_dhcp_client(headers: &Headers) -> bool {
-    headers.l4 == L4::Udp && headers.source_port == 68 && headers.destination_port == 67
+    headers.l4 == L4::Udp && headers.source_port == DHCP4_CLIENT && headers.destination_port == 67
 }
 
 #[cfg(test)]
@@ -199,6 +232,51 @@ mod tests {
     fn t23_a_vlan_tag_is_refused_and_priority_zero_is_not() {
         let tagged = |id: u8| [&udp4()[..12], &[0x81, 0, 0, id], &udp4()[12..]].concat();
         assert_eq!(verdicts(vec![tagged(5), tagged(0)], &profile()), [Some(DropReason::VlanTagged), None]);
+    }
+
+    #[test]
+    fn t22_t25_who_plays_a_dhcp_server_or_asks_for_members_of_groups_is_a_rogue_whatever_port_it_uses() {
+        let to_port = |mut frame: Vec<u8>, at: usize, source: u16, destination: u16| {
+            frame[at..at + 4].copy_from_slice(&[source.to_be_bytes(), destination.to_be_bytes()].concat());
+            frame
+        };
+        let own = "fd00:10:0:1::10".parse().unwrap();
+        let with_type = |kind: u8| {
+            let frame = with_bytes(with_bytes(ipv6_udp(own), 20, &[58]), 54, &[kind, 0]);
+            with_bytes(frame, 56, &[0, 0])
+        };
+        let igmp = |kind: u8| with_bytes(with_bytes(udp4(), 23, &[2]), 34, &[kind]);
+        let frames = vec![
+            to_port(udp4(), 34, 67, 68),
+            to_port(udp4(), 34, 1067, 68),
+            to_port(ipv6_udp(own), 54, 547, 546),
+            to_port(ipv6_udp(own), 54, 1547, 546),
+            with_type(130),
+            igmp(0x11),
+            // Clients, members of groups, and a server's port that is somebody else's.
+            to_port(udp4(), 34, 68, 67),
+            to_port(udp4(), 34, 67, 67),
+            with_type(143),
+            igmp(0x16),
+        ];
+        let mut expected = vec![Some(DropReason::RogueService); 6];
+        expected.extend([None; 4]);
+        assert_eq!(verdicts(frames, &profile()), expected);
+    }
+
+    #[test]
+    fn t20_the_unspecified_address_only_asks_for_addresses_and_routers_and_reports_groups() {
+        let from_nobody = |kind: u8| {
+            let frame = ipv6_udp(std::net::Ipv6Addr::UNSPECIFIED);
+            with_bytes(with_bytes(frame, 20, &[58]), 54, &[kind, 0])
+        };
+        for kind in [131, 132, 133, 135, 143] {
+            assert_eq!(verdicts(vec![from_nobody(kind)], &profile()), [None], "{kind}");
+        }
+        for kind in [1, 128, 129, 134, 136, 137] {
+            let refused = [Some(DropReason::BogusSource)];
+            assert_eq!(verdicts(vec![from_nobody(kind)], &profile()), refused, "{kind}");
+        }
     }
 
     #[test]
