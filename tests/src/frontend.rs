@@ -171,6 +171,20 @@ impl Frontend {
         receive_one(&mut self.rx, &self.memory, &self.kicks[0])
     }
 
+    /// [`Frontend::receive`], but for router advertisements.
+    ///
+    /// # Errors
+    /// As [`Frontend::receive`].
+    pub fn receive_other(&mut self, limit: Duration) -> Result<Vec<u8>> {
+        let begin = Instant::now();
+        loop {
+            let packet = self.receive(limit.saturating_sub(begin.elapsed()))?;
+            if !is_advertisement(&packet) {
+                return Ok(packet);
+            }
+        }
+    }
+
     /// Wait for the next packet.
     ///
     /// # Errors
@@ -187,6 +201,14 @@ impl Frontend {
             thread::sleep(PAUSE);
         }
     }
+}
+
+/// Whether a gateway advertises itself with this packet, as it does whenever it likes (RFC 4861 section 6.2.4).
+#[must_use]
+pub fn is_advertisement(packet: &[u8]) -> bool {
+    packet.get(..6) == Some(&[0x33, 0x33, 0, 0, 0, 1])
+        && packet.get(20) == Some(&58)
+        && packet.get(54) == Some(&134)
 }
 
 /// Offers and takes what a simple driver needs: no offloads, so that a packet is its bytes.
@@ -284,10 +306,10 @@ pub fn ping_pong(
         let begin = Instant::now();
         let there = udp(one_port, other_port, format!("there {number}").as_bytes())?;
         one.send(&there)?;
-        let arrived = other.receive(limit).with_context(|| format!("packet {number}, there"))?;
+        let arrived = other.receive_other(limit).with_context(|| format!("packet {number}, there"))?;
         let back = udp(other_port, one_port, format!("back {number}").as_bytes())?;
         other.send(&back)?;
-        let returned = one.receive(limit).with_context(|| format!("packet {number}, back"))?;
+        let returned = one.receive_other(limit).with_context(|| format!("packet {number}, back"))?;
         if !arrived.starts_with(&there) || !returned.starts_with(&back) {
             bail!("packet {number} changed on its way: {arrived:02x?}, {returned:02x?}");
         }

@@ -20,12 +20,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::guest::{Options, RawGuest};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Setup};
 use crate::frontend::{Frontend, ping_pong, udp};
-use crate::manifests::Port;
+use crate::manifests::{self, Port};
+use crate::netns::Namespace;
 use crate::scratch::Scratch;
 use crate::{Result, wait};
 
@@ -122,17 +123,56 @@ pub struct Attack<'s> {
     pub port: Port,
 }
 
+/// Where a stage is.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Fields of the daemon's own file.
+    pub config: Value,
+    /// Every resource but ports.
+    pub network: Vec<Value>,
+    /// Ports of other hosts.
+    pub elsewhere: Vec<Port>,
+    /// Where the daemon runs; absent: where the test does.
+    pub namespace: Option<Arc<Namespace>>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            config: json!({"workers": {"cores": [0], "idle": "adaptive"}}),
+            network: manifests::network(),
+            elsewhere: Vec::new(),
+            namespace: None,
+        }
+    }
+}
+
 impl Stage {
     /// A daemon with one worker, its bystanders talking.
     ///
     /// # Errors
     /// It does not come up.
     pub fn start() -> Result<Self> {
+        Self::start_in(&Setting::default())
+    }
+
+    /// [`Stage::start`] somewhere.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start_in(setting: &Setting) -> Result<Self> {
         let scratch = Scratch::new()?;
         let ports: Vec<Port> =
             (0..3 + ATTACKED).map(|number| Port::number(number as u8, scratch.path())).collect();
-        let config = json!({"workers": {"cores": [0], "idle": "adaptive"}});
-        let mut daemon = Daemon::start_with(&scratch, "towpathd", &config, &ports)?;
+        let all = [ports.as_slice(), &setting.elsewhere].concat();
+        let setup = Setup {
+            name: "towpathd",
+            config: setting.config.clone(),
+            network: setting.network.clone(),
+            ports: &all,
+            namespace: setting.namespace.clone(),
+        };
+        let mut daemon = Daemon::start_as(&scratch, &setup)?;
         let attach = |port: &Port| -> Result<Frontend> {
             let frontend = Frontend::attach_within(&port.socket, LIMIT)?;
             daemon.until_phase(&port.name, "Forwarding")?;
@@ -215,6 +255,36 @@ impl Stage {
             }
         }
         Ok(counts)
+    }
+
+    /// Refusals of the switch's own services now, of all ports.
+    ///
+    /// # Errors
+    /// The metrics do not answer.
+    pub fn refusals(&self) -> Result<Counts> {
+        let text = self.daemon.metrics()?;
+        let mut counts = Counts::new();
+        for line in text.lines().filter(|line| line.starts_with("towpath_service_refusals")) {
+            let value = line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+            let (label, value) = line
+                .split('"')
+                .nth(1)
+                .zip(value)
+                .with_context(|| format!("a name and a value in {line:?}"))?;
+            counts.insert(label.to_owned(), value as u64);
+        }
+        Ok(counts)
+    }
+
+    /// Bytes of memory that the daemon alone has (not its guests' memory) resident.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")).context("RssAnon")?;
+        Ok(kilobytes.trim().parse::<u64>()? * 1024)
     }
 
     /// The phase of a port.
@@ -387,7 +457,8 @@ impl Stage {
 }
 
 /// What moved.
-fn difference(now: &Counts, before: &Counts) -> Counts {
+#[must_use]
+pub fn difference(now: &Counts, before: &Counts) -> Counts {
     let moved = now.iter().map(|(name, count)| (name.clone(), count - before.get(name).unwrap_or(&0)));
     moved.filter(|(_, count)| *count > 0).collect()
 }
@@ -405,7 +476,10 @@ fn allows(must: Must<'_>, moved: &Counts) -> bool {
 }
 
 /// Wait for what happens within a few milliseconds.
-fn soon<T>(what: &str, limit: Duration, probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+///
+/// # Errors
+/// It does not within `limit`, or `probe` fails.
+pub fn soon<T>(what: &str, limit: Duration, probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     wait::until_every(Duration::from_millis(1), what, limit, probe)
 }
 

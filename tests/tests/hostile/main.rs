@@ -1,17 +1,22 @@
-//! The hostile cases of rings, messages and lifecycle against the real daemon, each once on every layout that it concerns. What a case is
+//! The hostile cases of rings, messages, lifecycle, packets and tunnels against the real daemon, each once on every layout that it concerns. What a case is
 //! and the oracle that judges it: `towpath_tests::hostile`. Which case is tested where else: docs/hostile-cases.md.
 
 #![expect(clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
+mod catalogue;
+mod claims;
+mod frames;
 mod lifecycle;
 mod long;
 mod memory;
 mod messages;
 mod notify;
+mod packets;
 mod queues;
 mod races;
 mod receive;
 mod transmit;
+mod tunnelled;
 
 use towpath_tests::Result;
 use towpath_tests::hostile::stage::{Attack, Must};
