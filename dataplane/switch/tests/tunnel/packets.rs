@@ -120,6 +120,34 @@ fn p07_to_p40_what_breaks_a_protocol_ends_for_the_same_reason_on_a_port_and_in_a
     }
 }
 
+/// P-43: a port that sends nothing but these costs no more steps than an honest one, no memory, and nothing of the control thread. What it costs in
+/// time is a benchmark of `stages`.
+#[test]
+fn p43_invalid_packets_cost_no_step_more_no_memory_and_nobody_elses_work() {
+    const BURST: u32 = 32;
+    let (mut host, _inject, mut observe) = alone(false);
+    let mut work = |outgoing: &[u8]| {
+        (0..BURST).for_each(|_| host.send(outgoing, Offload::NONE));
+        let mut steps = 0;
+        let memory = allocation_counter::measure(|| {
+            while host.step() > 0 {
+                steps += 1;
+            }
+        });
+        assert!(host.control.exceptions().is_empty());
+        (steps, memory.count_total, received(&mut observe).len())
+    };
+    // The first burst may be the first time that something is set up.
+    work(&frame(1, &[]));
+    let (steps, memory, delivered) = work(&frame(1, &[]));
+    assert_eq!((memory, delivered), (0, BURST as usize));
+    for (name, outgoing, _) in cases(1) {
+        let cost = work(&outgoing);
+        assert!(cost.0 <= steps, "{name}: {} steps, {steps} for what is valid", cost.0);
+        assert_eq!((cost.1, cost.2), (0, 0), "{name}");
+    }
+}
+
 #[test]
 fn p11_padding_is_carried_and_changes_nothing() {
     let (mut host, mut inject, mut observe) = alone(false);
