@@ -93,6 +93,17 @@ fn the_files_that_are_installed_are_valid() {
     let environment = Environment { own_host: Some((config.host, HostSpec::default())) };
     let set = model::load_path(&deploy.join("example/manifests"), &environment).unwrap();
     assert_eq!(set.ports().count(), 2);
+    // One set of manifests for both hosts.
+    let both = deploy.join("example/two-hosts");
+    for (host, vtep) in [("node-a", [192, 0, 2, 1]), ("node-b", [192, 0, 2, 2])] {
+        let text = std::fs::read_to_string(both.join(format!("{host}.yaml"))).unwrap();
+        let config =
+            Config::read(&text, None, &Machine { hostname: "elsewhere".to_owned(), cores: vec![0, 1] });
+        let own = HostSpec { vteps: vec![vtep.into()], ..HostSpec::default() };
+        let environment = Environment { own_host: Some((config.unwrap().host, own)) };
+        let set = model::load_path(&both.join("manifests"), &environment).unwrap();
+        assert_eq!(set.ports().count(), 2, "{host}");
+    }
     let unit = std::fs::read_to_string(deploy.join("towpathd.service")).unwrap();
     let folder = Path::new(api::DEFAULT_SOCKET).parent().unwrap();
     assert!(unit.contains("RuntimeDirectory=towpath\n") && folder == Path::new("/run/towpath"));

@@ -230,7 +230,7 @@ fn machines_reach_whom_routes_and_peerings_say_and_nobody_else() -> Result<()> {
 fn traceroute(scene: &Scene, ipv6: bool) -> Result<()> {
     let (program, gateway) = if ipv6 { ("traceroute6", GATEWAYS[1]) } else { ("traceroute", GATEWAYS[0]) };
     let to = scene.address(DB, ipv6);
-    let said = scene.clients.machine(WEB_A).run(&format!("busybox {program} -n -q 1 -w 3 -m 6 {to}"))?;
+    let said = scene.clients.machine(WEB_A).run(&format!("busybox {program} -n -q 1 -w 10 -m 6 {to}"))?;
     let hops: Vec<&str> = said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
     ensure!(hops == [gateway.to_string(), to.to_string()], "{program} {to}: {said}");
     Ok(())

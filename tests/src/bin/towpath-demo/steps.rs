@@ -109,7 +109,7 @@ fn traceroute(world: &mut World, _: &mut Report) -> Result<String> {
         let program = if ipv6 { "traceroute6" } else { "traceroute" };
         let to = world.address(VM3, ipv6)?;
         world.guests[VM1].ping(to, LIMIT)?;
-        let said = world.guests[VM1].agent().run(&format!("{program} -n -q 1 -w 3 -m 6 {to}"))?;
+        let said = world.guests[VM1].agent().run(&format!("{program} -n -q 1 -w 10 -m 6 {to}"))?;
         // Lines such as " 1  10.0.1.1  0.812 ms".
         let hops: Vec<&str> =
             said.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
