@@ -25,6 +25,8 @@ pub struct VpcPlan {
     pub local: bool,
     /// Tunnel end points that know the whole VPC, without this host's own.
     pub directory: Vec<u16>,
+    /// Whether this host is one of its directory: it then forwards what others send for addresses that they do not know.
+    pub is_directory: bool,
     /// VPCs it is peered with: packets of its ports may be for them, and come from them.
     pub peers: Vec<u16>,
     /// Whether TCP's maximum segment size is lowered to fit the MTU.
@@ -37,6 +39,7 @@ impl From<&VpcPlan> for tables::Vpc {
             vni: plan.vni,
             mtu: plan.mtu,
             directory: plan.directory.clone(),
+            is_directory: plan.is_directory,
             peers: plan.peers.clone(),
             clamp_mss: plan.clamp_mss,
         }

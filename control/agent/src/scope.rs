@@ -138,6 +138,7 @@ impl Numbers<'_> {
             mtu: set.mtu(name).unwrap_or(model::vpc::MTU_WITHOUT_UPLINK),
             local,
             directory,
+            is_directory: spec.directory.contains(own),
             peers: peers.collect(),
             clamp_mss: spec.clamp_mss,
         })

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use switch::Control;
+use tables::TokenBucket;
 
 /// What is known of a port here.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Port {
     /// Its guest's driver runs.
     running: bool,
     advertiser: Option<Advertiser>,
+    /// Copies of its broadcasts that may still be made.
+    copies: TokenBucket,
 }
 
 /// The ports of this host, and when their gateways advertise themselves next.
@@ -50,6 +53,7 @@ impl Ports {
             mtu: profile.mtu,
             up: profile.up,
             running: before.as_ref().is_some_and(|before| before.running),
+            copies: before.as_ref().map_or_else(crate::fabric::copies, |before| before.copies.clone()),
             advertiser: before.and_then(|before| before.advertiser),
         };
         self.due.extend(port.advertiser.as_ref().map(|advertiser| (advertiser.next_deadline(), index)));
@@ -66,6 +70,11 @@ impl Ports {
 
     pub(crate) fn get(&self, index: PortIndex) -> Option<&Port> {
         self.ports.get(&index)
+    }
+
+    /// Copies of a port's broadcasts that may still be made.
+    pub(crate) fn copies(&mut self, index: PortIndex) -> Option<&mut TokenBucket> {
+        self.ports.get_mut(&index).map(|port| &mut port.copies)
     }
 
     /// All ports of a subnet.

@@ -12,10 +12,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 use switch::{Control, UPLINK, UplinkPlan, Vtep};
-use tables::{Location, OwnAddress, RouteTable};
+use tables::{Location, OwnAddress, RouteTable, TokenBucket};
 
 /// How often it is looked which next hops are in use.
 const USE_CHECK: Duration = Duration::from_secs(1);
+/// Copies of broadcasts made per second, and at once: of a port, and of all that comes from other hosts.
+pub(crate) const COPIES: (u64, u64) = (2_000, 512);
+
+/// A full budget of copies.
+pub(crate) fn copies() -> TokenBucket {
+    TokenBucket::new(COPIES.0, COPIES.1)
+}
 
 /// How long packets for a port that came here are taken from the host it left, whoever sent them.
 const LATE: Duration = Duration::from_secs(30);
@@ -43,6 +50,8 @@ pub struct Fabric<U> {
     next_use_check: Duration,
     /// The keys of ports that came here, and until when packets for them may be sent on from where they were.
     late: VecDeque<(Duration, (u16, MacAddr))>,
+    /// Copies of broadcasts from other hosts that may still be made.
+    pub(crate) copies: TokenBucket,
     /// Frames of the control thread that found no way, or no memory.
     pub(crate) lost: u64,
     pub(crate) refusals: Vec<u64>,
@@ -65,6 +74,7 @@ impl<U: Upstream> Fabric<U> {
             members: Members::default(),
             next_use_check: USE_CHECK,
             late: VecDeque::new(),
+            copies: copies(),
             lost: 0,
             refusals: vec![0; Refusal::ALL.len()],
             proxy: Proxy::new(Limits::default(), seed),

@@ -1,6 +1,6 @@
 //! Packets that workers leave to the control thread.
 
-use crate::fabric::Fabric;
+use crate::fabric::{COPIES, Fabric};
 use buf::{Checksum, Frame};
 use engine::{Origin, PortIndex, Punt, PuntKind};
 use packet::checksum::Sum;
@@ -63,7 +63,7 @@ impl<U: Upstream> Fabric<U> {
             }
             (PuntKind::Announcement, Some(origin)) => return announced(bytes, origin),
             (PuntKind::Broadcast | PuntKind::Multicast, origin) => {
-                self.replicate(control, port, origin, bytes);
+                self.replicate(control, port, origin, bytes, now);
                 Ok(())
             }
             _ => Err(Refusal::NotForUs),
@@ -78,19 +78,37 @@ impl<U: Upstream> Fabric<U> {
     }
 
     /// Copies what is for everybody to who is in the subnet: ports here, and for what a port here sent also tunnel end points.
-    fn replicate(&mut self, control: &mut Control, from: PortIndex, origin: Option<Origin>, bytes: &[u8]) {
+    /// More copies than its budget has are not made.
+    fn replicate(
+        &mut self,
+        control: &mut Control,
+        from: PortIndex,
+        origin: Option<Origin>,
+        bytes: &[u8],
+        now: Duration,
+    ) {
         let subnet = match origin {
             None => self.ports.get(from).map(|port| port.subnet),
             Some(origin) => self.subnet_of_sender(control, origin, bytes),
         };
         let Some(subnet) = subnet else { return };
         let ports: Vec<PortIndex> = self.ports.of_subnet(subnet).filter(|port| *port != from).collect();
+        let vpc = self.subnets.get(&subnet).map(|subnet| subnet.vpc).filter(|_| origin.is_none());
+        let vteps: Vec<u16> = self.members.of(subnet).filter(|_| vpc.is_some()).collect();
+        let budget = match origin {
+            None => self.ports.copies(from),
+            Some(_) => Some(&mut self.copies),
+        };
+        // A broadcast reaches all or nobody; one to more than a burst's worth takes all of it.
+        let count = (ports.len() + vteps.len()) as u64;
+        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        if !budget.is_some_and(|budget| budget.take(nanoseconds, count.min(COPIES.1))) {
+            self.lost += count;
+            return;
+        }
         ports.into_iter().for_each(|port| self.transmit(control, port, bytes));
-        if origin.is_none()
-            && let Some(vpc) = self.subnets.get(&subnet).map(|subnet| subnet.vpc)
-        {
-            let vteps: Vec<u16> = self.members.of(subnet).collect();
-            vteps.into_iter().for_each(|vtep| self.transmit_tunnel(control, vtep, vpc, bytes));
+        for vtep in vteps {
+            self.transmit_tunnel(control, vtep, vpc.unwrap_or_default(), bytes);
         }
     }
 

@@ -103,6 +103,7 @@ fn blue() -> VpcPlan {
         mtu: 1450,
         local: true,
         directory: vec![],
+        is_directory: false,
         peers: vec![],
         clamp_mss: false,
     }

@@ -8,6 +8,7 @@
 //! [`DropReason::RogueService`], [`DropReason::BadOffload`], [`DropReason::Multicast`].
 
 use crate::answers::Answers;
+use crate::neighbours::link_local_owner;
 use crate::{port_security, route};
 use buf::HEAD_BYTES;
 use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind};
@@ -244,7 +245,8 @@ impl Stage<'_> {
         if matches!(found, Some(Location::Local(_))) { Err(DropReason::TunnelSource) } else { Ok(()) }
     }
 
-    /// Whether this is for a port that came from `origin` a moment ago, sent on from there for somebody elsewhere who has not heard of it yet.
+    /// Whether this is for a port that came from `origin` a moment ago, sent on from there for somebody elsewhere who has not heard of it yet;
+    /// or `origin` is a host of the VPC's directory, which routes for others.
     #[cold]
     fn is_late(&self, head: &[u8], source: IpAddr, origin: Origin) -> bool {
         let Tables { network, endpoints, macs } = self.tables;
@@ -254,7 +256,8 @@ impl Stage<'_> {
         let peers = network.vpc(origin.vpc).map_or(&[][..], |vpc| &vpc.peers);
         let mut found =
             std::iter::once(&origin.vpc).chain(peers).filter_map(|vpc| endpoints.lookup(*vpc, source));
-        from == Some(Location::Remote(origin.vtep))
+        let knows_all = || network.vpc(origin.vpc).is_some_and(|vpc| vpc.directory.contains(&origin.vtep));
+        (from == Some(Location::Remote(origin.vtep)) || knows_all())
             && network.tunnel(origin.vtep).is_some_and(|tunnel| tunnel.is_host)
             && found.next().is_some_and(|endpoint| matches!(endpoint.location, Location::Remote(_)))
     }
@@ -271,7 +274,9 @@ impl Stage<'_> {
         let is_host = network.tunnel(origin.vtep).is_some_and(|tunnel| tunnel.is_host);
         match found {
             Some(Endpoint { location: Location::Remote(vtep), subnet, .. }) => {
-                (vtep == origin.vtep).then_some((!is_host).then_some(subnet))
+                // A host of the directory routes for other hosts too.
+                let routes = !is_host || network.vpc(origin.vpc).is_some_and(|vpc| vpc.is_directory);
+                (vtep == origin.vtep).then_some(routes.then_some(subnet))
             }
             Some(Endpoint { location: Location::Local(_), .. }) => None,
             Some(Endpoint { location: Location::Directory(_), .. }) | None => {
@@ -389,7 +394,11 @@ impl Stage<'_> {
         origin: Origin,
     ) -> Verdict {
         let source = IpAddr::V6(asked.source);
-        if !is_link_local(source) && !self.lives_at(source, origin) {
+        let lives_there = match link_local_owner(source) {
+            Some(mac) => self.is_station_of(mac, IpAddr::V6(asked.target), origin),
+            None => self.lives_at(source, origin),
+        };
+        if !lives_there {
             return Verdict::Drop(DropReason::TunnelSource);
         }
         match self.holder(IpAddr::V6(asked.target), source, origin) {
@@ -397,6 +406,14 @@ impl Stage<'_> {
                 .map_or(Verdict::Drop(DropReason::BadNeighbour), Verdict::Answer),
             None => Verdict::Drop(DropReason::UnknownNeighbour),
         }
+    }
+
+    /// Whether `mac` is at `origin`, in the subnet of `address`.
+    fn is_station_of(&self, mac: MacAddr, address: IpAddr, origin: Origin) -> bool {
+        let Tables { endpoints, macs, .. } = self.tables;
+        let subnet = endpoints.lookup(origin.vpc, address).map(|endpoint| endpoint.subnet);
+        let found = subnet.and_then(|subnet| macs.lookup(MacTable::key(subnet, mac)));
+        found.and_then(Location::unpack) == Some(Location::Remote(origin.vtep))
     }
 
     /// The MAC address of a port of this host that has `address`; or of the gateway, for a station of its subnet that is not ours.
@@ -410,8 +427,4 @@ impl Stage<'_> {
         let endpoint = self.tables.endpoints.lookup(origin.vpc, address)?;
         matches!(endpoint.location, Location::Local(_)).then_some(endpoint.mac)
     }
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }

@@ -175,7 +175,7 @@ impl Stage<'_> {
 }
 
 /// The MAC address from which this link-local address was made (modified EUI-64, RFC 4291 appendix A), if it was.
-fn link_local_owner(address: IpAddr) -> Option<MacAddr> {
+pub(crate) fn link_local_owner(address: IpAddr) -> Option<MacAddr> {
     let IpAddr::V6(v6) = address else { return None };
     let [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f] = v6.octets() else { return None };
     Some(MacAddr([a ^ 2, b, c, d, e, f]))

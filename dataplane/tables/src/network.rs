@@ -20,6 +20,8 @@ pub struct Vpc {
     pub mtu: u16,
     /// Tunnel end points that know all its addresses; none: this host knows them.
     pub directory: Vec<u16>,
+    /// Whether this host is one of those, for others.
+    pub is_directory: bool,
     /// VPCs whose endpoints may be reached from it by a route, and may send to it.
     pub peers: Vec<u16>,
     /// Whether the segment size that TCP offers over the fabric is lowered to what fits.

@@ -224,7 +224,14 @@ fn a_peering_leads_into_the_other_vpc_and_its_answers_back() {
     const PEER_VNI: u32 = 500;
     let mut hosts = pair(true, false, NONE, true);
     // The guest of host 2 is in another VPC now, which is peered with the first.
-    let vpc = |vni, peer| Vpc { vni, mtu: 1430, directory: vec![], peers: vec![peer], clamp_mss: false };
+    let vpc = |vni, peer| Vpc {
+        vni,
+        mtu: 1430,
+        directory: vec![],
+        is_directory: false,
+        peers: vec![peer],
+        clamp_mss: false,
+    };
     for (own, host) in (1..).zip(&mut hosts) {
         let control = &mut host.control;
         control.set_vpc(VPC, vpc(VNI, PEER), own == 1);
@@ -270,7 +277,8 @@ fn a_peering_leads_into_the_other_vpc_and_its_answers_back() {
     run(&mut hosts);
     assert_eq!(hosts[0].receive()[0].0[26..], back[26..]);
     // Without the peering, the same source is nobody's in this VPC, and lives elsewhere in the other.
-    let unpeered = Vpc { vni: VNI, mtu: 1430, directory: vec![], peers: vec![], clamp_mss: false };
+    let unpeered =
+        Vpc { vni: VNI, mtu: 1430, directory: vec![], is_directory: false, peers: vec![], clamp_mss: false };
     hosts[0].control.set_vpc(VPC, unpeered, true);
     let (foreign, source) = (underlay(2, false), underlay(2, false));
     let vtep = Vtep { address: foreign, sources: vec![source], is_host: false, neighbour: NEIGHBOUR };
@@ -298,4 +306,39 @@ fn a_burst_to_as_many_hosts_as_it_has_packets_leaves_whole() {
     let seen: Vec<_> = received(&mut observe).into_iter().map(|(frame, _)| (frame[33], frame[55])).collect();
     assert_eq!(seen, (0..40).map(|number| (100 + number, number)).collect::<Vec<_>>());
     assert_eq!(host.drops(PORT), []);
+}
+
+/// Host 1 gets, from host 2, what somebody at a third host sent to the guest of host 1.
+fn sent_on(change: impl FnOnce(&mut switch::Control)) -> (usize, Vec<(DropReason, u64)>) {
+    let (mut host, mut inject, _observe) = alone(false);
+    let (third, mac) = (underlay(3, false), MacAddr([2, 0, 0, 0, 1, 3]));
+    let vtep = Vtep { address: third, sources: vec![third], is_host: true, neighbour: NEIGHBOUR };
+    host.control.set_vtep(6, vtep);
+    let endpoint = Endpoint { mac, subnet: 0, location: Location::Remote(6) };
+    host.control.place_endpoint(VPC, IpAddr::V4(address(3, false)), endpoint);
+    change(&mut host.control);
+    host.control.publish();
+    let frame = udp([mac, guest_mac(1)], [address(3, false), address(1, false)], 50);
+    inject.send(&[Frame::from_head(&from_other(false, &frame, &[]), Offload::NONE)]);
+    while host.step() > 0 {}
+    (host.receive().len(), host.drops(UPLINK))
+}
+
+#[test]
+fn a_host_of_the_directory_sends_on_what_others_do_not_know() {
+    let vpc =
+        |directory, is_directory| Vpc { vni: VNI, mtu: 1430, directory, is_directory, ..Vpc::default() };
+    assert_eq!(sent_on(|control| control.set_vpc(VPC, vpc(vec![OTHER], false), true)), (1, vec![]));
+    // Host 1 knows only that host 2 is of the directory; host 2 knows where the address is: at itself.
+    let mut hosts = pair(true, false, NONE, true);
+    hosts[0].control.set_vpc(VPC, vpc(vec![OTHER], false), true);
+    hosts[0].control.forget_endpoint(VPC, IpAddr::V4(address(2, true)));
+    hosts[0].control.publish();
+    hosts[1].control.set_vpc(VPC, vpc(vec![], true), true);
+    hosts[1].control.publish();
+    let frame = udp([guest_mac(1), gateway_mac(1)], [address(1, true), address(2, true)], 50);
+    hosts[0].send(&frame, Offload::NONE);
+    run(&mut hosts);
+    let (seen, _) = hosts[1].receive().remove(0);
+    assert_eq!((&seen[..6], &seen[26..]), (&guest_mac(2).0[..], &frame[26..]));
 }

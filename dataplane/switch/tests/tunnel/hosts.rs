@@ -91,7 +91,14 @@ impl Host {
         control.attach_tx(UPLINK, 0, Box::new(Limited(wire.1, takes))).unwrap();
         control.set_vpc(
             VPC,
-            Vpc { vni: VNI, mtu: 1430, directory: vec![], peers: vec![], clamp_mss: true },
+            Vpc {
+                vni: VNI,
+                mtu: 1430,
+                directory: vec![],
+                is_directory: false,
+                peers: vec![],
+                clamp_mss: true,
+            },
             true,
         );
         let routes = [(0, "10.0.0.0/24"), (1, "10.0.1.0/24"), (2, "10.0.2.0/24")];
