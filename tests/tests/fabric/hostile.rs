@@ -200,7 +200,8 @@ impl Scene {
                 let one = moved.iter().all(|(name, count)| reasons.contains(&name.as_str()) && *count == 1);
                 ensure!(one && moved.len() == 1, "{moved:?} was counted, not one of {reasons:?}");
             }
-            Must::Vanish => {}
+            // Counted, if at all, before an honest packet behind it comes.
+            Must::Vanish => return self.settle(),
         }
         if let Some(got) = self.victim.try_receive()? {
             anyhow::bail!("the victim got {got:02x?}");
