@@ -1,6 +1,6 @@
 # Benchmarks. The Makefile includes this file.
 
-.PHONY: bench bench-compare bench-cross-check bench-ceiling
+.PHONY: bench bench-compare bench-vxlan bench-scale bench-cross-check bench-ceiling
 
 BENCH_ARGS ?=
 
@@ -11,6 +11,16 @@ bench-compare: ## towpathd against testpmd and Open vSwitch: table, SVG, target/
 	scripts/setup.sh bench
 	$(CARGO) build --locked --release -p towpathd -p towpath-cli -p towpath-bench
 	target/release/towpath-bench compare $(BENCH_ARGS)
+
+bench-vxlan: ## a tunnel's cost each way (cycles, instructions), then towpathd against Open vSwitch with VXLAN: target/bench/vxlan.json
+	scripts/setup.sh bench
+	$(CARGO) build --locked --release -p towpathd -p towpath-cli -p towpath-bench
+	target/release/towpath-bench vxlan --instructions
+	target/release/towpath-bench compare --tunnel --budget 4m $(BENCH_ARGS)
+
+bench-scale: ## a million endpoints: time until a worker sees them, memory, and packets lost while 1,000 change per second
+	$(CARGO) build --locked --release -p towpath-bench
+	target/release/towpath-bench scale $(BENCH_ARGS)
 
 bench-cross-check: ## the generator of bench-compare against testpmd's
 	scripts/setup.sh bench

@@ -15,6 +15,8 @@ use std::{fmt, net::Ipv4Addr, str::FromStr};
 
 use virtio_driver::{Gso, MemoryError, NetHeader, RxFrame, SharedMemory};
 
+use crate::wire::OUTER;
+
 /// Bytes of our own fields behind the headers.
 const FIELDS: usize = 16;
 const UDP_HEADERS: usize = 42;
@@ -25,6 +27,8 @@ const UDP_PREFIX: usize = UDP_HEADERS + FIELDS;
 /// TCP payload per segment of a 64 KB send, and how many of them.
 const MSS: u16 = 1460;
 const SEGMENTS: u32 = 44;
+/// TCP payload of a large send.
+pub(crate) const LARGE_SEND: u32 = SEGMENTS * MSS as u32;
 
 /// A frame of one length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +177,8 @@ struct Template {
     tcp: [u8; TCP_HEADERS - UDP_HEADERS],
     headers: usize,
     net: NetHeader,
+    /// What precedes the frame: the outer headers of a tunnel, whose source port is the flow's.
+    outer: Option<[u8; OUTER]>,
 }
 
 impl Sender {
@@ -182,6 +188,11 @@ impl Sender {
         let templates = sizes.cycle().iter().map(|&kind| Template::new(from, to, kind)).collect();
         let first_port = if odd { 33000 } else { 1024 };
         Self { templates, flows: Flows::new(flows), first_port, sequence }
+    }
+
+    /// Puts these before each frame, by the frame's length.
+    pub fn set_outer(&mut self, outer: impl Fn(usize) -> Option<[u8; OUTER]>) {
+        self.templates.iter_mut().for_each(|template| template.outer = outer(template.kind.len as usize));
     }
 
     /// The sequence number of the next frame.
@@ -223,6 +234,14 @@ impl Sender {
         let check = fold(payload_sum(sequence, stamp).wrapping_add(pattern_sum(word, tail)));
         // Straight into guest memory, piece over piece: a prefix patched on the stack could only be loaded again once all
         // earlier stores have left the store buffer, and those wait for lines that the switch holds.
+        let (address, outer) = match &template.outer {
+            None => (address, 0),
+            Some(outer) => {
+                memory.write_array(address, outer)?;
+                memory.write_array(address + 34, &(0xc000 | flow as u16 & 0x3fff).to_be_bytes())?;
+                (address + OUTER as u64, OUTER as u32)
+            }
+        };
         let ports = u32::from(source.swap_bytes()) | u32::from(destination.swap_bytes()) << 16;
         memory.write_array(address, &template.udp)?;
         if headers == TCP_HEADERS {
@@ -234,7 +253,7 @@ impl Sender {
         memory.write_array(address + headers as u64 + 8, &stamp.to_le_bytes())?;
         memory.fill_words(address + (headers + FIELDS) as u64, tail, word)?;
         self.sequence = sequence.wrapping_add(1);
-        Ok((template.net, template.kind.len))
+        Ok((template.net, template.kind.len + outer))
     }
 }
 
@@ -278,7 +297,8 @@ impl Template {
 
     fn cut(kind: FrameKind, headers: &[u8; TCP_HEADERS], len: usize, net: NetHeader) -> Self {
         let (udp, tcp) = (headers.first_chunk(), headers.last_chunk());
-        Self { kind, udp: *udp.unwrap_or(&[0; _]), tcp: *tcp.unwrap_or(&[0; _]), headers: len, net }
+        let (udp, tcp) = (*udp.unwrap_or(&[0; _]), *tcp.unwrap_or(&[0; _]));
+        Self { kind, udp, tcp, headers: len, net, outer: None }
     }
 }
 
@@ -451,6 +471,17 @@ impl Receiver {
         Ok(Some((sequence, stamp)))
     }
 
+    /// Counts a large send of which the segments were put together: its own fields, and the sum of what is behind them.
+    pub(crate) fn take_whole(&mut self, fields: SendFields, sum: u64) -> Option<(u32, u64)> {
+        let SendFields { sequence, check, stamp } = fields;
+        if fold(payload_sum(sequence, stamp).wrapping_add(sum)) != check {
+            self.tally.corrupt += 1;
+            return None;
+        }
+        self.count(sequence, LARGE_SEND + TCP_HEADERS as u32);
+        Some((sequence, stamp))
+    }
+
     #[inline]
     fn same_flow(&self, prefix: &[u8; PREFIX], sequence: u32) -> bool {
         let flow = self.flows.of(sequence);
@@ -473,6 +504,26 @@ impl Receiver {
             self.tally.reordered += 1;
             self.tally.lost = self.tally.lost.saturating_sub(1);
         }
+    }
+}
+
+/// Our own fields behind the headers of a frame.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SendFields {
+    sequence: u32,
+    check: u32,
+    stamp: u64,
+}
+
+impl SendFields {
+    /// Their bytes.
+    pub(crate) const LENGTH: u32 = FIELDS as u32;
+
+    /// Those at `address`.
+    pub(crate) fn read(memory: &SharedMemory, address: u64) -> Result<Self, MemoryError> {
+        let first = u64::from_le_bytes(memory.read_array(address)?);
+        let stamp = u64::from_le_bytes(memory.read_array(address + 8)?);
+        Ok(Self { sequence: first as u32, check: (first >> 32) as u32, stamp })
     }
 }
 
@@ -500,7 +551,7 @@ fn read_prefix(
 }
 
 /// The part of a sum that `len` bytes contribute which start `at` bytes into the summed range.
-fn sum_at(memory: &SharedMemory, address: u64, len: usize, at: usize) -> Result<u64, MemoryError> {
+pub(crate) fn sum_at(memory: &SharedMemory, address: u64, len: usize, at: usize) -> Result<u64, MemoryError> {
     let shift = at % 8;
     let first = if shift == 0 { 0 } else { (8 - shift).min(len) };
     let mut bytes = [0u8; 8];

@@ -11,6 +11,7 @@ use crate::{
     clock::Clock,
     frame::{Endpoint, Payload, Receiver, Sender, Sizes},
     generator::Load,
+    wire::Wire,
 };
 
 /// Rings doorbells by eventfd; the null back end needs none.
@@ -50,6 +51,8 @@ pub struct Guest {
     posted: usize,
     ring_size: usize,
     connection: Option<Connection>,
+    /// Set if this is the wire of the pair.
+    wire: Option<Wire>,
 }
 
 /// Descriptors of one burst.
@@ -85,7 +88,15 @@ impl Guest {
             posted,
             ring_size,
             connection: None,
+            wire: None,
         }
+    }
+
+    /// The same as the wire: a tunnel end point that sends and receives for `me`.
+    #[must_use]
+    pub fn as_wire(mut self, wire: Wire) -> Self {
+        self.wire = Some(wire);
+        self
     }
 
     /// Sets what is sent and expected from now on; sequence numbers go on.
@@ -96,6 +107,9 @@ impl Guest {
         self.sender = Sender::new(self.me, peer, sizes, flows, odd, sequence);
         self.receiver = Receiver::new(peer, self.me, flows, !odd, expected, payload);
         self.receiver.tally = tally;
+        if let Some(wire) = &self.wire {
+            self.sender.set_outer(|length| wire.outer(length));
+        }
         let buffer = if sizes.longest() > 9018 { 4096 } else { 2060 };
         self.buffers_per_frame = (sizes.longest() as usize + 12).div_ceil(buffer);
     }
@@ -116,12 +130,16 @@ impl Guest {
             return Ok(0);
         }
         let now = cpu::time_stamp();
-        let Self { rx, receiver, memory, .. } = self;
+        let Self { rx, receiver, memory, wire, .. } = self;
         let mut failed = None;
         let mut buffers = 0;
         let frames = rx.receive(2 * BURST, |frame| {
             buffers += frame.parts.len();
-            match receiver.take(memory, frame) {
+            let taken = match wire {
+                None => receiver.take(memory, frame),
+                Some(wire) => wire.take(receiver, memory, frame),
+            };
+            match taken {
                 Ok(Some((sequence, stamp))) if sequence & latency.mask == 0 => {
                     let nanoseconds = latency.clock.nanoseconds(now.saturating_sub(stamp));
                     latency.histogram.saturating_record(nanoseconds);
@@ -138,12 +156,39 @@ impl Guest {
             self.posted += self.rx.refill(self.ring_size);
             self.rx.queue().kick_if_needed(0, &mut self.bells);
         }
+        if let Some(wire) = &mut self.wire {
+            let reply = wire.reply();
+            if wire.news() {
+                self.sender.set_outer(|length| wire.outer(length));
+            }
+            if let Some(reply) = reply {
+                self.send_reply(&reply)?;
+            }
+        }
         Ok(frames)
+    }
+
+    /// Answers who asked for the wire.
+    #[cold]
+    fn send_reply(&mut self, reply: &[u8]) -> Result<(), RxError> {
+        self.tx.reclaim(usize::MAX)?;
+        // Without room the question is asked again.
+        if let Some(slot) = self.tx.slot() {
+            self.memory.write(slot.address, reply)?;
+            if self.tx.send(&NetHeader::default(), reply.len() as u32).is_ok() {
+                self.tx.queue().publish();
+                self.tx.queue().kick_if_needed(1, &mut self.bells);
+            }
+        }
+        Ok(())
     }
 
     /// Sends up to `count` frames; `stamp` says when the n-th of them was meant to leave. Returns how many were sent.
     #[inline]
     pub(crate) fn send(&mut self, count: usize, stamp: impl Fn(usize) -> u64) -> Result<usize, RxError> {
+        if self.wire.as_ref().is_some_and(|wire| !wire.is_up()) {
+            return Ok(0);
+        }
         if self.tx.room() < count.max(BURST) {
             self.tx.reclaim(usize::MAX)?;
         }

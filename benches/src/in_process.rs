@@ -186,7 +186,8 @@ pub(crate) fn device(
 /// A minimal guest: buffers filled once, sent again and again.
 pub struct MinimalGuest {
     guest: LocalGuest,
-    sender: Sender,
+    /// One for each peer: the n-th buffer goes to the n-th of them.
+    senders: Vec<Sender>,
     len: u32,
     header: NetHeader,
     partial_checksums: bool,
@@ -201,11 +202,24 @@ impl MinimalGuest {
     /// Guest `index` of a host, sending frames of the first of these sizes to the other.
     #[must_use]
     pub fn new(guest: LocalGuest, index: u8, sizes: &Sizes, flows: u32) -> Self {
-        let (me, peer) = (Endpoint::numbered(index), Endpoint::numbered(index ^ 1));
-        let sender = Sender::new(me, peer, sizes, flows, index % 2 == 1, 0);
+        let peer = Endpoint::numbered(index ^ 1);
+        Self::between(guest, Endpoint::numbered(index), &[peer], sizes, flows, index % 2 == 1)
+    }
+
+    /// A guest of that address, sending frames of the first of these sizes to each of `peers` in turn. `odd`: as [`Sender::new`] has it.
+    #[must_use]
+    pub fn between(
+        guest: LocalGuest,
+        me: Endpoint,
+        peers: &[Endpoint],
+        sizes: &Sizes,
+        flows: u32,
+        odd: bool,
+    ) -> Self {
+        let senders = peers.iter().map(|peer| Sender::new(me, *peer, sizes, flows, odd, 0)).collect();
         let (len, header) = (sizes.longest(), NetHeader::default());
         let outer = Vec::new();
-        Self { guest, sender, len, header, partial_checksums: false, outer, filled: false, received: 0 }
+        Self { guest, senders, len, header, partial_checksums: false, outer, filled: false, received: 0 }
     }
 
     /// Puts these bytes before each frame. Before anything is sent.
@@ -238,7 +252,9 @@ impl MinimalGuest {
                 let outer = self.outer.len();
                 memory.write(slot.address, &self.outer).map_err(|error| broken(&error))?;
                 let address = slot.address + outer as u64;
-                let (header, len) = self.sender.write(memory, address, 0).map_err(|error| broken(&error))?;
+                let at = ahead % self.senders.len().max(1);
+                let Some(sender) = self.senders.get_mut(at) else { break };
+                let (header, len) = sender.write(memory, address, 0).map_err(|error| broken(&error))?;
                 (self.header, self.len) = (header, len + outer as u32);
             }
             if self.partial_checksums {

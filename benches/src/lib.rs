@@ -17,5 +17,7 @@ pub mod inproc;
 pub mod null;
 pub mod probe;
 pub mod run;
+pub mod scale;
 pub mod session;
 pub mod vxlan;
+pub mod wire;

@@ -7,6 +7,7 @@ use towpath_bench::{
     compare::{self, CompareArgs},
     inproc::{self, InprocArgs},
     run::{self, RunArgs},
+    scale::{self, ScaleArgs},
     vxlan::{self, VxlanArgs},
 };
 
@@ -28,6 +29,8 @@ enum Command {
     Compare(Box<CompareArgs>),
     /// What a tunnel costs a packet, out and in, beside plain forwarding: workers in this process, by turns
     Vxlan(Box<VxlanArgs>),
+    /// A million endpoints: how long until a worker sees them, what they take, and what is lost while they change
+    Scale(Box<ScaleArgs>),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Inproc(args) => inproc::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Vxlan(args) => vxlan::run(&args),
+        Command::Scale(args) => scale::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

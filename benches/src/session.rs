@@ -98,10 +98,26 @@ pub fn attach(
     config: &AttachConfig,
     patience: Duration,
 ) -> Result<Vec<Guest>, SessionError> {
+    attach_each(sockets, endpoints, role, &vec![*config; sockets.len()], patience)
+}
+
+/// The same with a configuration for each.
+///
+/// # Errors
+///
+/// [`SessionError::Attach`].
+pub fn attach_each(
+    sockets: &[PathBuf],
+    endpoints: &[Endpoint],
+    role: Role,
+    configs: &[AttachConfig],
+    patience: Duration,
+) -> Result<Vec<Guest>, SessionError> {
     let results: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = sockets
             .iter()
-            .map(|path| scope.spawn(move || attach_one(path, role, config, patience)))
+            .zip(configs)
+            .map(|(path, config)| scope.spawn(move || attach_one(path, role, config, patience)))
             .collect();
         handles.into_iter().map(|handle| handle.join().map_err(|_| SessionError::Panicked)).collect()
     });

@@ -79,12 +79,13 @@ impl Lab {
 
     /// Where switches are to live.
     #[must_use]
-    pub(super) fn places(&self, core: usize, worker_core: usize) -> Places<'_> {
+    pub(super) fn places(&self, core: usize, worker_core: usize, tunnel: bool) -> Places<'_> {
         Places {
             folder: self.folder.path(),
             worker_core,
             other_core: core,
             huge_pages: self.huge_pages.available,
+            tunnel,
         }
     }
 
@@ -95,8 +96,9 @@ impl Lab {
     /// When one does not come up.
     pub(super) fn open(args: &CompareArgs) -> anyhow::Result<Self> {
         let mut lab = Self::empty()?;
-        for system in &args.systems {
-            let places = lab.places(args.core, args.worker_core);
+        // testpmd has no tunnels.
+        for system in args.systems.iter().filter(|system| !args.tunnel || **system != System::Testpmd) {
+            let places = lab.places(args.core, args.worker_core, args.tunnel);
             eprintln!("starting {system:?}");
             let switch: Box<dyn Switch> = match system {
                 System::Towpathd => Box::new(Towpathd::start(&places, &args.binaries)?),

@@ -78,6 +78,9 @@ pub struct CompareArgs {
     /// Count samples during which other work used the cores too: to try the tool out, not to measure
     #[arg(long)]
     accept_busy: bool,
+    /// From a guest to a wire that speaks VXLAN and back, with Open vSwitch as the peer: results in vxlan.json and vxlan.svg
+    #[arg(long, conflicts_with = "cross_check")]
+    tunnel: bool,
     /// Check this generator against testpmd's (net_pcap into net_virtio_user) instead of comparing switches
     #[arg(long)]
     cross_check: bool,
@@ -103,7 +106,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
         return cross::run(args, &interrupt);
     }
     let budget = args.budget.unwrap_or(Duration::from_secs(if args.quick { 120 } else { 900 }));
-    let mut visits = plan::visits(args.quick);
+    let mut visits = if args.tunnel { plan::tunnel_visits(args.quick) } else { plan::visits(args.quick) };
     if !args.rows.is_empty() {
         for visit in &mut visits {
             visit.rows.retain(|row| args.rows.iter().any(|part| row.name().contains(part)));
@@ -142,9 +145,10 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let results = report::results(&visits, &sampler, descriptions);
     println!("{}", report::table(&results));
     std::fs::create_dir_all(&args.output).with_context(|| format!("creating {}", args.output.display()))?;
-    let json = args.output.join("compare.json");
+    let name = if args.tunnel { "vxlan" } else { "compare" };
+    let json = args.output.join(format!("{name}.json"));
     std::fs::write(&json, serde_json::to_string_pretty(&results)?)?;
-    let picture = args.output.join("compare.svg");
+    let picture = args.output.join(format!("{name}.svg"));
     svg::write(&picture, &results)?;
     println!("written: {}, {}", json.display(), picture.display());
     if interrupt.is_set() {

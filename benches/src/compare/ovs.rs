@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    net::Ipv4Addr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -11,11 +12,12 @@ use anyhow::{Context, bail};
 use rustix::process::Pid;
 use serde::Deserialize;
 
+use super::towpathd::UNDERLAY_MTU;
 use super::{
     process::{Process, output},
     switches::{Places, Switch, Work, number_after, text},
 };
-use crate::attach::Role;
+use crate::{attach::Role, wire::Underlay};
 
 const DAEMON: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const DATABASE: &str = "/usr/sbin/ovsdb-server";
@@ -25,6 +27,9 @@ const BRIDGE: &str = "br0";
 const PORTS: &str = "ovs-port";
 /// The learning switch.
 const NORMAL: &str = "ovs-normal";
+/// A port and a VXLAN tunnel, over a second bridge that has the wire.
+pub(super) const VXLAN: &str = "ovs-vxlan";
+const UNDERLAY_BRIDGE: &str = "br-underlay";
 
 /// A running Open vSwitch.
 pub(super) struct OpenVswitch {
@@ -36,6 +41,7 @@ pub(super) struct OpenVswitch {
     version: String,
     settings: String,
     mode: &'static str,
+    tunnel: bool,
 }
 
 #[derive(Deserialize)]
@@ -90,9 +96,15 @@ impl OpenVswitch {
             version: String::new(),
             settings: String::new(),
             mode: "",
+            tunnel: places.tunnel,
         };
         this.configure(places)?;
-        this.select(PORTS)?;
+        if places.tunnel {
+            this.mode = VXLAN;
+            this.configure_tunnel().with_context(|| this.log())?;
+        } else {
+            this.select(PORTS)?;
+        }
         Ok(this)
     }
 
@@ -128,8 +140,9 @@ impl OpenVswitch {
             "datapath_type=netdev",
         ])
         .with_context(|| self.log())?;
+        let guests = if self.tunnel { 1 } else { 2 };
         let sockets = self.sockets.clone();
-        for (port, socket) in ["p0", "p1"].into_iter().zip(&sockets) {
+        for (port, socket) in ["p0", "p1"].into_iter().zip(&sockets).take(guests) {
             let path = format!("options:vhost-server-path={}", text(socket));
             let number = format!("ofport_request={}", if port == "p0" { 1 } else { 2 });
             let add = ["--timeout=30", "add-port", BRIDGE, port, "--", "set", "Interface", port];
@@ -139,6 +152,41 @@ impl OpenVswitch {
         }
         self.version = self.control("version", &[])?.lines().next().unwrap_or_default().to_string();
         Ok(())
+    }
+
+    /// The wire as a DPDK device on a bridge that has the tunnel's address, and a tunnel port beside the guest's.
+    fn configure_tunnel(&self) -> anyhow::Result<()> {
+        let Underlay { switch, wire, vni, mac } = Underlay::default();
+        let device =
+            format!("options:dpdk-devargs=net_vhost0,iface={},queues=1,client=1", text(&self.sockets[1]));
+        let (bridge, mtu) = (UNDERLAY_BRIDGE, format!("mtu_request={UNDERLAY_MTU}"));
+        self.vsctl(&[
+            "--timeout=30",
+            "add-br",
+            bridge,
+            "--",
+            "set",
+            "bridge",
+            bridge,
+            "datapath_type=netdev",
+        ])?;
+        let add = ["--timeout=30", "add-port", bridge, "wire", "--", "set", "Interface", "wire", "type=dpdk"];
+        self.vsctl(&[&add[..], &[&device, &mtu]].concat())?;
+        // The bridge's own port is an interface of the kernel, and its address where the tunnel begins.
+        let ip = |args: &[&str]| {
+            output("ip", &args.iter().map(ToString::to_string).collect::<Vec<_>>(), &[]).map(|_| ())
+        };
+        ip(&["address", "add", &format!("{switch}/24"), "dev", bridge])?;
+        ip(&["link", "set", bridge, "up"])?;
+        // Both can be found out by asking the kernel and the wire, which takes longer than a sample.
+        let prefix = Ipv4Addr::from_bits(switch.to_bits() & 0xffff_ff00);
+        self.control("ovs/route/add", &[&format!("{prefix}/24"), bridge])?;
+        self.control("tnl/arp/set", &[bridge, &wire.to_string(), &mac.to_string()])?;
+        let remote = [format!("options:remote_ip={wire}"), format!("options:key={vni}")];
+        let add =
+            ["--timeout=30", "add-port", BRIDGE, "vxlan0", "--", "set", "Interface", "vxlan0", "type=vxlan"];
+        self.vsctl(&[&add[..], &[&remote[0], &remote[1], "ofport_request=2"]].concat())?;
+        self.flows(&["in_port=1,actions=output:2", "in_port=2,actions=output:1"])
     }
 
     fn log(&self) -> String {
@@ -214,7 +262,7 @@ impl Switch for OpenVswitch {
     }
 
     fn modes(&self) -> &'static [&'static str] {
-        &[PORTS, NORMAL]
+        if self.tunnel { &[VXLAN] } else { &[PORTS, NORMAL] }
     }
 
     fn select(&mut self, mode: &str) -> anyhow::Result<()> {

@@ -13,6 +13,8 @@ pub(super) enum Kind {
     Throughput,
     /// Flat out with 64 KB sends: throughput against one thread's copy bandwidth.
     Tso,
+    /// One way, from the guest to the wire of a tunnel, as large as a switch takes it: throughput.
+    LargeSends,
     /// One frame under way.
     OneInFlight,
     /// Open loop at this percentage of what the slower of towpathd, testpmd and 85 % of the generator can do.
@@ -44,6 +46,7 @@ impl Row {
         match self.kind {
             Kind::Throughput => format!("{base}/{}", self.flows),
             Kind::Tso => format!("{base}/tso"),
+            Kind::LargeSends => format!("{base}/large-sends"),
             Kind::OneInFlight => format!("{base}/in-flight-1"),
             Kind::Load(percent) => format!("{base}/load-{percent}"),
         }
@@ -62,7 +65,7 @@ impl Row {
     #[must_use]
     pub(super) fn takes(&self, contestant: &str) -> bool {
         match self.kind {
-            Kind::Throughput => true,
+            Kind::Throughput | Kind::LargeSends => true,
             Kind::Tso => contestant == TOWPATHD,
             Kind::OneInFlight | Kind::Load(_) => contestant == TOWPATHD || contestant == "testpmd-io",
         }
@@ -76,6 +79,8 @@ pub(super) struct Visit {
     pub(super) layout: RingLayout,
     /// Whether segmentation offload is negotiated (and only switches that know it take part).
     pub(super) tso: bool,
+    /// Whether the second port is the wire of a tunnel.
+    pub(super) tunnel: bool,
     /// Rows, in order; load rows come after the throughput rows their rate derives from.
     pub(super) rows: Vec<Row>,
 }
@@ -94,14 +99,29 @@ pub(super) fn visits(quick: bool) -> Vec<Visit> {
             rows.push(Row::new(layout, "64", 1000, Kind::Load(50)));
             rows.push(Row::new(layout, "64", 1000, Kind::Load(90)));
         }
-        visits.push(Visit { layout, tso: false, rows });
+        visits.push(Visit { layout, tso: false, tunnel: false, rows });
     }
     let layouts: &[RingLayout] =
         if quick { &[RingLayout::Split] } else { &[RingLayout::Split, RingLayout::Packed] };
     for &layout in layouts {
-        visits.push(Visit { layout, tso: true, rows: vec![Row::new(layout, "64K", 1, Kind::Tso)] });
+        let rows = vec![Row::new(layout, "64K", 1, Kind::Tso)];
+        visits.push(Visit { layout, tso: true, tunnel: false, rows });
     }
     visits
+}
+
+/// The rows of `--tunnel`.
+#[must_use]
+pub(super) fn tunnel_visits(quick: bool) -> Vec<Visit> {
+    let layouts: &[RingLayout] =
+        if quick { &[RingLayout::Split] } else { &[RingLayout::Split, RingLayout::Packed] };
+    let of = |layout: &RingLayout| {
+        let row = |size, kind, flows| Row::new(*layout, size, flows, kind);
+        let frames = vec![row("64", Kind::Throughput, 1000), row("1518", Kind::Throughput, 1000)];
+        let large = vec![row("64K", Kind::LargeSends, 1)];
+        [(false, frames), (true, large)].map(|(tso, rows)| Visit { layout: *layout, tso, tunnel: true, rows })
+    };
+    layouts.iter().flat_map(of).collect()
 }
 
 /// What is compared.
@@ -110,6 +130,8 @@ pub(super) fn visits(quick: bool) -> Vec<Visit> {
 pub(super) enum Metric {
     /// Busy time stamp cycles per packet, by the switch's own counter.
     CyclesPerPacket,
+    /// Gb/s.
+    Throughput,
     /// Median latency, ns.
     LatencyP50,
     /// 99th percentile of latency, ns.
@@ -134,7 +156,7 @@ impl Target {
     #[must_use]
     pub(super) fn reached(&self, ratio: f64) -> bool {
         match self.metric {
-            Metric::CopyBandwidthShare => ratio >= self.bound,
+            Metric::CopyBandwidthShare | Metric::Throughput => ratio >= self.bound,
             _ => ratio <= self.bound,
         }
     }
@@ -146,6 +168,15 @@ pub(super) fn targets(row: &Row, peer: &str, distance: Distance) -> Vec<Target> 
     let cycles = |bound, aim| vec![Target { metric: Metric::CyclesPerPacket, bound, aim }];
     let small = row.sizes.longest() < 128;
     let split = row.layout == RingLayout::Split;
+    if peer == super::ovs::VXLAN {
+        let (most, least) = if small { (0.5, 2.0) } else { (1.0 / 1.5, 1.5) };
+        let throughput = Target { metric: Metric::Throughput, bound: least, aim: None };
+        return if row.kind == Kind::LargeSends {
+            vec![throughput]
+        } else {
+            vec![Target { metric: Metric::CyclesPerPacket, bound: most, aim: None }, throughput]
+        };
+    }
     match (row.kind, peer, distance) {
         (Kind::Throughput, "testpmd-io", Distance::Near) => match (small, split) {
             (true, true) => cycles(0.7, Some(0.5)),

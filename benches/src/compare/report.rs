@@ -124,7 +124,7 @@ pub(super) struct Results {
     pub(super) samples: Vec<Sample>,
 }
 
-const CONTESTANTS: [&str; 4] = [TOWPATHD, "testpmd-io", "ovs-port", "ovs-normal"];
+const CONTESTANTS: [&str; 5] = [TOWPATHD, "testpmd-io", "ovs-port", "ovs-normal", super::ovs::VXLAN];
 const DISTANCES: [Distance; 2] = [Distance::Near, Distance::Far];
 
 /// Works out all rows.
@@ -222,6 +222,7 @@ fn comparison(
     }
     let ratio = |metric: Metric| match metric {
         Metric::CyclesPerPacket => paired(samples, &name, distance, peer, |s| s.cycles_per_packet),
+        Metric::Throughput => paired(samples, &name, distance, peer, |s| Some(s.gbps)),
         Metric::LatencyP50 => paired(samples, &name, distance, peer, |s| Some(s.latency.p50 as f64)),
         Metric::LatencyP99 => paired(samples, &name, distance, peer, |s| Some(s.latency.p99 as f64)),
         Metric::CopyBandwidthShare => Summary::of(
@@ -394,7 +395,8 @@ fn verdicts(out: &mut String, results: &Results) -> std::fmt::Result {
             } else {
                 missed += 1;
             }
-            let sign = if v.target.metric == Metric::CopyBandwidthShare { "at least" } else { "at most" };
+            let most = matches!(v.target.metric, Metric::CopyBandwidthShare | Metric::Throughput);
+            let sign = if most { "at least" } else { "at most" };
             let aim = match v.target.aim {
                 Some(aim) if v.ratio.median <= aim => format!(", aim {aim} reached"),
                 Some(aim) => format!(", aim {aim} not reached"),
@@ -409,7 +411,7 @@ fn verdicts(out: &mut String, results: &Results) -> std::fmt::Result {
                 row.peer,
                 metric_name(v.target.metric),
                 v.ratio.text(2),
-                v.target.bound,
+                (v.target.bound * 100.0).round() / 100.0,
             )?;
         }
     }
@@ -422,6 +424,7 @@ fn verdicts(out: &mut String, results: &Results) -> std::fmt::Result {
 const fn metric_name(metric: Metric) -> &'static str {
     match metric {
         Metric::CyclesPerPacket => "cycles/packet",
+        Metric::Throughput => "throughput",
         Metric::LatencyP50 => "latency p50",
         Metric::LatencyP99 => "latency p99",
         Metric::CopyBandwidthShare => "share of one copy",

@@ -26,6 +26,7 @@ use crate::{
     null,
     probe::{Distance, Probe, ping_pong},
     session::{self, Hooks, Interrupt, SessionError, Timing},
+    wire::{OUTER, Underlay, Wire},
 };
 
 /// The generator on its null back end, as a contestant.
@@ -220,21 +221,32 @@ impl Sampler {
             return Ok(true);
         }
         self.copies.push(copy_bandwidth(self.worker_core, Duration::from_millis(30))?);
-        let config = attach_config(visit);
+        let config = attach_config(visit, visit.tso);
         let mut generators = HashMap::new();
         for (index, switch) in lab.switches.iter_mut().enumerate() {
-            if visit.tso && !switch.tso() {
+            if visit.tso && !switch.tso() && !visit.tunnel {
                 continue;
             }
+            let config = attach_config(visit, visit.tso && switch.tso());
+            // A wire takes nothing that is not on a wire.
+            let configs = [config, AttachConfig { offloads: config.offloads && !visit.tunnel, ..config }];
             switch.check()?;
             let _running = thaw(switch.as_ref())?;
             let endpoints = [Endpoint::numbered(0), Endpoint::numbered(1)];
-            let guests = session::attach(&switch.sockets(), &endpoints, switch.role(), &config, PATIENCE)?;
+            let mut guests =
+                session::attach_each(&switch.sockets(), &endpoints, switch.role(), &configs, PATIENCE)?;
+            if visit.tunnel
+                && let Some(wire) = guests.pop()
+            {
+                guests.push(wire.as_wire(Wire::new(Underlay::default())));
+            }
             generators.insert(index, Generator::new(guests, self.clock)?);
         }
         // A switch that connects to us arranges its ports anew after the handshake.
-        for switch in
-            lab.switches.iter().filter(|switch| switch.role() == Role::Server && (switch.tso() || !visit.tso))
+        for switch in lab
+            .switches
+            .iter()
+            .filter(|switch| switch.role() == Role::Server && (switch.tso() || !visit.tso || visit.tunnel))
         {
             let _running = thaw(switch.as_ref())?;
             self.interrupt.sleep(REARRANGE)?;
@@ -346,7 +358,11 @@ impl Sampler {
             }
             _ => None,
         };
-        let load = load(row, rate, Payload::Whole);
+        let mut load = load(row, rate, Payload::Whole);
+        if row.kind == Kind::LargeSends && !switch.tso() {
+            // Its guest cuts what it sends.
+            (load.sizes, load.in_flight) = ("1518".parse().unwrap_or_default(), Some(usize::MAX));
+        }
         switch.check()?;
         let (report, work, contention) = {
             let _running = thaw(switch)?;
@@ -461,7 +477,6 @@ impl Sampler {
 }
 
 fn load(row: &Row, rate: Rate, payload: Payload) -> Load {
-    let one = row.kind == Kind::OneInFlight;
     let latency_every = match row.kind {
         Kind::OneInFlight => 1,
         _ => 16,
@@ -470,14 +485,26 @@ fn load(row: &Row, rate: Rate, payload: Payload) -> Load {
         sizes: row.sizes.clone(),
         flows: row.flows,
         rate,
-        in_flight: one.then_some(1),
+        in_flight: match row.kind {
+            Kind::OneInFlight => Some(1),
+            // As many as the wire has buffers for, when they arrive in segments.
+            Kind::LargeSends => Some(LARGE_RING as usize / 64),
+            _ => None,
+        },
         latency_every,
         payload,
     }
 }
 
-fn attach_config(visit: &Visit) -> AttachConfig {
+/// Descriptors of the rings for large sends in a tunnel.
+const LARGE_RING: u16 = 1024;
+
+/// `offloads`: whether this switch takes large sends.
+fn attach_config(visit: &Visit, offloads: bool) -> AttachConfig {
     let longest = visit.rows.iter().map(|row| row.sizes.longest()).max().unwrap_or(1514);
+    let longest = if visit.tso && !offloads { 1514 } else { longest };
+    let outer = if visit.tunnel { OUTER as u32 } else { 0 };
+    let ring_size = if visit.tunnel && offloads { LARGE_RING } else { 256 };
     let layout: RingLayout = visit.layout;
-    AttachConfig { layout, ring_size: 256, longest, offloads: visit.tso, huge_pages: true }
+    AttachConfig { layout, ring_size, longest: longest + outer, offloads, huge_pages: true }
 }

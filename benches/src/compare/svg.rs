@@ -8,11 +8,12 @@ use plotters::prelude::*;
 use super::{report::Results, sampler::CEILING};
 use crate::probe::Distance;
 
-const COLOURS: [(&str, RGBColor); 4] = [
+const COLOURS: [(&str, RGBColor); 5] = [
     ("towpathd", RGBColor(0, 114, 178)),
     ("testpmd-io", RGBColor(230, 159, 0)),
     ("ovs-port", RGBColor(0, 158, 115)),
     ("ovs-normal", RGBColor(153, 153, 153)),
+    ("ovs-vxlan", RGBColor(153, 153, 153)),
 ];
 
 /// One bar: row, system, median and quartiles.

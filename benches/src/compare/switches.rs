@@ -97,6 +97,8 @@ pub(super) struct Places<'a> {
     pub(super) other_core: usize,
     /// Whether 2 MiB pages are there.
     pub(super) huge_pages: bool,
+    /// Whether the second port is to be the wire of a tunnel.
+    pub(super) tunnel: bool,
 }
 
 /// The number behind the first `label` in `text`, which may hold commas.

@@ -13,7 +13,10 @@ use super::{
     process::{Process, output},
     switches::{Places, Switch, Work, text},
 };
-use crate::{attach::Role, frame::Endpoint};
+use crate::{attach::Role, frame::Endpoint, wire::Underlay};
+
+/// Of the underlay, in bytes: room for a guest's frame of 1,514 bytes in its tunnel.
+pub(super) const UNDERLAY_MTU: u16 = 1600;
 
 /// A running towpathd.
 pub(super) struct Towpathd {
@@ -23,6 +26,7 @@ pub(super) struct Towpathd {
     sockets: [PathBuf; 2],
     log: PathBuf,
     version: String,
+    tunnel: bool,
 }
 
 /// What `towpath workers -o json` says of a worker.
@@ -49,13 +53,15 @@ impl Towpathd {
         let api = folder.join("api.sock");
         let sockets = [folder.join("a.sock"), folder.join("b.sock")];
         let file = folder.join("towpathd.yaml");
-        std::fs::write(&file, daemon_file(places, &api))?;
-        std::fs::write(manifests.join("bench.yaml"), manifest(&sockets))?;
+        std::fs::write(&file, daemon_file(places, &api, &sockets[1]))?;
+        let manifest = if places.tunnel { tunnel_manifest(&sockets[0]) } else { manifest(&sockets) };
+        std::fs::write(manifests.join("bench.yaml"), manifest)?;
         let log = folder.join("log");
         let args = ["--config".to_string(), text(&file), "--manifests".to_string(), text(&manifests)];
         let process = Process::start("towpathd", &daemon, &args, &[], &log)?;
         let version = output(&text(&daemon), &["--version".to_string()], &[]).unwrap_or_default();
-        let mut this = Self { process, api, cli, sockets, log, version: version.trim().to_string() };
+        let (version, tunnel) = (version.trim().to_string(), places.tunnel);
+        let mut this = Self { process, api, cli, sockets, log, version, tunnel };
         this.wait()?;
         Ok(this)
     }
@@ -100,12 +106,41 @@ pub(super) fn built(binaries: &Path) -> anyhow::Result<[PathBuf; 2]> {
     Ok(both)
 }
 
-fn daemon_file(places: &Places<'_>, api: &Path) -> String {
-    format!(
+fn daemon_file(places: &Places<'_>, api: &Path, wire: &Path) -> String {
+    let mut file = format!(
         "host: bench\nworkers: {{cores: [{}], idle: poll}}\napi: {{socket: {}}}\nmetrics: {{listen: \"127.0.0.1:0\"}}\n",
         places.worker_core,
         text(api)
-    )
+    );
+    if places.tunnel {
+        let Underlay { switch, .. } = Underlay::default();
+        file.push_str(&format!(
+            "uplink: {{dpdk: {{device: \"net_vhost0,iface={},queues=1\"}}, addresses: [{switch}/24], mtu: {UNDERLAY_MTU}}}\n",
+            text(wire)
+        ));
+    }
+    file
+}
+
+/// A port here and one on another host, which the wire is.
+fn tunnel_manifest(socket: &Path) -> String {
+    let Underlay { wire, switch, vni, .. } = Underlay::default();
+    let mut all = format!(
+        "apiVersion: towpath.dev/v1\nkind: Vpc\nmetadata: {{name: bench}}\nspec: {{vni: {vni}, cidrs: [10.0.0.0/16]}}\n---\n\
+         kind: Subnet\nmetadata: {{name: bench}}\nspec: {{vpc: bench, cidrs: [10.0.1.0/24]}}\n---\n\
+         kind: Host\nmetadata: {{name: bench}}\nspec: {{vteps: [{switch}], mtu: {UNDERLAY_MTU}}}\n---\n\
+         kind: Host\nmetadata: {{name: wire}}\nspec: {{vteps: [{wire}], mtu: {UNDERLAY_MTU}}}\n"
+    );
+    let attachment = format!(", attachment: {{vhostUser: {{socket: {}}}}}", text(socket));
+    for (index, host, attachment) in [(0, "bench", attachment.as_str()), (1, "wire", "")] {
+        let endpoint = Endpoint::numbered(index);
+        let (mac, ip) = (endpoint.mac_text(), endpoint.ip);
+        all.push_str(&format!(
+            "---\nkind: Port\nmetadata: {{name: port{index}}}\n\
+             spec: {{subnet: bench, host: {host}, mac: \"{mac}\", ips: [{ip}], unfiltered: false{attachment}}}\n"
+        ));
+    }
+    all
 }
 
 /// Two ports in one subnet, as [`Endpoint::numbered`] addresses them.
@@ -128,7 +163,12 @@ fn manifest(sockets: &[PathBuf; 2]) -> String {
 
 impl Switch for Towpathd {
     fn description(&self) -> String {
-        format!("{}, one worker, idle: poll, two ports in one subnet (unfiltered: false)", self.version)
+        let ports = if self.tunnel {
+            "a port and net_vhost as uplink, VXLAN over IPv4"
+        } else {
+            "two ports in one subnet (unfiltered: false)"
+        };
+        format!("{}, one worker, idle: poll, {ports}", self.version)
     }
 
     fn sockets(&self) -> [PathBuf; 2] {

@@ -164,12 +164,13 @@ fn outer(config: &TunnelConfig) -> Option<Vec<u8>> {
 /// A host with one port and an uplink; the guest on the one, the wire on the other.
 fn tunnel_host(config: &AttachConfig) -> Result<(Control, Worker, [LocalGuest; 2]), InProcessError> {
     let (mut control, worker) = switch()?;
-    let bits = feature_bits(config);
-    let net = NetFeatures::from_bits(bits);
-    let notifier: Arc<dyn Notifier> = Arc::new(NobodyWaits);
     let addresses = vec![OwnAddress { address: underlay(0), answered: true }];
     control.set_uplink(&UplinkPlan { mac: UNDERLAY[0], mtu: UNDERLAY_MTU, addresses });
-    control.set_vpc(VPC, Vpc { vni: VNI, mtu: 9000, ..Vpc::default() }, true);
+    control.set_vpc(
+        VPC,
+        Vpc { vni: VNI, mtu: 9000, directory: vec![], peers: vec![], clamp_mss: false },
+        true,
+    );
     let subnet = Subnet {
         vpc: VPC,
         gateway_mac: GATEWAY,
@@ -194,17 +195,31 @@ fn tunnel_host(config: &AttachConfig) -> Result<(Control, Worker, [LocalGuest; 2
         control.place_endpoint(VPC, ip, tables::Endpoint { mac, subnet: SUBNET, location });
     }
     control.publish();
+    let guest = attach(&mut control, PORT, config)?;
+    let wire = attach(&mut control, UPLINK, config)?;
+    Ok((control, worker, [guest, wire]))
+}
+
+/// Makes the guest on a port, or the wire on the uplink.
+pub(crate) fn attach(
+    control: &mut Control,
+    port: PortIndex,
+    config: &AttachConfig,
+) -> Result<LocalGuest, InProcessError> {
+    let bits = feature_bits(config);
+    let net = NetFeatures::from_bits(bits);
+    let notifier: Arc<dyn Notifier> = Arc::new(NobodyWaits);
     let (guest, memory) = local_guest(config, bits)?;
     let sends = device(guest.tx.queue_ref(), &guest.memory, bits, &memory)?;
     let receives = device(guest.rx.queue_ref(), &guest.memory, bits, &memory)?;
-    control.attach_rx(PORT, 0, Box::new(VhostRx::new(sends, net, Arc::clone(&notifier))));
-    control.attach_tx(PORT, 0, Box::new(VhostTx::new(receives, net, Arc::clone(&notifier))));
-    let (wire, memory) = local_guest(config, bits)?;
-    let sends = device(wire.tx.queue_ref(), &wire.memory, bits, &memory)?;
-    let receives = device(wire.rx.queue_ref(), &wire.memory, bits, &memory)?;
-    control.attach_rx(UPLINK, 0, Box::new(WireRx { ring: sends, memory }));
-    control.attach_tx(UPLINK, 0, Box::new(VhostTx::new(receives, net, notifier)));
-    Ok((control, worker, [guest, wire]))
+    let rx: Box<dyn RxQueue> = if port == UPLINK {
+        Box::new(WireRx { ring: sends, memory })
+    } else {
+        Box::new(VhostRx::new(sends, net, Arc::clone(&notifier)))
+    };
+    control.attach_rx(port, 0, rx);
+    control.attach_tx(port, 0, Box::new(VhostTx::new(receives, net, notifier)));
+    Ok(guest)
 }
 
 /// The wire's transmit ring as an uplink's receive queue: [`VhostRx`] but for the longer heads.

@@ -3,7 +3,7 @@
 //! Three workers in one process and on one core take turns, burst by burst: whatever happens to the machine happens to all three. Everything is in that
 //! core's caches, as in the criterion bench `worker`. Instructions are counted by callgrind in processes of their own.
 
-mod host;
+pub(crate) mod host;
 
 use std::process::Command;
 
