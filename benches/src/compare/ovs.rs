@@ -176,7 +176,7 @@ impl OpenVswitch {
         let ip = |args: &[&str]| {
             output("ip", &args.iter().map(ToString::to_string).collect::<Vec<_>>(), &[]).map(|_| ())
         };
-        ip(&["address", "add", &format!("{switch}/24"), "dev", bridge])?;
+        ip(&["address", "replace", &format!("{switch}/24"), "dev", bridge])?;
         ip(&["link", "set", bridge, "up"])?;
         // Both can be found out by asking the kernel and the wire, which takes longer than a sample.
         let prefix = Ipv4Addr::from_bits(switch.to_bits() & 0xffff_ff00);

@@ -92,6 +92,9 @@ fn drive(
     interrupt: &Interrupt,
 ) -> Result<Report, InProcessError> {
     let saturated = send(site, args, clock, interrupt, (f64::INFINITY, SATURATED, 0))?;
+    if saturated.received == 0 {
+        return Err(InProcessError::Broken("no packet got through before the first change".to_string()));
+    }
     let highest = saturated.received as f64 / SATURATED.as_secs_f64();
     let rate = highest * f64::from(args.load) / 100.0;
     let report = send(site, args, clock, interrupt, (rate, args.time, args.changes))?;
