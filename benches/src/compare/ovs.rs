@@ -50,6 +50,15 @@ struct Answer {
     error: Option<String>,
 }
 
+impl Drop for OpenVswitch {
+    fn drop(&mut self) {
+        if self.tunnel {
+            // The kernel keeps a bridge's interface, with its address, when the daemon is killed.
+            let _gone = output("ip", &["link", "delete", UNDERLAY_BRIDGE].map(String::from), &[]);
+        }
+    }
+}
+
 impl OpenVswitch {
     /// Starts both processes and makes a bridge with two ports that wait for our sockets.
     ///

@@ -168,7 +168,7 @@ fn tunnel_host(config: &AttachConfig) -> Result<(Control, Worker, [LocalGuest; 2
     control.set_uplink(&UplinkPlan { mac: UNDERLAY[0], mtu: UNDERLAY_MTU, addresses });
     control.set_vpc(
         VPC,
-        Vpc { vni: VNI, mtu: 9000, directory: vec![], peers: vec![], clamp_mss: false },
+        Vpc { vni: VNI, mtu: 9000, directory: vec![], peers: vec![], clamp_mss: false, is_directory: false },
         true,
     );
     let subnet = Subnet {
