@@ -204,38 +204,45 @@ impl Router<'_> {
                 batch.drop(index, DropReason::Hairpin);
             }
             Verdict::Forward(output, destination, source) => {
-                let Some(packet) = batch.burst.packet(index) else { return };
-                // What comes from a link-local address stays on its link (RFC 4291 section 2.5.6).
-                if matches!(headers.source_ip(packet.head()), Some(IpAddr::V6(source)) if source.is_unicast_link_local())
-                {
-                    return batch.drop(index, DropReason::GatewayConsumed);
-                }
-                if route::hops(packet.head(), headers).is_none_or(|hops| hops <= 1) {
-                    return answers.error(
-                        batch,
-                        self.network,
-                        index,
-                        IcmpError::TimeExceeded,
-                        DropReason::HopLimit,
-                    );
-                }
-                // Before it is changed: who is told is its sender, and what is quoted is what it sent.
-                if let Output::Tunnel { vpc, .. } = output
-                    && let Some(mtu) = self.network.vpc(vpc).map(|vpc| vpc.mtu)
-                    && !fits(batch.burst, &batch.metadata[index], index, mtu)
-                {
-                    let error = IcmpError::TooBig { mtu };
-                    return answers.error(batch, self.network, index, error, DropReason::TooBig);
-                }
-                let Some(packet) = batch.burst.packet_mut(index) else { return };
-                match route::forward(packet.head_mut(), headers, destination, source) {
-                    Some(()) => batch.route(1 << index, output),
-                    None => batch.drop(index, DropReason::GatewayConsumed),
-                }
+                self.forward(batch, index, (output, destination, source), answers);
             }
             Verdict::Error(error, reason) => answers.error(batch, self.network, index, error, reason),
             Verdict::Echo => self.answer(batch, index, headers, answers.back),
             Verdict::Drop(reason) => batch.drop(index, reason),
+        }
+    }
+
+    /// Sends a packet on, to this MAC address from that, unless it may not.
+    #[inline(always)]
+    fn forward(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        (output, destination, source): (Output, MacAddr, MacAddr),
+        answers: &mut Answers<'_>,
+    ) {
+        let headers = &{ batch.metadata[index].headers };
+        let Some(packet) = batch.burst.packet(index) else { return };
+        // What comes from a link-local address stays on its link (RFC 4291 section 2.5.6).
+        if matches!(headers.source_ip(packet.head()), Some(IpAddr::V6(source)) if source.is_unicast_link_local())
+        {
+            return batch.drop(index, DropReason::GatewayConsumed);
+        }
+        if route::hops(packet.head(), headers).is_none_or(|hops| hops <= 1) {
+            return answers.error(batch, self.network, index, IcmpError::TimeExceeded, DropReason::HopLimit);
+        }
+        // Before it is changed: who is told is its sender, and what is quoted is what it sent.
+        if let Output::Tunnel { vpc, .. } = output
+            && let Some(mtu) = self.network.vpc(vpc).map(|vpc| vpc.mtu)
+            && !fits(batch.burst, &batch.metadata[index], index, mtu)
+        {
+            let error = IcmpError::TooBig { mtu };
+            return answers.error(batch, self.network, index, error, DropReason::TooBig);
+        }
+        let Some(packet) = batch.burst.packet_mut(index) else { return };
+        match route::forward(packet.head_mut(), headers, destination, source) {
+            Some(()) => batch.route(1 << index, output),
+            None => batch.drop(index, DropReason::GatewayConsumed),
         }
     }
 

@@ -159,6 +159,11 @@ impl Aside<'_> {
         uplink: Option<PortIndex>,
         observer: &mut O,
     ) {
+        self.punt(batch, port);
+        self.hold(batch, port, uplink, observer);
+    }
+
+    fn punt(&mut self, batch: &mut Batch<'_, '_>, port: PortIndex) {
         for at in 0..batch.punts().len() {
             let Some((index, kind)) = batch.punts().get(at).copied() else { break };
             let index = usize::from(index);
@@ -180,6 +185,15 @@ impl Aside<'_> {
                 Err(reason) => batch.lost(reason, 1),
             }
         }
+    }
+
+    fn hold<O: Observer>(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        port: PortIndex,
+        uplink: Option<PortIndex>,
+        observer: &mut O,
+    ) {
         for at in 0..batch.held().len() {
             let Some((index, neighbour)) = batch.held().get(at).copied() else { break };
             if O::ACTIVE

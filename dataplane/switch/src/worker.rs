@@ -380,13 +380,7 @@ impl Worker {
                     }
                     self.outputs[at] = Some(output);
                 }
-                Command::RemoveOutput(port) => {
-                    // Its counters stay until the index is used again: what it sent may still be on its way between workers, and be lost.
-                    if let Some(Some(output)) = self.outputs.get_mut(usize::from(port.0)) {
-                        output.queues.clear();
-                        output.steering = None;
-                    }
-                }
+                Command::RemoveOutput(port) => self.remove_output(port),
             }
             done += 1;
         }
@@ -395,6 +389,14 @@ impl Worker {
             self.mailbox.0.done.fetch_add(u64::from(done), Ordering::AcqRel);
         }
         done
+    }
+
+    /// Its counters stay until the index is used again: what it sent may still be on its way between workers, and be lost.
+    fn remove_output(&mut self, port: PortIndex) {
+        if let Some(Some(output)) = self.outputs.get_mut(usize::from(port.0)) {
+            output.queues.clear();
+            output.steering = None;
+        }
     }
 
     /// Counts a packet of a port that found no room.

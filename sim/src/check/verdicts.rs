@@ -341,6 +341,26 @@ impl Checks<'_> {
         if outer.is_none_or(|outer| outer.macs.0 != [0; 6]) {
             self.steering.sent((self.host, port), steering::slot(&frame.bytes), batch.pair);
         }
+        let entry = self.find_entry(port, from, batch, &frame, lies)?;
+        self.ledger.changed(entry, &frame.header, &frame.bytes);
+        if let Some(outer) = outer {
+            (self.edge)("encapsulate > uplink");
+            self.check_tunnel(entry, from, &outer)?;
+        } else {
+            (self.edge)(if port == UPLINK { "arrive > delivery" } else { "route > delivery" });
+        }
+        self.decide(entry, from, target, to, &frame)
+    }
+
+    /// Which frame of a burst this one was before it was changed, as it may have been.
+    fn find_entry(
+        &mut self,
+        port: PortIndex,
+        from: usize,
+        batch: &mut Batch,
+        frame: &Shown,
+        lies: bool,
+    ) -> Result<usize, Violation> {
         let sender = Sender { network: self.network, host: self.host, guest: from };
         let essence = tunnel::essence(&frame.bytes);
         let mut why = None;
@@ -363,23 +383,15 @@ impl Checks<'_> {
             !entry.unlikely || entry.epoch != self.network.epoch
         };
         let found = like.iter().copied().find(goes).or(like.first().copied());
-        let entry = match found {
-            Some(at) => batch.frames.remove(at).entry,
+        match found {
+            Some(at) => Ok(batch.frames.remove(at).entry),
             // The memory of a liar may have been taken away since the frame was taken: what is left of it is another frame.
-            None if lies => self.ledger.torn(from, &frame.header, &frame.bytes, self.network.epoch),
+            None if lies => Ok(self.ledger.torn(from, &frame.header, &frame.bytes, self.network.epoch)),
             None => {
                 let what = why.unwrap_or("it is none of its burst");
-                return wrong(format!("a frame of guest {from} was changed and goes to {to:?}: {what}"));
+                Err(Violation::new("verdicts", format!("a frame of guest {from} was changed: {what}")))
             }
-        };
-        self.ledger.changed(entry, &frame.header, &frame.bytes);
-        if let Some(outer) = outer {
-            (self.edge)("encapsulate > uplink");
-            self.check_tunnel(entry, from, &outer)?;
-        } else {
-            (self.edge)(if port == UPLINK { "arrive > delivery" } else { "route > delivery" });
         }
-        self.decide(entry, from, target, to, &frame)
     }
 
     /// Whom the ledger is told to give it to, and whether that is right.

@@ -92,10 +92,6 @@ pub fn intrude(network: &Network, to: usize, kind: Intrusion, random: &mut Rando
     let from = sender(network, known, vpc, random);
     let mut payload = [0x5a; 80];
     random.fill(&mut payload[..16]);
-    let inner = |from: Station| {
-        let flow = Flow { from, to: target.station, v6, protocol: UDP, ports: (31_000, 31_000) };
-        packet(&flow, 1, &payload, Fill::Whole)
-    };
     let plain = Outer {
         macs: (own.mac, [6, 0xee, 0, 0, 0, 1]),
         addresses: (known.address, own.address),
@@ -109,93 +105,133 @@ pub fn intrude(network: &Network, to: usize, kind: Intrusion, random: &mut Rando
         IpAddr::V4(_) => IpAddr::from([192, 0, 2, 200 + random.below(50) as u8]),
         IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 1, random.below(50) as u16]),
     };
-    Some(match kind {
-        Intrusion::UnknownVtep => {
-            wrap(&Outer { addresses: (stranger, own.address), ..plain }, &inner(from), true)
-        }
-        Intrusion::UnknownVni => {
-            let wrong =
-                [plain.vni ^ 1, plain.vni << 8 & 0xff_ffff, 0, 0xff_ffff, plain.vni.swap_bytes() >> 8];
-            wrap(&Outer { vni: random.pick(&wrong), ..plain }, &inner(from), false)
-        }
-        Intrusion::SpoofedSource => wrap(&plain, &inner(elsewhere(network, known, vpc, random)?), false),
-        Intrusion::OwnAddress => {
-            wrap(&Outer { addresses: (own.address, own.address), ..plain }, &inner(from), false)
-        }
-        Intrusion::Truncated => {
-            let mut frame = wrap(&plain, &inner(from), false);
-            frame.truncate(14 + random.below(frame.len() - 14));
-            frame
-        }
-        Intrusion::Nested => {
-            let nested =
-                wrap(&Outer { vni: random.number() as u32 & 0xff_ffff, ..plain }, &inner(from), false);
-            wrap(&plain, &nested, random.chance(500))
-        }
-        Intrusion::WrongFlags => {
-            let flags = random.pick(&[0, 0x04, 0x0c, 0x18, 0x28, 0x48, 0x88, 0xff]);
-            wrap(&Outer { flags, policy: random.number() as u16, ..plain }, &inner(from), false)
-        }
-        Intrusion::Fragment => {
-            let mut frame = wrap(&plain, &inner(from), false);
-            if own.address.is_ipv6() {
-                return None;
+    let scene = Scene { network, own, known, vpc, from, to: target.station, v6, payload, plain, stranger };
+    scene.wrapped_wrong(kind, random).or_else(|| scene.filled_wrong(kind, random))
+}
+
+/// What a stranger knows: the host it is at, one that it plays, and who is meant.
+struct Scene<'a> {
+    network: &'a Network,
+    own: HostView,
+    known: HostView,
+    vpc: usize,
+    from: Station,
+    to: Station,
+    v6: bool,
+    payload: [u8; 80],
+    plain: Outer,
+    stranger: IpAddr,
+}
+
+impl Scene<'_> {
+    /// A frame of `from` to who is meant.
+    fn inner(&self, from: Station) -> Vec<u8> {
+        let flow = Flow { from, to: self.to, v6: self.v6, protocol: UDP, ports: (31_000, 31_000) };
+        packet(&flow, 1, &self.payload, Fill::Whole)
+    }
+
+    /// Lies of the outer headers; nothing for other kinds, and where there is no such lie.
+    fn wrapped_wrong(&self, kind: Intrusion, random: &mut Random) -> Option<Vec<u8>> {
+        let Self { network, own, known, vpc, from, plain, stranger, .. } = *self;
+        let inner = |from: Station| self.inner(from);
+        Some(match kind {
+            Intrusion::UnknownVtep => {
+                wrap(&Outer { addresses: (stranger, own.address), ..plain }, &inner(from), true)
             }
-            let parts = random.pick(&[[0x20, 0], [0, 64], [0x20, 64]]);
-            frame[20..22].copy_from_slice(&parts);
-            set_class(&mut frame, 0);
-            frame
-        }
-        Intrusion::Options => with_options(&wrap(&plain, &inner(from), false), own)?,
-        Intrusion::BadChecksum => {
-            let mut frame = wrap(&plain, &inner(from), true);
-            let last = frame.len() - 1;
-            frame[last] ^= 0x55;
-            frame
-        }
-        Intrusion::BadLength => {
-            let mut frame = wrap(&plain, &inner(from), false);
-            let at = if own.address.is_ipv4() { 38 } else { 58 };
-            let length = u16::from_be_bytes([frame[at], frame[at + 1]]);
-            let lie = random.pick(&[8, 15, 16, 29, length - 1, length - 40]);
-            frame[at..at + 2].copy_from_slice(&lie.to_be_bytes());
-            frame
-        }
-        Intrusion::Garbage => {
-            let mut bytes = inner(from);
-            let count = 1 + random.below(8);
-            for _ in 0..count {
-                let at = random.below(bytes.len());
-                bytes[at] = random.number() as u8;
+            Intrusion::UnknownVni => {
+                let wrong =
+                    [plain.vni ^ 1, plain.vni << 8 & 0xff_ffff, 0, 0xff_ffff, plain.vni.swap_bytes() >> 8];
+                wrap(&Outer { vni: random.pick(&wrong), ..plain }, &inner(from), false)
             }
-            wrap(&plain, &bytes, random.chance(500))
-        }
-        Intrusion::UnknownMac => {
-            let mut bytes = inner(from);
-            bytes[..6].copy_from_slice(&[2, 0xdd, 0, 0, 0, random.below(256) as u8]);
-            wrap(&plain, &bytes, false)
-        }
-        Intrusion::Congestion => wrap(&Outer { class: 3, ..plain }, &inner(from), false),
-        Intrusion::Neighbour => neighbour_lie(&own, known, stranger, random),
-        Intrusion::Question => question(&own, stranger, random),
-        Intrusion::Other => {
-            let mut frame = wrap(&plain, &inner(from), false);
-            let at = if own.address.is_ipv4() { 36 } else { 56 };
-            frame[at..at + 2].copy_from_slice(&random.pick(&[53u16, 4790, 8472]).to_be_bytes());
-            frame
-        }
-        Intrusion::RogueService => {
-            let all = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-            let advertises = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
-            let link_local = crate::net::link_local(from.mac);
-            wrap(
-                &plain,
-                &icmpv6([0x33, 0x33, 0, 0, 0, 1], from.mac, link_local, all, 255, &advertises),
-                false,
-            )
-        }
-        Intrusion::Forged => wrap(&plain, &inner(from), false),
-    })
+            Intrusion::SpoofedSource => wrap(&plain, &inner(elsewhere(network, known, vpc, random)?), false),
+            Intrusion::OwnAddress => {
+                wrap(&Outer { addresses: (own.address, own.address), ..plain }, &inner(from), false)
+            }
+            Intrusion::Truncated => {
+                let mut frame = wrap(&plain, &inner(from), false);
+                frame.truncate(14 + random.below(frame.len() - 14));
+                frame
+            }
+            Intrusion::Nested => {
+                let nested =
+                    wrap(&Outer { vni: random.number() as u32 & 0xff_ffff, ..plain }, &inner(from), false);
+                wrap(&plain, &nested, random.chance(500))
+            }
+            Intrusion::WrongFlags => {
+                let flags = random.pick(&[0, 0x04, 0x0c, 0x18, 0x28, 0x48, 0x88, 0xff]);
+                wrap(&Outer { flags, policy: random.number() as u16, ..plain }, &inner(from), false)
+            }
+            Intrusion::Fragment => {
+                let mut frame = wrap(&plain, &inner(from), false);
+                if own.address.is_ipv6() {
+                    return None;
+                }
+                let parts = random.pick(&[[0x20, 0], [0, 64], [0x20, 64]]);
+                frame[20..22].copy_from_slice(&parts);
+                set_class(&mut frame, 0);
+                frame
+            }
+            Intrusion::Options => with_options(&wrap(&plain, &inner(from), false), own)?,
+            _ => return None,
+        })
+    }
+
+    /// The other kinds.
+    fn filled_wrong(&self, kind: Intrusion, random: &mut Random) -> Option<Vec<u8>> {
+        let Self { own, known, from, plain, stranger, .. } = *self;
+        let inner = |from: Station| self.inner(from);
+        Some(match kind {
+            Intrusion::BadChecksum => {
+                let mut frame = wrap(&plain, &inner(from), true);
+                let last = frame.len() - 1;
+                frame[last] ^= 0x55;
+                frame
+            }
+            Intrusion::BadLength => {
+                let mut frame = wrap(&plain, &inner(from), false);
+                let at = if own.address.is_ipv4() { 38 } else { 58 };
+                let length = u16::from_be_bytes([frame[at], frame[at + 1]]);
+                let lie = random.pick(&[8, 15, 16, 29, length - 1, length - 40]);
+                frame[at..at + 2].copy_from_slice(&lie.to_be_bytes());
+                frame
+            }
+            Intrusion::Garbage => {
+                let mut bytes = inner(from);
+                let count = 1 + random.below(8);
+                for _ in 0..count {
+                    let at = random.below(bytes.len());
+                    bytes[at] = random.number() as u8;
+                }
+                wrap(&plain, &bytes, random.chance(500))
+            }
+            Intrusion::UnknownMac => {
+                let mut bytes = inner(from);
+                bytes[..6].copy_from_slice(&[2, 0xdd, 0, 0, 0, random.below(256) as u8]);
+                wrap(&plain, &bytes, false)
+            }
+            Intrusion::Congestion => wrap(&Outer { class: 3, ..plain }, &inner(from), false),
+            Intrusion::Neighbour => neighbour_lie(&own, known, stranger, random),
+            Intrusion::Question => question(&own, stranger, random),
+            Intrusion::Other => {
+                let mut frame = wrap(&plain, &inner(from), false);
+                let at = if own.address.is_ipv4() { 36 } else { 56 };
+                frame[at..at + 2].copy_from_slice(&random.pick(&[53u16, 4790, 8472]).to_be_bytes());
+                frame
+            }
+            Intrusion::RogueService => {
+                let all = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+                let advertises = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+                let link_local = crate::net::link_local(from.mac);
+                wrap(
+                    &plain,
+                    &icmpv6([0x33, 0x33, 0, 0, 0, 1], from.mac, link_local, all, 255, &advertises),
+                    false,
+                )
+            }
+            Intrusion::Forged => wrap(&plain, &inner(from), false),
+            _ => return None,
+        })
+    }
 }
 
 /// Somebody of a VPC who lives at `known`, or who nobody is.
