@@ -428,10 +428,11 @@ fn g26_readable_receive_buffers() -> Tried {
 fn g27_receive_buffers_on_rings() -> Tried {
     for (layout, indirect) in LAYOUTS {
         // The first packet lands on the descriptors. Those of buffers were read by then, those of tables
-        // were not: what is left of them is garbage. The second lands on a split ring's available index.
+        // were not: what is left of them is garbage. The second lands on a split ring's available index; so does a long first one.
         let must = match (layout, indirect) {
             (Split, false) => Must::GiveAndStop(3),
-            (Split | Packed, true) => Must::Give(1),
+            (Split, true) => Must::GiveOverRing(1),
+            (Packed, true) => Must::Give(1),
             (Packed, false) => Must::Give(3),
         };
         on_receive_one("G-27", layout, indirect, must, |offer| {

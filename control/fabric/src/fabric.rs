@@ -159,7 +159,7 @@ impl<U: Upstream> Fabric<U> {
             Action::SetVtep { vtep, address, sources, kind } => {
                 self.set_vtep(control, vtep, (address, sources), kind, now);
             }
-            Action::RemoveVtep { vtep } => self.remove_vtep(control, vtep),
+            Action::RemoveVtep { vtep } => self.remove_vtep(control, vtep, now),
             Action::BindMac { space, mac, location } => {
                 self.place_mac(control, space, mac, Some(location), now);
             }
@@ -219,22 +219,22 @@ impl<U: Upstream> Fabric<U> {
     ) {
         let before = self.vteps.remove(&number).flatten();
         let neighbour = self.resolver.as_mut().and_then(|resolver| resolver.resolve(address, now).ok());
-        self.release(control, before);
+        self.release(control, before, now);
         self.vteps.insert(number, neighbour);
         // A number that no next hop has: packets wait for it in vain, and are counted.
         let neighbour = neighbour.map_or(u16::MAX, |neighbour| neighbour.0);
         control.set_vtep(number, Vtep { address, sources, is_host: kind == VtepKind::Host, neighbour });
     }
 
-    fn remove_vtep(&mut self, control: &mut Control, number: u16) {
+    fn remove_vtep(&mut self, control: &mut Control, number: u16, now: Duration) {
         control.remove_vtep(number);
         let neighbour = self.vteps.remove(&number).flatten();
-        self.release(control, neighbour);
+        self.release(control, neighbour, now);
     }
 
-    fn release(&mut self, control: &Control, neighbour: Option<NeighbourId>) {
+    fn release(&mut self, control: &Control, neighbour: Option<NeighbourId>, now: Duration) {
         let (Some(resolver), Some(neighbour)) = (&mut self.resolver, neighbour) else { return };
-        resolver.release(neighbour);
+        resolver.release(neighbour, now);
         if resolver.mac(neighbour).is_none() {
             control.neighbours().set(neighbour.0, None);
         }

@@ -41,7 +41,10 @@ pub fn check_leaving(
         return found(format!("host {host} sent a tunnel packet to {}", outer.addresses.1));
     };
     if outer.macs.0 != network.hosts[to].mac {
-        return found(format!("host {host} sent a tunnel packet for host {to} to another's MAC address"));
+        return found(format!(
+            "host {host} sent a tunnel packet for host {to} to {:02x?}, another's MAC address",
+            outer.macs.0
+        ));
     }
     let inner = &frame[at..];
     let ecn = read::traffic_class(inner).map_or(0, |class| class & 3);

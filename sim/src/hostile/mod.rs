@@ -46,6 +46,8 @@ pub enum Must {
     Give(u64),
     /// So many are given, the others are lost and counted, and the queue stops and says so.
     GiveAndStop(u64),
+    /// So many are given, the others are lost and counted; whether the queue stops depends on what the packets wrote over.
+    GiveOverRing(u64),
     /// So many chains are each taken or refused, as the guest changed them meanwhile; the queue goes on.
     TakeOrRefuse(u64),
     /// At least so many packets are taken, and nothing stops.
@@ -272,6 +274,7 @@ impl Case {
             Must::Take(count) => (taken, refused, broken) == (count, 0, 0),
             Must::Give(count) => (given, lost, broken) == (count, 4 - count, 0),
             Must::GiveAndStop(count) => (given, lost, broken) == (count, 4 - count, 1),
+            Must::GiveOverRing(count) => (given, lost) == (count, 4 - count) && broken <= 1,
             Must::TakeOrRefuse(count) => taken + refused == count && broken == 0,
             Must::TakeAtLeast(count) => taken >= count && broken == 0,
             Must::Nothing => taken + refused + broken == 0,

@@ -4,6 +4,7 @@ mod hostile;
 pub mod queues;
 
 use crate::net::offload::{complete_blindly, segments};
+use crate::net::read::ethertype;
 use crate::net::tunnel;
 use crate::network::{Network, UNDERLAY_MTU};
 use crate::random::Random;
@@ -161,7 +162,9 @@ impl Underlay {
             let class = crate::net::read::traffic_class(&bytes).unwrap_or(0);
             tunnel::set_class(&mut bytes, class | 3);
         }
-        let odd = self.random.chance(weather.corrupt);
+        // ARP has no checksum: whoever gets a damaged one believes it.
+        let odd =
+            self.random.chance(weather.corrupt) && ethertype(&bytes).is_none_or(|(kind, _)| kind != 0x0806);
         if odd {
             self.lost.push("fabric: damaged, and not noticed");
             let at = self.random.below(bytes.len());

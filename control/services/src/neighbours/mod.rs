@@ -30,6 +30,10 @@ use message::Said;
 /// Solicitations that may leave at once, and how long one more takes.
 const SOLICITATION_BURST: u32 = 100;
 const SOLICITATION_INTERVAL: Duration = Duration::from_millis(1);
+/// Next hops there can be: as many as the data path has room for.
+const NUMBERS: usize = 16_384;
+/// How long a number that was given back is not given out: longer than a packet waits for a next hop, or one for the old would go to the new.
+const REST: Duration = Duration::from_secs(5);
 
 /// The uplink's side of the link.
 #[derive(Clone, Debug)]
@@ -105,8 +109,8 @@ pub enum ResolveError {
         /// The gateway for it.
         gateway: IpAddr,
     },
-    /// All 65,536 numbers are in use.
-    #[error("more than 65536 next hops")]
+    /// All 16,384 numbers are in use.
+    #[error("more than 16384 next hops")]
     Full,
 }
 
@@ -151,7 +155,8 @@ pub struct Status {
 pub struct Resolver {
     link: Link,
     entries: Vec<Option<Entry>>,
-    free: VecDeque<u16>,
+    /// Numbers that belong to nobody, and since when, oldest first.
+    free: VecDeque<(Duration, u16)>,
     numbers: HashMap<IpAddr, u16>,
     /// When each entry that waits for something is due.
     due: BTreeSet<(Duration, u16)>,
@@ -195,13 +200,12 @@ impl Resolver {
             }
             return Ok(NeighbourId(number));
         }
-        let number = match self.free.pop_front() {
-            Some(number) => number,
-            None => {
-                let number = u16::try_from(self.entries.len()).map_err(|_| ResolveError::Full)?;
-                self.entries.push(None);
-                number
-            }
+        let rested = self.free.front().is_some_and(|(since, _)| now.saturating_sub(*since) >= REST);
+        let number = if rested || self.entries.len() >= NUMBERS {
+            self.free.pop_front().ok_or(ResolveError::Full)?.1
+        } else {
+            self.entries.push(None);
+            (self.entries.len() - 1) as u16
         };
         if let Some(place) = self.entries.get_mut(usize::from(number)) {
             *place = Some(Entry::new(address, now));
@@ -211,8 +215,8 @@ impl Resolver {
         Ok(NeighbourId(number))
     }
 
-    /// Undoes one [`Resolver::resolve`]. After the last the number belongs to nobody.
-    pub fn release(&mut self, id: NeighbourId) {
+    /// Undoes one [`Resolver::resolve`]. After the last the number belongs to nobody, for a while: packets may still wait for it.
+    pub fn release(&mut self, id: NeighbourId, now: Duration) {
         let Some(place) = self.entries.get_mut(usize::from(id.0)) else { return };
         let Some(entry) = place else { return };
         entry.users -= 1;
@@ -222,7 +226,7 @@ impl Resolver {
             }
             self.numbers.remove(&entry.address);
             *place = None;
-            self.free.push_back(id.0);
+            self.free.push_back((now, id.0));
         }
     }
 

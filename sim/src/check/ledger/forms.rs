@@ -2,7 +2,7 @@
 
 use crate::net::frame::TCP;
 use crate::net::offload::{complete_blindly, segments};
-use crate::net::read::{transport, without_checksum};
+use crate::net::read::{ethertype, transport, without_checksum};
 use crate::trace::hash;
 use std::collections::HashMap;
 use virtio_driver::{Gso, NetHeader};
@@ -31,9 +31,14 @@ fn is_usual(header: &NetHeader, frame: &[u8]) -> bool {
     })
 }
 
-/// What a segment and the cut of what it was joined to have in common: all but checksums, and PSH, which only the last keeps.
+/// What a segment and the cut of what it was joined to have in common: all but checksums, PSH, which only the last keeps, and the
+/// identification, which means nothing in a datagram that is no fragment (RFC 6864 section 4).
 fn joinable(frame: &[u8]) -> u64 {
     let mut bytes = without_checksum(frame);
+    if let Some((0x0800, l3)) = ethertype(frame) {
+        bytes[l3 + 4..l3 + 6].fill(0);
+        bytes[l3 + 10..l3 + 12].fill(0);
+    }
     if let Some(transport) = transport(frame) {
         bytes[transport.start + 13] &= !0x08;
     }

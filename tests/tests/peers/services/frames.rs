@@ -182,7 +182,7 @@ fn neighbour_frames() -> Result<Vec<Vec<u8>>> {
             resolver.used(id, now);
             now = resolver.next_deadline().unwrap_or(now).max(now);
         }
-        resolver.release(id);
+        resolver.release(id, now);
     }
     Ok(frames)
 }
