@@ -1,195 +1,22 @@
 //! What the stages decide, compared with what was expected when a frame was sent.
 
+mod reasons;
+mod seen;
+mod tally;
+
+pub use reasons::{edge_of, is_delivery, is_late};
+pub use seen::{Seen, Shown, Watch, header_of};
+
 use super::carriage::Sender;
 use super::ledger::{Expect, Ledger};
 use super::steering::{self, Steering};
 use super::{Checked, Violation, answers};
 use crate::net::tunnel::{self, Outer};
 use crate::network::{Network, vni};
-use crate::queues::Polled;
-use crate::trace::hash;
-use buf::{Checksum, Frame, Offload, SegmentKind};
-use engine::{DropReason, Observer, Output, PortIndex};
+use engine::{DropReason, Output, PortIndex};
 use std::collections::BTreeMap;
 use switch::UPLINK;
-use virtio_driver::{Gso, NetHeader};
-
-/// A frame as the observer was shown it.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// What is asked to be done to it.
-    pub header: NetHeader,
-    /// All of it.
-    pub bytes: Vec<u8>,
-    /// Hash of its bytes.
-    pub key: u64,
-    /// Hash of both.
-    ident: u64,
-}
-
-impl Shown {
-    fn new(frame: &Frame<'_, '_>) -> Self {
-        let (bytes, header) = (frame.to_vec(), header_of(frame.offload));
-        let (key, ident) = (hash(&bytes), hash(&[&header.encode(), &bytes[..]].concat()));
-        Self { header, bytes, key, ident }
-    }
-
-    /// What is in the tunnel, if it is in one.
-    fn inner(&self) -> Option<(Outer, Self)> {
-        let (outer, at) = tunnel::open(&self.bytes)?;
-        let bytes = self.bytes[at..].to_vec();
-        let mut header = NetHeader::default();
-        // A checksum before the inner frame is the outer one.
-        if self.header.needs_csum && usize::from(self.header.csum_start) >= at {
-            header = NetHeader { csum_start: self.header.csum_start - at as u16, ..self.header };
-        }
-        let key = hash(&bytes);
-        Some((outer, Self { header, bytes, key, ident: 0 }))
-    }
-}
-
-/// Something the observer saw.
-#[derive(Clone, Debug)]
-pub enum Seen {
-    /// A frame was taken.
-    Received {
-        /// From.
-        port: PortIndex,
-        /// And the queue pair.
-        pair: usize,
-        /// The frame.
-        frame: Shown,
-        /// Its port's guest lies: nobody else knows what it sent.
-        lies: bool,
-    },
-    /// A frame goes somewhere.
-    Forwarded {
-        /// From.
-        port: PortIndex,
-        /// To.
-        output: Output,
-        /// The frame.
-        frame: Shown,
-        /// As in [`Seen::Received`].
-        lies: bool,
-    },
-    /// A frame ended.
-    Dropped {
-        /// From.
-        port: PortIndex,
-        /// Why.
-        reason: DropReason,
-    },
-}
-
-/// Writes down what a worker shows.
-#[derive(Debug, Default)]
-pub struct Watch {
-    /// What it showed.
-    pub seen: Vec<Seen>,
-    /// Ports of hostile guests.
-    pub hostile: Vec<PortIndex>,
-    /// The queue pair that is polled.
-    pub polled: Polled,
-}
-
-impl Observer for Watch {
-    fn received(&mut self, port: PortIndex, frame: &Frame<'_, '_>) {
-        let lies = self.hostile.contains(&port);
-        self.seen.push(Seen::Received { port, pair: self.polled.get(), frame: Shown::new(frame), lies });
-    }
-
-    fn forwarded(&mut self, port: PortIndex, output: Output, frame: &Frame<'_, '_>) {
-        let lies = self.hostile.contains(&port);
-        self.seen.push(Seen::Forwarded { port, output, frame: Shown::new(frame), lies });
-    }
-
-    fn dropped(&mut self, port: PortIndex, reason: DropReason) {
-        self.seen.push(Seen::Dropped { port, reason });
-    }
-}
-
-/// The header that asks for `offload`.
-#[must_use]
-pub fn header_of(offload: Offload) -> NetHeader {
-    let mut header = NetHeader::default();
-    if let Checksum::Partial { start, offset } = offload.checksum {
-        (header.needs_csum, header.csum_start, header.csum_offset) = (true, start, offset);
-    }
-    if let Some(segment) = offload.segment {
-        header.gso = match segment.kind {
-            SegmentKind::TcpV4 => Gso::TcpV4,
-            SegmentKind::TcpV6 => Gso::TcpV6,
-            SegmentKind::Udp => Gso::UdpL4,
-        };
-        (header.gso_size, header.ecn) = (segment.size, segment.ecn);
-    }
-    header
-}
-
-/// Reasons that delivery has, not a stage.
-#[must_use]
-pub fn is_delivery(reason: DropReason) -> bool {
-    use DropReason::{
-        HandoverFull, NeighbourUnresolved, PoolExhausted, ReceiverFull, ReceiverStopped, TooLarge,
-    };
-    matches!(
-        reason,
-        ReceiverFull | TooLarge | ReceiverStopped | HandoverFull | PoolExhausted | NeighbourUnresolved
-    )
-}
-
-/// Reasons that may be found when a packet is shown to no observer any more.
-#[must_use]
-pub fn is_late(reason: DropReason) -> bool {
-    is_delivery(reason) || reason == DropReason::NoUplink
-}
-
-/// The edge of the pipeline on which a packet with that reason leaves it. (A rogue service is found by two stages: that edge has no one name; and so for
-/// others.)
-#[must_use]
-pub fn edge_of(reason: DropReason) -> Option<&'static str> {
-    use DropReason::{
-        BadChain, BadNeighbour, BadOffload, BadTunnel, Blackhole, BogusSource, EtherTypeRefused,
-        GatewayConsumed, Hairpin, HopLimit, Multicast, NeighbourConsumed, NoRoute, NoUplink, PortDown,
-        RogueService, ServiceBudget, ServiceBusy, ServiceConsumed, SpoofedAddress, SpoofedMac,
-        SpoofedNeighbour, TooBig, TunnelChecksum, TunnelCongestion, TunnelSource, UnderlayNotOurs,
-        UnknownEndpoint, UnknownNeighbour, UnknownUnicast, UnknownVni, UnknownVtep, VlanTagged,
-    };
-    Some(match reason {
-        BadChain => "ring > refused",
-        reason if is_delivery(reason) => "delivery > dropped",
-        SpoofedMac | SpoofedAddress | BogusSource | VlanTagged | EtherTypeRefused | PortDown => {
-            "port_security > dropped"
-        }
-        SpoofedNeighbour | BadNeighbour | UnknownNeighbour | NeighbourConsumed => "neighbours > dropped",
-        UnknownUnicast | Hairpin => "forward > dropped",
-        Multicast => "broadcast > dropped",
-        ServiceBudget | ServiceBusy | ServiceConsumed => "control thread > refused",
-        NoRoute | Blackhole | UnknownEndpoint | HopLimit | GatewayConsumed => "route > dropped",
-        TooBig | NoUplink => "encapsulate > dropped",
-        UnderlayNotOurs | BadTunnel | TunnelChecksum | UnknownVtep | UnknownVni => "decapsulate > dropped",
-        TunnelSource | TunnelCongestion => "arrive > dropped",
-        RogueService => return None,
-        // What is left is the parser's.
-        BadOffload => "parse > dropped (offload)",
-        _ => "parse > dropped",
-    })
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    received: u64,
-    forwarded: u64,
-    unknown: u64,
-    /// Packets for the control thread: expected, and given to it.
-    asks: u64,
-    punted: u64,
-    expected: BTreeMap<DropReason, u64>,
-    /// Those that are answered, or end for this reason.
-    perhaps: BTreeMap<DropReason, u64>,
-    dropped: BTreeMap<DropReason, u64>,
-}
+use tally::Tally;
 
 /// A frame that was taken, and its number in the ledger.
 #[derive(Debug)]
@@ -461,58 +288,6 @@ impl Checks<'_> {
         (self.edge)(kind);
         if kind != answers::NEIGHBOUR || self.network.ports.len() <= from {
             self.ledger.answer(from, &frame.header, &frame.bytes, self.network.epoch);
-        }
-        Ok(())
-    }
-}
-
-impl Tally {
-    fn check(&self, port: PortIndex) -> Checked {
-        let wrong = |what: String| Err(Violation::new("verdicts", format!("{port:?}: {what}")));
-        let stages = || {
-            self.dropped
-                .iter()
-                .filter(|(reason, _)| !is_delivery(**reason) && **reason != DropReason::BadChain)
-        };
-        for (reason, count) in &self.expected {
-            let got = self.dropped.get(reason).copied().unwrap_or(0);
-            if got < *count {
-                return wrong(format!(
-                    "{count} frames should have ended as {}, {got} did: {:?}",
-                    reason.name(),
-                    self.dropped
-                ));
-            }
-        }
-        for (reason, got) in stages() {
-            let refused = matches!(reason, DropReason::ServiceBudget | DropReason::ServiceBusy);
-            let asks = if refused { self.asks } else { 0 };
-            let perhaps = self.perhaps.get(reason).copied().unwrap_or(0);
-            let want = self.expected.get(reason).copied().unwrap_or(0) + asks + perhaps;
-            if *got > want + self.unknown {
-                return wrong(format!(
-                    "{got} frames ended as {}, {want} should have, {} were anything",
-                    reason.name(),
-                    self.unknown
-                ));
-            }
-        }
-        if self.punted > self.asks + self.unknown {
-            return wrong(format!(
-                "{} frames given to the control thread, {} should",
-                self.punted, self.asks
-            ));
-        }
-        let ended: u64 = stages().map(|(_, count)| count).sum();
-        // What had no memory to be given to the control thread in.
-        let unkept = self.dropped.get(&DropReason::PoolExhausted).copied().unwrap_or(0);
-        let unkept = unkept.min(self.asks + self.unknown);
-        let known = self.forwarded + ended + self.punted;
-        if known > self.received || self.received > known + unkept {
-            return wrong(format!(
-                "{} frames taken, {} forwarded, {ended} ended, {} given to the control thread",
-                self.received, self.forwarded, self.punted
-            ));
         }
         Ok(())
     }
