@@ -13,7 +13,8 @@ pub const MAX_SEGMENTS: usize = 2_048;
 refusals! {
     /// Why [`validate_offload`] refused a packet. Each is a drop reason of its own.
     OffloadError {
-        /// The checksum's field or the beginning of what it covers is not in the transport layer of an IP packet.
+        /// The checksum's field or the beginning of what it covers is not in the transport layer of an IP packet; or the field is at an odd
+        /// distance from there, where no sum of 16-bit words can be (RFC 1071): virtio does not forbid to ask, but no receiver finds it right.
         ChecksumRange => "offload_checksum_range", "checksum to complete lies outside the transport layer";
         /// The checksum's field is not where this protocol has it, or the protocol has none.
         ChecksumProtocol => "offload_checksum_protocol", "checksum offset does not fit the transport protocol";
@@ -59,7 +60,7 @@ pub fn validate_offload(headers: &Headers, offload: Offload, frame_len: u32) -> 
 
 fn validate_checksum(headers: &Headers, start: u16, offset: u16, frame_len: u32) -> Result<(), OffloadError> {
     let field_end = u32::from(start) + u32::from(offset) + 2;
-    if !headers.is_ip() || field_end > headers.l3_end().min(frame_len) {
+    if !headers.is_ip() || field_end > headers.l3_end().min(frame_len) || offset & 1 != 0 {
         return Err(OffloadError::ChecksumRange);
     }
     if headers.fragment != Fragment::Whole {

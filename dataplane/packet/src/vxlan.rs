@@ -303,7 +303,8 @@ pub fn set_inner_length(head: &mut [u8], tunnel: usize, inner_length: usize) -> 
 }
 
 /// Writes the outer UDP checksum over IPv6 without reading the inner payload: what the inner transport checksum covers sums up, with that
-/// checksum in it, to the complement of its pseudo header (local checksum offload). `start` is where the inner checksum begins to cover, `pseudo`
+/// checksum in it, to the complement of its pseudo header (local checksum offload). `start` is where the inner checksum begins to cover, an odd place too
+/// if a guest says so (its field is at an even distance from there, as [`validate_offload`](crate::validate_offload) demands), `pseudo`
 /// the sum of its pseudo header; everything before `start` is in `head`. Over IPv4 it stays 0: nothing is done.
 pub fn checksum_from_inner(head: &mut [u8], tunnel: usize, start: usize, pseudo: Sum) -> Option<()> {
     if tunnel != OUTER_LENGTH_V6 {
@@ -314,7 +315,9 @@ pub fn checksum_from_inner(head: &mut [u8], tunnel: usize, start: usize, pseudo:
     let outer =
         pseudo_header_v6(ip.source(), ip.destination(), udp::PROTOCOL, u32::from(ip.payload_length()));
     put16(head, udp_at + udp::CHECKSUM_OFFSET, 0)?;
-    let sum = outer.plus(Sum::of(head.get(udp_at..start)?)).plus(Sum::from_folded(!pseudo.folded()));
+    let before = Sum::of(head.get(udp_at..start)?);
+    let covered = Sum::from_folded(!pseudo.folded()).at_offset(start - udp_at);
+    let sum = outer.plus(before).plus(covered);
     put16(head, udp_at + udp::CHECKSUM_OFFSET, sum.finish_nonzero())
 }
 
@@ -508,15 +511,19 @@ mod tests {
 
     #[test]
     fn the_outer_checksum_follows_from_the_inner_one() {
-        let mut frame = inner(131);
         let pseudo = checksum::pseudo_header_v4([10, 0, 1, 10].into(), [10, 0, 1, 11].into(), 17, 97);
-        let sum = pseudo.plus(Sum::of(&frame[34..])).finish_nonzero();
-        frame[40..42].copy_from_slice(&sum.to_be_bytes());
-        let mut bytes = wrapped(["2001:db8::1", "2001:db8::2"], &frame, per(&frame));
-        checksum_from_inner(&mut bytes, OUTER_LENGTH_V6, OUTER_LENGTH_V6 + 34, pseudo).unwrap();
-        let ip = ipv6::View::new(&bytes, 14).unwrap();
-        let outer = pseudo_header_v6(ip.source(), ip.destination(), 17, (bytes.len() - 54) as u32);
-        assert!(outer.plus(Sum::of(&bytes[54..])).is_right());
+        // An overlay of the guest's own may have its checksum begin at an odd place.
+        for (length, start) in [(131, 34), (132, 34), (131, 43), (132, 43), (131, 51)] {
+            let mut frame = inner(length);
+            frame[start + 6..start + 8].fill(0);
+            let sum = pseudo.plus(Sum::of(&frame[start..])).finish_nonzero();
+            frame[start + 6..start + 8].copy_from_slice(&sum.to_be_bytes());
+            let mut bytes = wrapped(["2001:db8::1", "2001:db8::2"], &frame, per(&frame));
+            checksum_from_inner(&mut bytes, OUTER_LENGTH_V6, OUTER_LENGTH_V6 + start, pseudo).unwrap();
+            let ip = ipv6::View::new(&bytes, 14).unwrap();
+            let outer = pseudo_header_v6(ip.source(), ip.destination(), 17, (bytes.len() - 54) as u32);
+            assert!(outer.plus(Sum::of(&bytes[54..])).is_right(), "{length} bytes, from {start}");
+        }
     }
 
     #[test]
