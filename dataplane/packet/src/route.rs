@@ -90,6 +90,21 @@ pub fn is_station(address: IpAddr) -> bool {
     !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast)
 }
 
+/// Whether no station of a network has this address, unless somebody says so of it: the blocks of RFC 6890 that are a host's own, one link's, a group's or nobody's.
+/// IPv6's link-local ones are not among them, as every station has one.
+#[must_use]
+pub fn is_bogon(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            // This network, loopback, link-local, groups, and what is reserved with the broadcast address.
+            matches!((first, second), (0 | 127 | 224.., _) | (169, 254))
+        }
+        // ::, ::1, and IPv4's mapped (RFC 4291 section 2.5.5.2) and compatible (2.5.5.1) addresses.
+        IpAddr::V6(v6) => v6.is_multicast() || matches!(v6.segments(), [0, 0, 0, 0, 0, 0 | 0xffff, _, _]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +120,40 @@ mod tests {
         let sum = Sum::of(&frame[34..]).finish();
         frame[36..38].copy_from_slice(&sum.to_be_bytes());
         frame
+    }
+
+    #[test]
+    fn p18_bogons_are_what_no_station_has() {
+        let bogon = |text: &str| is_bogon(text.parse().unwrap());
+        for text in ["0.0.0.0", "0.255.255.255", "127.0.0.1", "169.254.0.0", "169.254.255.255", "224.0.0.0"] {
+            assert!(bogon(text), "{text}");
+        }
+        for text in [
+            "239.1.2.3",
+            "240.0.0.0",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::10.0.0.1",
+            "::ffff:10.0.0.1",
+            "ff02::1",
+        ] {
+            assert!(bogon(text), "{text}");
+        }
+        for text in [
+            "1.0.0.0",
+            "10.0.0.1",
+            "126.255.255.255",
+            "128.0.0.1",
+            "169.253.0.1",
+            "169.255.0.1",
+            "223.255.255.255",
+        ] {
+            assert!(!bogon(text), "{text}");
+        }
+        for text in ["::1:0:0:1", "fe80::1", "fd00::1", "2001:db8::1", "64:ff9b::a00:1", "::fffe:10.0.0.1"] {
+            assert!(!bogon(text), "{text}");
+        }
     }
 
     #[test]

@@ -280,7 +280,7 @@ impl Stage<'_> {
             }
             Some(Endpoint { location: Location::Local(_), .. }) => None,
             Some(Endpoint { location: Location::Directory(_), .. }) | None => {
-                (is_host && packet::route::is_station(address)).then_some(None)
+                (is_host && !packet::route::is_bogon(address)).then_some(None)
             }
         }
     }

@@ -167,13 +167,44 @@ fn p18_sources_that_nobody_can_have_pass_nowhere() {
         let macs = [guest_mac(host), guest_mac(3 - host)];
         udp(macs, [Ipv4Addr::from(source), address(3 - host, false)], 40)
     };
-    for source in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255]] {
+    let (bogus, spoofed) = (DropReason::BogusSource, DropReason::SpoofedAddress);
+    for (source, of_port) in [
+        ([0, 0, 0, 0], bogus),
+        ([0, 1, 2, 3], spoofed),
+        ([127, 0, 0, 1], bogus),
+        ([169, 254, 3, 4], spoofed),
+        ([224, 0, 0, 1], bogus),
+        ([240, 0, 0, 1], spoofed),
+        ([255, 255, 255, 255], bogus),
+    ] {
         let (mut host, mut inject, _observe) = alone(false);
         host.send(&from(source, 1), Offload::NONE);
         inject.send(&[Frame::from_head(&from_other(false, &from(source, 2), &[]), Offload::NONE)]);
         while host.step() > 0 {}
-        assert_eq!(host.drops(PORT), [(DropReason::BogusSource, 1)], "{source:?}");
+        assert_eq!(host.drops(PORT), [(of_port, 1)], "{source:?}");
         assert_eq!(host.drops(UPLINK), [(DropReason::TunnelSource, 1)], "{source:?}");
+    }
+    // From a towpathd, an address that nobody is known to have passes otherwise: its Port may be newer than this host's manifests.
+    for (source, passes) in [
+        ("2001:db8::77", true),
+        ("fe80::77", true),
+        ("::", false),
+        ("::1", false),
+        ("ff02::1", false),
+        ("::ffff:10.0.0.20", false),
+        ("::10.0.0.20", false),
+    ] {
+        let (mut host, mut inject, _observe) = alone(false);
+        let mut inner = ipv6(2, 17, &[3, 232, 3, 233, 0, 9, 0x12, 0x34, 1]);
+        inner[22..38].copy_from_slice(&source.parse::<std::net::Ipv6Addr>().unwrap().octets());
+        inject.send(&[Frame::from_head(&from_other(false, &inner, &[]), Offload::NONE)]);
+        while host.step() > 0 {}
+        let drops: &[_] = if passes { &[] } else { &[(DropReason::TunnelSource, 1)] };
+        assert_eq!(
+            (host.drops(UPLINK).as_slice(), host.receive().len()),
+            (drops, usize::from(passes)),
+            "{source}"
+        );
     }
 }
 
