@@ -316,11 +316,20 @@ fn lease4(port: &Port, subnet: &SubnetPlan, dhcp: &DhcpPlan) -> Option<Lease4> {
             .filter_map(|dns| if let IpAddr::V4(dns) = dns { Some(*dns) } else { None })
             .collect(),
         domain: dhcp.domain.clone(),
-        hostname: None,
+        hostname: host_name(&port.name),
         mtu: port.mtu,
         lease: u32::try_from(dhcp.lease.as_secs()).unwrap_or(u32::MAX),
         routes: dhcp.metadata.iter().map(|_| (metadata, gateway)).collect(),
     })
+}
+
+/// What a guest is to call itself: its port's name, without the project. A name of several labels is no host's.
+fn host_name(port: &str) -> Option<String> {
+    let name = port.rsplit('/').next().unwrap_or(port);
+    let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_label =
+        (1..=63).contains(&name.len()) && letters && !name.starts_with('-') && !name.ends_with('-');
+    is_label.then(|| name.to_owned())
 }
 
 fn lease6(port: &Port, subnet: &SubnetPlan, dhcp: &DhcpPlan) -> Option<Lease6> {
@@ -366,4 +375,24 @@ fn advertisement(port: &Port, subnet: &SubnetPlan, dhcp: &DhcpPlan) -> Option<Ad
 
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_name;
+
+    #[test]
+    fn a_guest_is_called_as_its_port_if_that_is_a_label() {
+        let named = |port: &str| host_name(port);
+        assert_eq!(named("default/vm1-eth0").as_deref(), Some("vm1-eth0"));
+        assert_eq!(named("9").as_deref(), Some("9"));
+        let longest = "a".repeat(63);
+        assert_eq!(named(&format!("blue/{longest}")), Some(longest.clone()));
+        for none in
+            ["", "default/", "default/db.prod", "default/-a", "default/a-", "default/a_b", "default/\u{e9}"]
+        {
+            assert_eq!(named(none), None, "{none}");
+        }
+        assert_eq!(named(&format!("default/{longest}a")), None);
+    }
 }

@@ -260,7 +260,8 @@ fn a_guest_is_told_its_address_by_dhcp() {
     discover.resize(28, 0);
     discover.extend(mac(0).0);
     discover.resize(236, 0);
-    discover.extend([99, 130, 83, 99, 53, 1, 1, 255]);
+    // A DISCOVER that asks for the host name.
+    discover.extend([99, 130, 83, 99, 53, 1, 1, 55, 1, 12, 255]);
     let addresses = [IpAddr::from([0, 0, 0, 0]), IpAddr::from([255, 255, 255, 255])];
     let question = udp([mac(0), MacAddr::BROADCAST], addresses, [68, 67], &discover);
     host.guests[0].send(&question);
@@ -268,6 +269,8 @@ fn a_guest_is_told_its_address_by_dhcp() {
     let offers = host.guests[0].receive();
     assert_eq!(offers.len(), 1, "{:?}", host.fabric.refusals().collect::<Vec<_>>());
     assert_eq!((&offers[0][6..12], &offers[0][58..62]), (&GATEWAY.0[..], &[10, 0, 0, 10][..]), "yiaddr");
+    let name = [12, 3, b'v', b'm', b'0'];
+    assert!(offers[0].windows(5).any(|option| option == name), "its port's name without the project");
     assert!(host.guests[1].receive().is_empty());
     // Another port's hardware address is refused, and counted by name.
     let mut lie = question;
