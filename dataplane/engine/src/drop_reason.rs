@@ -64,7 +64,7 @@ drop_reasons! {
     EtherTypeRefused => "ethertype_refused",
     /// A source address that nobody can have: multicast, broadcast, loopback.
     BogusSource => "bogus_source",
-    /// A router's or DHCP server's message from a tenant's port.
+    /// What only routers, DHCP servers and multicast queriers say, from a tenant's port or by a tunnel: advertisements, redirects, leases, group membership queries (IGMP, MLD).
     RogueService => "rogue_service",
     /// A neighbour request for an address that no port of the subnet has.
     UnknownNeighbour => "unknown_neighbour",
