@@ -20,12 +20,65 @@ pub const FLAGS_OFFSET: usize = 13;
 
 /// Begins a connection.
 pub const SYN: u8 = 0x02;
+/// Ends a connection at once.
+pub const RST: u8 = 0x04;
+/// The acknowledgment number counts.
+pub const ACK: u8 = 0x10;
 /// No more data follows.
 pub const FIN: u8 = 0x01;
 /// Hand the data to the receiver.
 pub const PSH: u8 = 0x08;
 /// Congestion window reduced (RFC 3168).
 pub const CWR: u8 = 0x80;
+
+/// What connection tracking looks at (RFC 9293 section 3.1): one segment, or what will be cut into several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Segment {
+    /// The number of its first byte.
+    pub sequence: u32,
+    /// The number of the byte its sender expects next; counts with [`ACK`].
+    pub acknowledgment: u32,
+    /// Bytes it carries.
+    pub payload: u32,
+    /// The window, as it stands there: not scaled.
+    pub window: u16,
+    /// The lower eight flags.
+    pub flags: u8,
+    /// The shift of a SYN's window scale option (RFC 7323 section 2.2), at most 14; none without it, and in what is no SYN.
+    pub scale: Option<u8>,
+}
+
+impl Segment {
+    /// Reads it from behind headers that were parsed as TCP's; `None` from others.
+    #[inline(always)]
+    #[must_use]
+    pub fn read(head: &[u8], headers: &Headers) -> Option<Self> {
+        if headers.l4 != L4::Tcp {
+            return None;
+        }
+        let header: &[u8; MIN_HEADER_LENGTH] = array(head, usize::from(headers.l4_offset))?;
+        let word =
+            |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let flags = header[FLAGS_OFFSET];
+        Some(Self {
+            sequence: word(SEQUENCE_OFFSET),
+            acknowledgment: word(8),
+            payload: headers.payload_length(),
+            window: u16::from_be_bytes([header[14], header[15]]),
+            flags,
+            scale: if flags & SYN != 0 { scale(head, headers) } else { None },
+        })
+    }
+}
+
+/// The shift that a SYN offers. Greater ones count as 14 (RFC 7323 section 2.3).
+#[cold]
+fn scale(head: &[u8], headers: &Headers) -> Option<u8> {
+    const WINDOW_SCALE: u8 = 3;
+    let options = head.get(..usize::from(headers.payload_offset))?;
+    let at = option_at(options, usize::from(headers.l4_offset) + MIN_HEADER_LENGTH, WINDOW_SCALE, 3)?;
+    Some((*options.get(at)?).min(14))
+}
 
 /// Bytes of the header, from its data offset; 0 to 60.
 #[inline(always)]
@@ -77,18 +130,23 @@ fn clamp(head: &mut [u8], headers: &Headers, most: u16, partial: bool) -> Option
 }
 
 /// Where the value of the maximum segment size is, among the options from `at` on.
-fn mss_at(headers: &[u8], mut at: usize) -> Option<usize> {
+fn mss_at(headers: &[u8], at: usize) -> Option<usize> {
+    const MAXIMUM_SEGMENT_SIZE: u8 = 2;
+    option_at(headers, at, MAXIMUM_SEGMENT_SIZE, 4)
+}
+
+/// Where the value of the first option `wanted` of `bytes` bytes is, among the options from `at` on.
+fn option_at(headers: &[u8], mut at: usize, wanted: u8, bytes: usize) -> Option<usize> {
     const END: u8 = 0;
     const NOTHING: u8 = 1;
-    const MAXIMUM_SEGMENT_SIZE: u8 = 2;
     loop {
         match *headers.get(at)? {
             END => return None,
             NOTHING => at += 1,
             kind => {
                 let length = usize::from(*headers.get(at + 1)?);
-                if kind == MAXIMUM_SEGMENT_SIZE && length == 4 {
-                    return headers.get(at + 2..at + 4).map(|_| at + 2);
+                if kind == wanted && length == bytes {
+                    return headers.get(at + 2..at + bytes).map(|_| at + 2);
                 }
                 at += length.max(2);
             }
@@ -154,5 +212,25 @@ mod tests {
             assert_eq!(clamped(options, 100), None, "{options:?}");
         }
         assert_eq!(clamped(&[], 100), None);
+    }
+
+    #[test]
+    fn what_tracking_looks_at_is_read_and_the_scale_of_a_syn_alone() {
+        let mut frame = syn(&[2, 4, 5, 180, 1, 3, 3, 15]);
+        frame[38..46].copy_from_slice(&[0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0]);
+        let read =
+            |frame: &[u8]| Segment::read(frame, &crate::parse(frame, frame.len() as u32).unwrap()).unwrap();
+        let expected = Segment {
+            sequence: 0x1234_5678,
+            acknowledgment: 0x9abc_def0,
+            payload: 0,
+            window: 0x100,
+            flags: SYN,
+            scale: Some(14),
+        };
+        assert_eq!(read(&frame), expected, "a shift above 14 counts as 14");
+        frame[47] = ACK;
+        assert_eq!(read(&frame), Segment { flags: ACK, scale: None, ..expected });
+        assert_eq!(read(&syn(&[3, 4, 5, 180])).scale, None, "an option of another length is not it");
     }
 }

@@ -7,6 +7,7 @@
 //! * [`Location`], [`Endpoint`], [`NextHop`]: what the tables say.
 //! * [`Network`], [`Neighbours`]: VPCs, subnets, routes and tunnels; where the underlay's next hops are.
 //! * [`PortProfile`]: what one port may send as.
+//! * [`Generations`]: whether what a session was judged by changed since.
 //! * [`TokenBucket`]: how often something may happen.
 //!
 //! A table has one writer, on a control thread, and any number of readers, each on a worker. Readers never wait and never
@@ -21,6 +22,7 @@ mod atomic;
 mod endpoint_line;
 mod endpoints;
 mod fabric;
+mod generations;
 mod hash;
 mod line;
 mod location;
@@ -34,6 +36,7 @@ mod token_bucket;
 
 pub use endpoints::{EndpointReader, EndpointWriter};
 pub use fabric::{VniReader, VniWriter, VtepReader, VtepWriter};
+pub use generations::{Generations, Stamp};
 pub use location::{Endpoint, Location, NextHop, late_mac, vpc_space};
 pub use mac::{MacReader, MacTable, MacWriter};
 pub use network::{Neighbours, Network, OwnAddress, Subnet, Tunnel, Uplink, Vpc};

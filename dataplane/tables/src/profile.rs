@@ -30,6 +30,8 @@ pub struct PortProfile {
     pub gateway_mac: MacAddr,
     /// Who it is for other hosts' policies: travels with its packets (VXLAN group policy field); 0: nobody.
     pub identity: u16,
+    /// The number of the compiled rules for what it sends and is sent; none: it is unfiltered, and has no sessions.
+    pub policy: Option<u16>,
     /// Source MAC address and EtherType, then source address, of an IPv4 packet from the first address.
     plain_ipv4: Option<([u8; 8], [u8; 4])>,
     first_ipv4: Option<Ipv4Addr>,
@@ -58,6 +60,7 @@ impl PortProfile {
             vpc: 0,
             gateway_mac: MacAddr::default(),
             identity: 0,
+            policy: None,
             plain_ipv4: addresses.iter().find_map(|address| match address {
                 IpAddr::V4(first) => Some(([a, b, c, d, e, f, 8, 0], first.octets())),
                 IpAddr::V6(_) => None,
