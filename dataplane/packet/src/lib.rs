@@ -25,6 +25,7 @@ pub mod ndp;
 mod offload;
 mod parse;
 mod plain;
+pub mod quoted;
 pub mod route;
 pub mod sctp;
 pub mod segment;
