@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use switch::{Clock, Mailbox, QueueId, TimeStampClock, Worker, WorkerCounters};
 
 /// Shortest and longest time of looking in vain before sleeping, in nanoseconds.
@@ -18,8 +19,8 @@ const SPIN_MIN: u64 = 50_000;
 const SPIN_MAX: u64 = 1_000_000;
 /// A sleep shorter than this was not worth it: the next spin is longer.
 const SHORT_SLEEP: u64 = 500_000;
-/// Longest sleep, in milliseconds; a sign of life for the watchdog.
-const SLEEP_MS: i64 = 1_000;
+/// Longest sleep; a sign of life for the watchdog.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// Time stamp cycles between two readings of the clock.
 const CLOCK_CYCLES: u64 = 100_000;
 
@@ -64,9 +65,12 @@ impl Waker {
         let _ = epoll::delete(&self.epoll, kick);
     }
 
-    fn sleep(&self) {
+    fn sleep(&self, longest: Duration) {
         let mut events = Vec::with_capacity(16);
-        let timeout = rustix::event::Timespec { tv_sec: SLEEP_MS / 1000, tv_nsec: 0 };
+        let timeout = rustix::event::Timespec {
+            tv_sec: longest.as_secs() as i64,
+            tv_nsec: longest.subsec_nanos().into(),
+        };
         // An interrupted sleep is a short sleep.
         let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout));
     }
@@ -253,7 +257,8 @@ impl Loop {
         }
         let (asleep_at, asleep_cycles) = (boot_time(), self.clock.cycles());
         if let Some(waker) = self.wakers.get(self.config.index) {
-            waker.sleep();
+            let due = self.worker.deadline().map(|due| Duration::from_nanos(due.saturating_sub(asleep_at)));
+            waker.sleep(due.unwrap_or(SLEEP_MAX).min(SLEEP_MAX));
         }
         self.worker.disarm();
         self.now = boot_time();

@@ -12,12 +12,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 use switch::{Control, UPLINK, UplinkPlan, Vtep};
-use tables::{Location, OwnAddress, RouteTable, TokenBucket};
+use tables::{Location, OwnAddress, RouteTable, Shares, TokenBucket};
 
 /// How often it is looked which next hops are in use.
 const USE_CHECK: Duration = Duration::from_secs(1);
-/// Copies of broadcasts made per second, and at once: of a port, and of all that comes from other hosts.
+/// Copies of broadcasts made per second, and at once: of a port, and of what comes from one other host; then of what comes from all of them.
 pub(crate) const COPIES: (u64, u64) = (2_000, 512);
+const ALL_COPIES: (u64, u64) = (8_000, 2_048);
+/// Other hosts that have budgets of their own. Of more, a few share one.
+const COPY_SHARES: u16 = 256;
 
 /// A full budget of copies.
 pub(crate) fn copies() -> TokenBucket {
@@ -50,8 +53,8 @@ pub struct Fabric<U> {
     next_use_check: Duration,
     /// The keys of ports that came here, and until when packets for them may be sent on from where they were.
     late: VecDeque<(Duration, (u16, MacAddr))>,
-    /// Copies of broadcasts from other hosts that may still be made.
-    pub(crate) copies: TokenBucket,
+    /// Copies of broadcasts that may still be made: from each other host, and from all.
+    pub(crate) copies: (Shares, TokenBucket),
     /// Frames of the control thread that found no way, or no memory.
     pub(crate) lost: u64,
     pub(crate) refusals: Vec<u64>,
@@ -74,7 +77,10 @@ impl<U: Upstream> Fabric<U> {
             members: Members::default(),
             next_use_check: USE_CHECK,
             late: VecDeque::new(),
-            copies: copies(),
+            copies: (
+                Shares::new(COPY_SHARES, COPIES.0, COPIES.1),
+                TokenBucket::new(ALL_COPIES.0, ALL_COPIES.1),
+            ),
             lost: 0,
             refusals: vec![0; Refusal::ALL.len()],
             proxy: Proxy::new(Limits::default(), seed),

@@ -95,14 +95,14 @@ impl<U: Upstream> Fabric<U> {
         let ports: Vec<PortIndex> = self.ports.of_subnet(subnet).filter(|port| *port != from).collect();
         let vpc = self.subnets.get(&subnet).map(|subnet| subnet.vpc).filter(|_| origin.is_none());
         let vteps: Vec<u16> = self.members.of(subnet).filter(|_| vpc.is_some()).collect();
-        let budget = match origin {
-            None => self.ports.copies(from),
-            Some(_) => Some(&mut self.copies),
-        };
         // A broadcast reaches all or nobody; one to more than a burst's worth takes all of it.
         let count = (ports.len() + vteps.len()) as u64;
-        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        if !budget.is_some_and(|budget| budget.take(nanoseconds, count.min(COPIES.1))) {
+        let (nanoseconds, cost) = (u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), count.min(COPIES.1));
+        let paid = match (origin, &mut self.copies) {
+            (None, _) => self.ports.copies(from).is_some_and(|budget| budget.take(nanoseconds, cost)),
+            (Some(origin), (shares, all)) => shares.take(origin.vtep, all, nanoseconds, cost),
+        };
+        if !paid {
             self.lost += count;
             return;
         }

@@ -353,6 +353,41 @@ fn a_broadcast_reaches_all_of_its_subnet_and_nobody_twice() {
 }
 
 #[test]
+fn the_broadcasts_of_one_host_do_not_use_up_what_others_may_have_copied() {
+    let mut host = Host::new();
+    host.answer_arp();
+    let (third, number) = (IpAddr::from([192, 0, 2, 3]), VTEP + 1);
+    host.act(Action::SetVtep { vtep: number, address: third, sources: vec![third], kind: VtepKind::Host });
+    let sender = MacAddr([2, 0, 0, 0, 1, 8]);
+    host.place(sender, address(8), Location::Remote(number));
+    host.run();
+    host.guests.iter_mut().for_each(|guest| drop(guest.receive()));
+    let to_all = IpAddr::from([10, 0, 0, 255]);
+    let flood = udp([REMOTE, MacAddr::BROADCAST], [address(9)[0], to_all], [7, 7], b"flood");
+    let mut arrived = 0;
+    for _ in 0..300 {
+        // As many as workers leave to this thread in a while.
+        host.now += Duration::from_millis(1);
+        (0..3).for_each(|_| host.wire.send(&from_other(&flood)));
+        host.run();
+        arrived += host.guests[0].receive().iter().filter(|seen| **seen == flood).count();
+        drop(host.guests[1].receive());
+    }
+    assert!((500..900).contains(&arrived), "{arrived} of 900: what it may at once, and one a millisecond");
+    let other = udp([sender, MacAddr::BROADCAST], [address(8)[0], to_all], [7, 7], b"other");
+    let mut outer = from_other(&other);
+    outer[29] = 3;
+    outer[24..26].fill(0);
+    let sum = Sum::of(&outer[14..34]).finish();
+    outer[24..26].copy_from_slice(&sum.to_be_bytes());
+    (0..50).for_each(|_| host.wire.send(&outer));
+    host.run();
+    for guest in &mut host.guests {
+        assert_eq!(guest.receive().iter().filter(|seen| **seen == other).count(), 50);
+    }
+}
+
+#[test]
 fn who_says_where_something_is_now_is_heard() {
     let mut host = Host::new();
     host.answer_arp();

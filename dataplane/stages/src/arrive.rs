@@ -14,7 +14,7 @@ use buf::HEAD_BYTES;
 use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind};
 use packet::{Headers, L3, L4, MacAddr, announce, arp, ethernet, icmp, ndp, vxlan};
 use std::net::IpAddr;
-use tables::{Endpoint, EndpointReader, Location, MacReader, MacTable, Network, TokenBucket};
+use tables::{Endpoint, EndpointReader, Location, MacReader, MacTable, Network, Shares};
 
 /// What the stage reads.
 #[derive(Clone, Copy)]
@@ -43,8 +43,8 @@ enum Verdict {
     Drop(DropReason),
 }
 
-/// Runs the stage for what `decapsulate` let through. ICMP errors are sent within `errors`.
-pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, errors: &mut TokenBucket) {
+/// Runs the stage for what `decapsulate` let through. ICMP errors are sent to the stations behind each tunnel end point within its share of `errors`.
+pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, errors: &mut Shares) {
     let stage = Stage { tables };
     let mut last = Memo::default();
     // Packets that follow each other between two stations are routed together.
@@ -133,7 +133,7 @@ impl Stage<'_> {
         index: usize,
         plain: bool,
         last: &mut Memo,
-        errors: &mut TokenBucket,
+        errors: &mut Shares,
     ) -> Option<Output> {
         if !plain {
             let packet = batch.burst.packet(index)?;
@@ -200,13 +200,13 @@ impl Stage<'_> {
 
     /// A gateway is on every host: of a station behind a foreign tunnel end point it routes here what that sends to it.
     #[cold]
-    fn route(&self, batch: &mut Batch<'_, '_>, index: usize, number: u16, errors: &mut TokenBucket) {
+    fn route(&self, batch: &mut Batch<'_, '_>, index: usize, number: u16, errors: &mut Shares) {
         let Some(subnet) = self.tables.network.subnet(number) else {
             return batch.drop(index, DropReason::UnknownUnicast);
         };
         let Origin { vtep, vpc, .. } = batch.metadata[index].origin;
-        let mut answers =
-            Answers { back: Output::Tunnel { vtep, vpc }, subnet: Some(number), budget: errors };
+        let (back, budget) = (Output::Tunnel { vtep, vpc }, errors.of(vtep));
+        let mut answers = Answers { back, subnet: Some(number), budget };
         route::route_one(batch, index, (self.tables.network, self.tables.endpoints, subnet), &mut answers);
     }
 

@@ -4,12 +4,13 @@
 
 use crate::handover::Handover;
 use crate::kept::Kept;
+use arrayvec::ArrayVec;
 use buf::{OwnedPacket, Pool};
 use crossbeam::queue::ArrayQueue;
 use engine::{Batch, DropReason, Observer, Output, PortCounters, PortIndex, Punt};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tables::{Neighbours, TokenBucket};
+use tables::{Neighbours, Shares, TokenBucket};
 
 /// Packets that may wait for neighbours, all together and for one of them.
 const WAITING: usize = 256;
@@ -44,15 +45,17 @@ impl Default for Exceptions {
     }
 }
 
-/// What a port may still ask of the switch beyond forwarding.
+/// What a port may still ask of the switch beyond forwarding; an uplink, in shares by tunnel end point.
 #[derive(Clone, Debug)]
 pub struct Budgets {
     /// Announcements of addresses; of an uplink, all that other hosts' packets leave to the control thread.
-    pub announcements: TokenBucket,
+    pub announcements: Shares,
     /// ICMP errors sent to it.
-    pub errors: TokenBucket,
-    /// Packets for the control thread.
+    pub errors: Shares,
+    /// Packets for the control thread; of an uplink, those of the underlay itself.
     pub punts: TokenBucket,
+    /// Of an uplink, what all tunnel end points together leave to the control thread.
+    pub tunnels: TokenBucket,
 }
 
 /// A packet with its outer headers, all but where its next hop is.
@@ -67,11 +70,13 @@ struct Waiting {
 pub(crate) struct WaitingRoom {
     packets: VecDeque<Waiting>,
     seen: u64,
+    /// Whose packets had to make room, to be counted with the next look.
+    evicted: ArrayVec<PortIndex, WAITING>,
 }
 
 impl WaitingRoom {
     pub(crate) fn new() -> Self {
-        Self { packets: VecDeque::with_capacity(WAITING), seen: 0 }
+        Self { packets: VecDeque::with_capacity(WAITING), seen: 0, evicted: ArrayVec::new() }
     }
 
     #[inline(always)]
@@ -79,7 +84,18 @@ impl WaitingRoom {
         self.packets.is_empty()
     }
 
-    /// Keeps a packet with its outer headers; false when too many wait already. `wanted` hears of a neighbour that nobody waited for.
+    /// When a packet has waited long enough; `None` while none waits.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        self.packets.front().map(|first| first.until)
+    }
+
+    /// Whether nothing is to be done before that, or the next change of a neighbour.
+    pub(crate) fn is_quiet(&self, now: u64, neighbours: &Neighbours) -> bool {
+        self.is_empty() || self.seen == neighbours.changes() && self.deadline().is_none_or(|due| due > now)
+    }
+
+    /// Keeps a packet with its outer headers; false when too many wait already. Where there is no room, the oldest packet of the neighbour that most
+    /// wait for makes some, if they are more than for this one: dead neighbours do not keep all places. `wanted` hears of a neighbour that nobody waited for.
     pub(crate) fn add(
         &mut self,
         neighbour: u16,
@@ -94,12 +110,29 @@ impl WaitingRoom {
             // that the control thread has more than it can ask for already.
             let _ = wanted.push(neighbour);
         }
-        if before >= WAITING_FOR_ONE || self.packets.len() >= WAITING {
+        if before >= WAITING_FOR_ONE || self.packets.len() >= WAITING && !self.make_room(before) {
             return false;
         }
         self.packets.push_back(Waiting { neighbour, ingress, until: now.saturating_add(PATIENCE), packet });
         // Its neighbour may be known since: it is looked at in the next step.
         self.seen = u64::MAX;
+        true
+    }
+
+    /// Lets go of the oldest packet of the neighbour for which most wait, if they are more than `than`.
+    #[cold]
+    fn make_room(&mut self, than: usize) -> bool {
+        // By the last bits of their numbers: exact as long as no more neighbours are waited for than there are places.
+        let (mut counts, place) =
+            ([0usize; WAITING], |waiting: &Waiting| usize::from(waiting.neighbour) % WAITING);
+        self.packets.iter().for_each(|waiting| counts[place(waiting)] += 1);
+        let most = counts.iter().copied().max().unwrap_or(0);
+        let at = self.packets.iter().position(|waiting| counts[place(waiting)] == most);
+        if most <= than || self.evicted.is_full() {
+            return false;
+        }
+        let Some(evicted) = at.and_then(|at| self.packets.remove(at)) else { return false };
+        self.evicted.push(evicted.ingress);
         true
     }
 
@@ -114,6 +147,7 @@ impl WaitingRoom {
         kept: &mut Kept,
         mut lost: impl FnMut(PortIndex, DropReason),
     ) {
+        self.evicted.drain(..).for_each(|ingress| lost(ingress, DropReason::NeighbourUnresolved));
         let changed = neighbours.changes();
         let oldest = self.packets.front().is_some_and(|first| first.until <= now);
         if changed == self.seen && !oldest {
@@ -169,10 +203,13 @@ impl Aside<'_> {
             let index = usize::from(index);
             let origin = batch.decapsulated >> (index & 31) & 1 != 0;
             let origin = origin.then(|| batch.metadata.get(index).map(|metadata| metadata.origin)).flatten();
-            // What other hosts say must not keep the neighbours of the underlay from being heard.
-            let budget =
-                if origin.is_some() { &mut self.budgets.announcements } else { &mut self.budgets.punts };
-            let result = if budget.take(batch.now, 1) {
+            let Budgets { announcements, punts, tunnels, .. } = &mut *self.budgets;
+            // What other hosts say must not keep the neighbours of the underlay from being heard, nor what one of them says another.
+            let heard = match origin {
+                Some(origin) => announcements.take(origin.vtep, tunnels, batch.now, 1),
+                None => punts.take(batch.now, 1),
+            };
+            let result = if heard {
                 self.copy(batch, index).and_then(|packet| {
                     let punt = Punt { port, kind, origin, packet };
                     self.exceptions.punts.push(punt).map_err(|_| DropReason::ServiceBusy)
@@ -243,7 +280,40 @@ mod tests {
         }
         let asked = || std::iter::from_fn(|| wanted.pop()).collect::<Vec<_>>();
         assert_eq!(asked(), dead.clone().collect::<Vec<_>>());
-        assert!(!add(dead.end));
+        assert!(add(dead.end));
         assert_eq!(asked(), [dead.end]);
+    }
+
+    #[test]
+    fn dead_neighbours_do_not_keep_all_places() {
+        let (mut room, pool, wanted) = (WaitingRoom::new(), Pool::new(WAITING + 1), ArrayQueue::new(1024));
+        let add = |room: &mut WaitingRoom, neighbour: usize| {
+            let packet = pool.copy(&Frame::from_head(&[0; 60], Offload::NONE)).unwrap();
+            room.add(neighbour as u16, PortIndex(neighbour as u16), 7, packet, &wanted)
+        };
+        let dead = WAITING / WAITING_FOR_ONE;
+        (0..WAITING).for_each(|at| assert!(add(&mut room, at % dead)));
+        // Each newcomer takes a place of who has most, until all have as many; then nobody takes from anybody.
+        let share = WAITING / (dead + 1);
+        assert_eq!((0..WAITING_FOR_ONE).filter(|_| add(&mut room, dead)).count(), share + 1);
+        let count = |room: &WaitingRoom, neighbour| {
+            room.packets.iter().filter(|waiting| usize::from(waiting.neighbour) == neighbour).count()
+        };
+        assert!((0..dead).all(|neighbour| (share..=share + 1).contains(&count(&room, neighbour))));
+        assert_eq!((room.packets.len(), pool.available()), (WAITING, 1));
+        // Those that made room are counted, each at the port it came from, with the next look.
+        let (neighbours, mut kept) = (Neighbours::new(64), Kept::new());
+        let mut lost = [0; 8];
+        room.drain(8, &neighbours, Some(crate::UPLINK), &mut kept, |port, reason| {
+            assert_eq!(reason, DropReason::NeighbourUnresolved);
+            lost[usize::from(port.0)] += 1;
+        });
+        assert_eq!(lost.iter().sum::<usize>(), share + 1);
+        assert!(lost.iter().all(|lost| (3..=4).contains(lost)), "{lost:?}");
+        // With one packet each, the oldest goes for who has none yet.
+        drop(std::mem::replace(&mut room, WaitingRoom::new()));
+        (0..=WAITING).for_each(|at| assert!(add(&mut room, at)));
+        assert_eq!((count(&room, 0), count(&room, WAITING)), (0, 1));
+        assert!(!add(&mut room, WAITING), "it has as many as the others");
     }
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use sync::{Published, Shared};
-use tables::{PortProfile, TokenBucket};
+use tables::{PortProfile, Shares, TokenBucket};
 
 /// Announcements that may wait for the control plane.
 const ANNOUNCEMENTS: usize = 1024;
@@ -27,8 +27,12 @@ const ANNOUNCEMENT_RATE: (u64, u64) = (10, 20);
 const ERROR_RATE: (u64, u64) = (100, 200);
 /// Packets of a port that the control thread looks at, likewise.
 const PUNT_RATE: (u64, u64) = (1_000, 500);
-/// The same for an uplink, where all hosts' neighbour messages come in.
+/// The same for an uplink, where all hosts' neighbour messages come in; and for what comes by all tunnel end points together.
 const UPLINK_PUNT_RATE: (u64, u64) = (10_000, 1_000);
+/// Of that, what comes by one tunnel end point: a host of many ports that sends as much as it may leaves others theirs.
+const TUNNEL_PUNT_RATE: (u64, u64) = (2_000, 250);
+/// Tunnel end points that have budgets of their own. Of more, a few share one.
+const TUNNEL_SHARES: u16 = 256;
 
 /// What a switch is sized for.
 #[derive(Clone, Copy, Debug)]
@@ -310,10 +314,12 @@ impl Control {
 
 fn budgets(uplink: bool) -> Budgets {
     let bucket = |(rate, burst)| TokenBucket::new(rate, burst);
+    let shares = |(rate, burst)| Shares::new(if uplink { TUNNEL_SHARES } else { 1 }, rate, burst);
     Budgets {
-        announcements: bucket(if uplink { UPLINK_PUNT_RATE } else { ANNOUNCEMENT_RATE }),
-        errors: bucket(ERROR_RATE),
+        announcements: shares(if uplink { TUNNEL_PUNT_RATE } else { ANNOUNCEMENT_RATE }),
+        errors: shares(ERROR_RATE),
         punts: bucket(if uplink { UPLINK_PUNT_RATE } else { PUNT_RATE }),
+        tunnels: bucket(UPLINK_PUNT_RATE),
     }
 }
 

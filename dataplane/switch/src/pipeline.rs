@@ -4,7 +4,7 @@ use crate::tables::Tables;
 use engine::{Announcement, Batch, Output, PortCounters, PortIndex};
 use stages::answers::Answers;
 use stages::{arrive, broadcast, decapsulate, encapsulate, forward, neighbours, parse, port_security, route};
-use tables::{PortProfile, TokenBucket};
+use tables::{PortProfile, Shares, TokenBucket};
 
 /// What stages know of the port a batch came from.
 pub(crate) struct Ingress<'a> {
@@ -49,17 +49,13 @@ fn run_rare(batch: &mut Batch<'_, '_>, ingress: &mut Ingress<'_>, tables: &Table
 
 /// The same for what came in by the uplink.
 #[inline(never)]
-pub(crate) fn run_underlay(
-    batch: &mut Batch<'_, '_>,
-    port: PortIndex,
-    errors: &mut TokenBucket,
-    tables: &Tables,
-) {
+pub(crate) fn run_underlay(batch: &mut Batch<'_, '_>, port: PortIndex, errors: &mut Shares, tables: &Tables) {
     let network = tables.network.get();
     let outer = decapsulate::Tables { network, vteps: &tables.vteps, vnis: &tables.vnis };
     decapsulate::run(batch, &outer, port);
     arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs }, errors);
-    let mut answers = Answers { back: Output::Port(port), subnet: None, budget: errors };
+    // There is nobody to tell: no bucket is asked.
+    let mut answers = Answers { back: Output::Port(port), subnet: None, budget: errors.of(0) };
     encapsulate::run(batch, network, &tables.neighbours, 0, &mut answers);
     debug_assert_eq!(batch.undecided(), 0, "what no stage routed or dropped would be lost unnamed");
 }

@@ -215,14 +215,21 @@ impl Worker {
         self.faults.drain(..)
     }
 
-    /// Asks every queue for an event with its next packet, before the worker sleeps. [`Armed::Ready`] when there is something to do
-    /// already; the worker then goes on as if it had not asked.
+    /// When the worker has something to do that nobody wakes it for, in nanoseconds of [`Worker::step`]'s clock: it sleeps no longer than that. Whoever
+    /// tells [`tables::Neighbours`] something wakes all workers.
+    pub fn deadline(&self) -> Option<u64> {
+        self.waiting.deadline()
+    }
+
+    /// Asks every queue for an event with its next packet, before the worker sleeps, until [`Worker::deadline`] at most. [`Armed::Ready`] when there is
+    /// something to do already; the worker then goes on as if it had not asked.
     pub fn arm(&mut self, now: u64) -> Armed {
         if let Some(asleep) = self.links.asleep.get(self.index) {
             asleep.store(true, Ordering::SeqCst);
         }
         let waiting = !self.mailbox.0.commands.is_empty()
             || !self.kept.is_empty()
+            || !self.waiting.is_quiet(now, &self.tables.neighbours)
             || self.links.from.iter().any(|consumer| !consumer.is_empty());
         self.settle();
         let waiting = waiting || !self.unsettled.is_empty();
@@ -498,6 +505,7 @@ impl Around<'_> {
     ) {
         if let Some(profile) = profile {
             let Budgets { announcements, errors, .. } = budgets;
+            let (announcements, errors) = (announcements.of(0), errors.of(0));
             let mut ingress = Ingress { port, profile, counters, announcements, errors };
             pipeline::run(batch, &mut ingress, self.tables, &mut |announcement| {
                 if self.announcements.push(announcement).is_err() {

@@ -8,7 +8,7 @@
 //! * [`Network`], [`Neighbours`]: VPCs, subnets, routes and tunnels; where the underlay's next hops are.
 //! * [`PortProfile`]: what one port may send as.
 //! * [`Generations`]: whether what a session was judged by changed since.
-//! * [`TokenBucket`]: how often something may happen.
+//! * [`TokenBucket`], [`Shares`]: how often something may happen, and how often for each of many.
 //!
 //! A table has one writer, on a control thread, and any number of readers, each on a worker. Readers never wait and never
 //! write: a look-up reads one cache line, two for the few keys that did not fit into their first, whatever the keys are (no
@@ -42,4 +42,4 @@ pub use mac::{MacReader, MacTable, MacWriter};
 pub use network::{Neighbours, Network, OwnAddress, Subnet, Tunnel, Uplink, Vpc};
 pub use profile::{AllowedAddress, PortProfile, link_local};
 pub use routes::RouteTable;
-pub use token_bucket::TokenBucket;
+pub use token_bucket::{Shares, TokenBucket};

@@ -56,6 +56,36 @@ impl TokenBucket {
     }
 }
 
+/// One bucket for each of some sources, or for a few of them together: what one spends is not missing to others.
+#[derive(Clone, Debug)]
+pub struct Shares {
+    first: TokenBucket,
+    /// One less than a power of two: a mask.
+    others: Box<[TokenBucket]>,
+}
+
+impl Shares {
+    /// Full buckets, `count` of them (rounded up to a power of two, at most 32,768), each as [`TokenBucket::new`] makes it.
+    #[must_use]
+    pub fn new(count: u16, rate: u64, burst: u64) -> Self {
+        let count = usize::from(count.clamp(1, 1 << 15)).next_power_of_two();
+        let first = TokenBucket::new(rate, burst);
+        Self { others: vec![first.clone(); count - 1].into(), first }
+    }
+
+    /// The bucket of a source. Sources whose numbers follow each other have buckets of their own, as far as there are as many.
+    #[inline]
+    pub fn of(&mut self, source: u16) -> &mut TokenBucket {
+        let at = usize::from(source) & self.others.len();
+        at.checked_sub(1).and_then(|at| self.others.get_mut(at)).unwrap_or(&mut self.first)
+    }
+
+    /// May `count` events of a source happen at `now_ns`, by its bucket and by `all`, the bucket of all sources? If so both are charged, else neither.
+    pub fn take(&mut self, source: u16, all: &mut TokenBucket, now_ns: u64, count: u64) -> bool {
+        all.available(now_ns) >= count && self.of(source).take(now_ns, count) && all.take(now_ns, count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +146,22 @@ mod tests {
         let mut all = TokenBucket::new(u64::MAX, u64::MAX);
         assert!(all.take(0, MAX_BURST) && !all.take(0, 1) && all.take(1, MAX_BURST));
         assert!(!all.take(2, MAX_BURST + 1) && !all.take(2, u64::MAX));
+    }
+
+    #[test]
+    fn what_one_source_spends_is_not_missing_to_others() {
+        let (mut shares, mut all) = (Shares::new(3, 1, 2), TokenBucket::new(10, 5));
+        let mut take = |source, now| shares.take(source, &mut all, now, 1);
+        assert!(take(7, 0) && take(7, 0) && !take(7, 0), "rounded up to four buckets: 7 has the last");
+        assert!(!take(3, 0), "and 3 has it too");
+        assert!(take(4, 0) && take(4, 0), "the first");
+        assert!(take(1, 0), "what was refused cost nobody anything");
+        assert!(!take(2, 0), "all together have spent what they may");
+        assert!(take(2, SECOND) && take(7, SECOND) && !take(7, SECOND));
+        let mut one = Shares::new(1, 0, 1);
+        assert!(one.of(9).take(0, 1) && !one.of(0).take(0, 1), "a single bucket is everybody's");
+        assert_eq!(Shares::new(u16::MAX, 1, 1).others.len(), (1 << 15) - 1);
+        assert_eq!(Shares::new(0, 1, 1).others.len(), 0);
     }
 
     #[test]

@@ -58,8 +58,10 @@ impl Scene {
             && seat.worker.arm(now.saturating_add_signed(seat.skew)) == Armed::Quiet
         {
             seat.asleep = true;
+            let due =
+                seat.worker.deadline().map(|due| due.saturating_sub(now.saturating_add_signed(seat.skew)));
             self.stats.edge("worker sleeps", 1);
-            self.again_worker(worker, cost::SLEEP_NS);
+            self.again_worker(worker, due.unwrap_or(cost::SLEEP_NS).min(cost::SLEEP_NS));
             return Ok(());
         }
         let pause = IDLE_STEPS[seat.idle.min(IDLE_STEPS.len() - 1)];

@@ -2,7 +2,7 @@
 
 use crate::hosts::*;
 use buf::{Checksum, Frame, Offload, Segment, SegmentKind};
-use engine::{DropReason, TxQueue, Unobserved};
+use engine::{Armed, DropReason, TxQueue, Unobserved};
 use packet::checksum::{Sum, pseudo_header};
 use packet::{MacAddr, vxlan};
 use std::net::IpAddr;
@@ -172,10 +172,22 @@ fn packets_wait_for_the_next_hop_in_order_and_some_are_too_many() {
 #[test]
 fn waiting_ends() {
     let mut hosts = pair(false, false, NONE, false);
+    assert_eq!(hosts[0].worker.deadline(), None);
     hosts[0].send(&across(20), Offload::NONE);
     run(&mut hosts);
-    hosts[0].worker.step(4_000_000_000, &mut Still, &mut Unobserved);
+    // Meanwhile the worker sleeps, if nothing else is to be done: until then, or until it is woken for a neighbour that was heard of.
+    let due = hosts[0].worker.deadline().unwrap();
+    assert_eq!((due, hosts[0].worker.arm(due - 1)), (3_000_000_000, Armed::Quiet));
+    hosts[0].worker.disarm();
+    hosts[0].control.neighbours().set(NEIGHBOUR + 1, Some(uplink_mac(2)));
+    assert_eq!(hosts[0].worker.arm(due - 1), Armed::Ready);
+    hosts[0].worker.step(due - 1, &mut Still, &mut Unobserved);
+    assert_eq!((hosts[0].worker.arm(due - 1), hosts[0].drops(PORT)), (Armed::Quiet, vec![]));
+    hosts[0].worker.disarm();
+    assert_eq!(hosts[0].worker.arm(due), Armed::Ready);
+    hosts[0].worker.step(due, &mut Still, &mut Unobserved);
     assert_eq!(hosts[0].drops(PORT), [(DropReason::NeighbourUnresolved, 1)]);
+    assert_eq!((hosts[0].worker.arm(due), hosts[0].worker.deadline()), (Armed::Quiet, None));
 }
 
 #[test]

@@ -105,6 +105,37 @@ fn p21_a_wrong_outer_checksum_is_seen() {
     }
 }
 
+/// What hosts 5 (at 192.0.2.2) and 6 (at 192.0.2.3) get heard: so many broadcasts of each, at once.
+fn heard(broadcasts: [usize; 2]) -> ([usize; 2], Vec<(DropReason, u64)>) {
+    let (mut host, mut inject, _observe) = alone(false);
+    let source = underlay(3, false);
+    let third = Vtep { address: source, sources: vec![source], is_host: true, neighbour: NEIGHBOUR };
+    host.control.set_vtep(6, third);
+    host.control.publish();
+    let mut counts = [0; 2];
+    for (at, count) in broadcasts.into_iter().enumerate() {
+        let to_all = [guest_mac(2 + at as u8), MacAddr::BROADCAST];
+        let addresses = [[10, 0, 0, 20 + 40 * at as u8].into(), [10, 0, 0, 255].into()];
+        let frame = from_other(false, &udp(to_all, addresses, 40), &[(29, &[2 + at as u8])]);
+        for _ in 0..count {
+            assert_eq!(inject.send(&[Frame::from_head(&frame, Offload::NONE)]).sent, 1);
+            inject.flush();
+            while host.step() > 0 {}
+            while let Some(punt) = host.control.exceptions().punts.pop() {
+                assert_eq!(punt.kind, PuntKind::Broadcast);
+                counts[usize::from(punt.origin.unwrap().vtep - OTHER)] += 1;
+            }
+        }
+    }
+    (counts, host.drops(UPLINK))
+}
+
+#[test]
+fn what_one_host_floods_does_not_keep_another_from_being_heard() {
+    let (counts, drops) = heard([3000, 100]);
+    assert_eq!((counts, drops), ([250, 100], vec![(DropReason::ServiceBudget, 2750)]));
+}
+
 #[test]
 fn the_uplink_answers_for_its_own_addresses_alone() {
     let (mut host, mut inject, mut observe) = alone(false);
