@@ -15,18 +15,22 @@ use std::{fmt, net::Ipv4Addr, str::FromStr};
 
 use virtio_driver::{Gso, MemoryError, NetHeader, RxFrame, SharedMemory};
 
-use crate::wire::OUTER;
+use crate::{
+    segments::{Cutting, fold as fold_checksum},
+    wire::OUTER,
+};
 
 /// Bytes of our own fields behind the headers.
-const FIELDS: usize = 16;
+pub(crate) const FIELDS: usize = 16;
 const UDP_HEADERS: usize = 42;
-const TCP_HEADERS: usize = 54;
+/// Ethernet, IPv4 and TCP without options.
+pub(crate) const TCP_HEADERS: usize = 54;
 /// Longest prefix built in private memory before it is written, and the one of UDP frames.
 const PREFIX: usize = TCP_HEADERS + FIELDS;
 const UDP_PREFIX: usize = UDP_HEADERS + FIELDS;
 /// TCP payload per segment of a 64 KB send, and how many of them.
-const MSS: u16 = 1460;
-const SEGMENTS: u32 = 44;
+pub(crate) const MSS: u16 = 1460;
+pub(crate) const SEGMENTS: u32 = 44;
 /// TCP payload of a large send.
 pub(crate) const LARGE_SEND: u32 = SEGMENTS * MSS as u32;
 
@@ -167,6 +171,8 @@ pub struct Sender {
     flows: Flows,
     first_port: u16,
     sequence: u32,
+    /// Set if large sends leave in segments.
+    cutting: Option<Cutting>,
 }
 
 #[derive(Debug, Clone)]
@@ -187,7 +193,32 @@ impl Sender {
     pub fn new(from: Endpoint, to: Endpoint, sizes: &Sizes, flows: u32, odd: bool, sequence: u32) -> Self {
         let templates = sizes.cycle().iter().map(|&kind| Template::new(from, to, kind)).collect();
         let first_port = if odd { 33000 } else { 1024 };
-        Self { templates, flows: Flows::new(flows), first_port, sequence }
+        Self { templates, flows: Flows::new(flows), first_port, sequence, cutting: None }
+    }
+
+    /// The same, but its large sends leave in segments of a TCP stream, each with its checksum: [`Sender::write`] writes one of them.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        for template in self.templates.iter_mut().filter(|template| template.kind.tso) {
+            template.become_segment();
+        }
+        self.cutting = Some(Cutting::default());
+        self
+    }
+
+    /// How many frames so many more sends are: a send that was begun is one of them.
+    #[must_use]
+    pub(crate) const fn frames(&self, sends: usize) -> usize {
+        match self.cutting {
+            Some(cutting) => (sends * SEGMENTS as usize).saturating_sub(cutting.written()),
+            None => sends,
+        }
+    }
+
+    /// Whether all it sends are large sends.
+    #[must_use]
+    pub(crate) fn is_large(&self) -> bool {
+        self.templates.iter().all(|template| template.kind.tso)
     }
 
     /// Puts these before each frame, by the frame's length.
@@ -203,7 +234,11 @@ impl Sender {
 
     /// The frame written last was not sent: the next one takes its number.
     pub(crate) const fn take_back(&mut self) {
-        self.sequence = self.sequence.wrapping_sub(1);
+        let whole = match &mut self.cutting {
+            Some(cutting) => cutting.take_back(),
+            None => true,
+        };
+        self.sequence = self.sequence.wrapping_sub(whole as u32);
     }
 
     /// Writes the next frame to `address`; returns its net header and length. All bytes are stored.
@@ -230,24 +265,24 @@ impl Sender {
         let source = self.first_port.wrapping_add((flow & 1023) as u16);
         let destination = self.first_port.wrapping_add((flow >> 10) as u16);
         let word = pattern(sequence);
+        if let Some(cutting) = &mut self.cutting {
+            if cutting.at_start() {
+                cutting.begin(SendFields::of_large_send(sequence, stamp));
+            }
+            let frame = template.write_segment(memory, address, (source, destination), cutting, word)?;
+            self.sequence = sequence.wrapping_add(u32::from(cutting.advance()));
+            return Ok(frame);
+        }
         let tail = len - headers - FIELDS;
         let check = fold(payload_sum(sequence, stamp).wrapping_add(pattern_sum(word, tail)));
         // Straight into guest memory, piece over piece: a prefix patched on the stack could only be loaded again once all
         // earlier stores have left the store buffer, and those wait for lines that the switch holds.
-        let (address, outer) = match &template.outer {
-            None => (address, 0),
-            Some(outer) => {
-                memory.write_array(address, outer)?;
-                memory.write_array(address + 34, &(0xc000 | flow as u16 & 0x3fff).to_be_bytes())?;
-                (address + OUTER as u64, OUTER as u32)
-            }
-        };
-        let ports = u32::from(source.swap_bytes()) | u32::from(destination.swap_bytes()) << 16;
-        memory.write_array(address, &template.udp)?;
+        let outer = template.write_headers(memory, address, (source, destination))?;
+        let address = address + u64::from(outer);
         if headers == TCP_HEADERS {
-            memory.write_array(address + UDP_HEADERS as u64, &template.tcp)?;
+            let tcp_sequence = sequence.wrapping_mul(LARGE_SEND);
+            memory.write_array(address + 38, &tcp_sequence.to_be_bytes())?;
         }
-        memory.write_array(address + 34, &ports.to_le_bytes())?;
         let fields = u64::from(sequence) | u64::from(check) << 32;
         memory.write_array(address + headers as u64, &fields.to_le_bytes())?;
         memory.write_array(address + headers as u64 + 8, &stamp.to_le_bytes())?;
@@ -300,20 +335,86 @@ impl Template {
         let (udp, tcp) = (*udp.unwrap_or(&[0; _]), *tcp.unwrap_or(&[0; _]));
         Self { kind, udp, tcp, headers: len, net, outer: None }
     }
+
+    /// Of a send's segment instead of the whole; the checksums are right for the length.
+    fn become_segment(&mut self) {
+        let length = TCP_HEADERS as u32 + u32::from(MSS);
+        let (udp, tcp) = (&mut self.udp, &mut self.tcp);
+        udp[16..18].copy_from_slice(&(length as u16 - 14).to_be_bytes());
+        udp[24..26].fill(0);
+        let checksum = !ones_complement(&udp[14..34], 0);
+        udp[24..26].copy_from_slice(&checksum.to_be_bytes());
+        let pseudo = ones_complement(&udp[26..34], 6 + (length - 34));
+        tcp[8..10].copy_from_slice(&pseudo.to_be_bytes());
+        self.kind = FrameKind { len: length, tso: true };
+        self.net = NetHeader::default();
+    }
+
+    /// The headers with these ports, and before them those of the tunnel; returns the latter's length.
+    #[inline(always)]
+    fn write_headers(
+        &self,
+        memory: &SharedMemory,
+        address: u64,
+        (source, destination): (u16, u16),
+    ) -> Result<u32, MemoryError> {
+        let (address, outer) = match &self.outer {
+            None => (address, 0),
+            Some(outer) => {
+                memory.write_array(address, outer)?;
+                let entropy = 0xc000 | source.wrapping_add(destination.rotate_left(10)) & 0x3fff;
+                memory.write_array(address + 34, &entropy.to_be_bytes())?;
+                (address + OUTER as u64, OUTER as u32)
+            }
+        };
+        let ports = u32::from(source.swap_bytes()) | u32::from(destination.swap_bytes()) << 16;
+        memory.write_array(address, &self.udp)?;
+        if self.headers == TCP_HEADERS {
+            memory.write_array(address + UDP_HEADERS as u64, &self.tcp)?;
+        }
+        memory.write_array(address + 34, &ports.to_le_bytes())?;
+        Ok(outer)
+    }
+
+    /// The next segment of a send, with its checksum.
+    fn write_segment(
+        &self,
+        memory: &SharedMemory,
+        address: u64,
+        (source, destination): (u16, u16),
+        cutting: &Cutting,
+        word: u64,
+    ) -> Result<(NetHeader, u32), MemoryError> {
+        let outer = self.write_headers(memory, address, (source, destination))?;
+        let address = address + u64::from(outer);
+        let next = cutting.write(memory, address + TCP_HEADERS as u64, word)?;
+        memory.write_array(address + 38, &next.tcp_sequence.to_be_bytes())?;
+        memory.write_array(address + 47, &[next.flags])?;
+        let [_, _, _, _, offset, _, window @ .., a, b, _, _] = self.tcp;
+        let fixed = [offset, next.flags, window[0], window[1], a, b].chunks(2).map(word_of).sum::<u32>();
+        let moving = u32::from(source)
+            + u32::from(destination)
+            + (next.tcp_sequence >> 16)
+            + (next.tcp_sequence & 0xffff)
+            + next.sum;
+        let checksum = !fold_checksum(u64::from(fixed + moving));
+        memory.write_array(address + 50, &checksum.to_be_bytes())?;
+        Ok((self.net, self.kind.len + outer))
+    }
+}
+
+/// Two bytes in network order.
+fn word_of(pair: &[u8]) -> u32 {
+    match pair {
+        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
+        [high] => u32::from(*high) << 8,
+        _ => 0,
+    }
 }
 
 /// RFC 1071's sum of big-endian 16-bit words, folded.
 fn ones_complement(bytes: &[u8], start: u32) -> u16 {
-    let words = bytes.chunks(2).map(|pair| match pair {
-        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
-        [high] => u32::from(*high) << 8,
-        _ => 0,
-    });
-    let mut sum = words.fold(start, u32::wrapping_add);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
+    fold_checksum(u64::from(bytes.chunks(2).map(word_of).fold(start, u32::wrapping_add)))
 }
 
 #[inline]
@@ -354,6 +455,8 @@ pub struct Tally {
     pub corrupt: u64,
     /// Frames that are nobody's or another port's.
     pub foreign: u64,
+    /// Packets that large sends arrived in, where they are put together again.
+    pub pieces: u64,
 }
 
 impl std::ops::Add for Tally {
@@ -367,6 +470,7 @@ impl std::ops::Add for Tally {
             reordered: self.reordered + other.reordered,
             corrupt: self.corrupt + other.corrupt,
             foreign: self.foreign + other.foreign,
+            pieces: self.pieces + other.pieces,
         }
     }
 }
@@ -382,6 +486,7 @@ impl std::ops::Sub for Tally {
             reordered: self.reordered - before.reordered,
             corrupt: self.corrupt - before.corrupt,
             foreign: self.foreign - before.foreign,
+            pieces: self.pieces - before.pieces,
         }
     }
 }
@@ -482,6 +587,14 @@ impl Receiver {
         Some((sequence, stamp))
     }
 
+    /// Whether these headers say that a packet goes from the peer to us.
+    pub(crate) fn is_between(&self, headers: &[u8; TCP_HEADERS]) -> bool {
+        headers[0..6] == self.me.mac
+            && headers[6..12] == self.peer.mac
+            && headers[26..30] == self.peer.ip.octets()
+            && headers[30..34] == self.me.ip.octets()
+    }
+
     #[inline]
     fn same_flow(&self, prefix: &[u8; PREFIX], sequence: u32) -> bool {
         let flow = self.flows.of(sequence);
@@ -510,7 +623,7 @@ impl Receiver {
 /// Our own fields behind the headers of a frame.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SendFields {
-    sequence: u32,
+    pub(crate) sequence: u32,
     check: u32,
     stamp: u64,
 }
@@ -518,6 +631,17 @@ pub(crate) struct SendFields {
 impl SendFields {
     /// Their bytes.
     pub(crate) const LENGTH: u32 = FIELDS as u32;
+
+    /// Those of a large send.
+    pub(crate) fn of_large_send(sequence: u32, stamp: u64) -> Self {
+        let pattern = pattern_sum(pattern(sequence), LARGE_SEND as usize - FIELDS);
+        Self { sequence, check: fold(payload_sum(sequence, stamp).wrapping_add(pattern)), stamp }
+    }
+
+    /// As they are written, little endian.
+    pub(crate) const fn words(self) -> (u64, u64) {
+        (self.sequence as u64 | (self.check as u64) << 32, self.stamp)
+    }
 
     /// Those at `address`.
     pub(crate) fn read(memory: &SharedMemory, address: u64) -> Result<Self, MemoryError> {

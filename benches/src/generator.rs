@@ -24,6 +24,28 @@ pub enum Rate {
     PerSecond(f64),
 }
 
+/// Who of a pair of ports sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Senders {
+    /// Both.
+    #[default]
+    Both,
+    /// The first.
+    First,
+    /// The second.
+    Second,
+}
+
+impl Senders {
+    const fn includes(self, port: usize) -> bool {
+        match self {
+            Self::Both => true,
+            Self::First => port.is_multiple_of(2),
+            Self::Second => !port.is_multiple_of(2),
+        }
+    }
+}
+
 /// What to send.
 #[derive(Debug, Clone)]
 pub struct Load {
@@ -33,8 +55,10 @@ pub struct Load {
     pub flows: u32,
     /// How fast.
     pub rate: Rate,
-    /// At most so many frames under way per direction, and only the first port of each pair sends.
+    /// At most so many frames under way per direction.
     pub in_flight: Option<usize>,
+    /// Who of each pair sends.
+    pub senders: Senders,
     /// Record the latency of every n-th frame (a power of two).
     pub latency_every: u32,
     /// What of an arriving frame is read and checked.
@@ -293,7 +317,7 @@ impl Generator {
             }
         }
         for port in 0..self.guests.len() {
-            if run.load.in_flight.is_some() && port % 2 == 1 {
+            if !run.load.senders.includes(port) {
                 continue;
             }
             match run.load.rate {
@@ -317,7 +341,7 @@ impl Generator {
         let under_way = self.under_way(port);
         let Some(guest) = self.guests.get_mut(port) else { return Ok(()) };
         let window = run.load.in_flight.unwrap_or(usize::MAX).min(guest.window());
-        let count = window.saturating_sub(under_way).min(BURST);
+        let count = guest.sender.frames(window.saturating_sub(under_way)).min(BURST);
         // Small bursts cost the switch more per frame than waiting for a larger one costs us.
         if count == 0 || (count < BURST / 2 && window > BURST) {
             return self.check_stall(port, run);

@@ -9,8 +9,9 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::{
     attach::{AttachError, Attachment, Connection},
     clock::Clock,
-    frame::{Endpoint, Payload, Receiver, Sender, Sizes},
+    frame::{Endpoint, Payload, Receiver, SEGMENTS, Sender, Sizes},
     generator::Load,
+    segments::Reassembly,
     wire::Wire,
 };
 
@@ -53,6 +54,9 @@ pub struct Guest {
     connection: Option<Connection>,
     /// Set if this is the wire of the pair.
     wire: Option<Wire>,
+    /// Set if large sends arrive in pieces, and whether they leave cut.
+    stream: Option<Reassembly>,
+    cuts: bool,
 }
 
 /// Descriptors of one burst.
@@ -89,6 +93,8 @@ impl Guest {
             ring_size,
             connection: None,
             wire: None,
+            stream: None,
+            cuts: false,
         }
     }
 
@@ -96,6 +102,15 @@ impl Guest {
     #[must_use]
     pub fn as_wire(mut self, wire: Wire) -> Self {
         self.wire = Some(wire);
+        self.cuts = true;
+        self
+    }
+
+    /// The same at the other end of a wire: its large sends leave whole, or in segments if it `cuts` them, and arrive in any pieces.
+    #[must_use]
+    pub fn behind_wire(mut self, cuts: bool) -> Self {
+        self.stream = Some(Reassembly::default());
+        self.cuts = cuts;
         self
     }
 
@@ -107,11 +122,19 @@ impl Guest {
         self.sender = Sender::new(self.me, peer, sizes, flows, odd, sequence);
         self.receiver = Receiver::new(peer, self.me, flows, !odd, expected, payload);
         self.receiver.tally = tally;
+        self.stream = self.stream.map(|_| Reassembly::default());
+        let cuts = self.cuts && sizes.tso();
+        if cuts {
+            self.sender = self.sender.clone().cut();
+        }
         if let Some(wire) = &self.wire {
             self.sender.set_outer(|length| wire.outer(length));
         }
         let buffer = if sizes.longest() > 9018 { 4096 } else { 2060 };
-        self.buffers_per_frame = (sizes.longest() as usize + 12).div_ceil(buffer);
+        self.buffers_per_frame = match cuts {
+            true => SEGMENTS as usize,
+            false => (sizes.longest() as usize + 12).div_ceil(buffer),
+        };
     }
 
     /// Asks for the lines that this turn will look at and write, before any of them is waited for.
@@ -130,14 +153,16 @@ impl Guest {
             return Ok(0);
         }
         let now = cpu::time_stamp();
-        let Self { rx, receiver, memory, wire, .. } = self;
+        let large = self.sender.is_large();
+        let Self { rx, receiver, memory, wire, stream, .. } = self;
         let mut failed = None;
         let mut buffers = 0;
         let frames = rx.receive(2 * BURST, |frame| {
             buffers += frame.parts.len();
-            let taken = match wire {
-                None => receiver.take(memory, frame),
-                Some(wire) => wire.take(receiver, memory, frame),
+            let taken = match (&mut *wire, &mut *stream) {
+                (Some(wire), _) => wire.take(receiver, memory, frame),
+                (None, Some(stream)) if large => stream.take(receiver, memory, frame.parts),
+                (None, _) => receiver.take(memory, frame),
             };
             match taken {
                 Ok(Some((sequence, stamp))) if sequence & latency.mask == 0 => {

@@ -18,6 +18,7 @@ pub mod null;
 pub mod probe;
 pub mod run;
 pub mod scale;
+mod segments;
 pub mod session;
 pub mod vxlan;
 pub mod wire;

@@ -12,7 +12,7 @@ use crate::{
     attach::{AttachConfig, Role},
     clock::Clock,
     frame::{Endpoint, Payload, Sizes},
-    generator::{Generator, Load, Rate, Report},
+    generator::{Generator, Load, Rate, Report, Senders},
     null,
     probe::{Probe, ping_pong},
     session::{self, Interrupt, Timing},
@@ -193,6 +193,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         flows: args.flows,
         rate: args.rate,
         in_flight: args.in_flight.map(|n| n.max(1)),
+        senders: if args.in_flight.is_some() { Senders::First } else { Senders::Both },
         latency_every: if args.in_flight == Some(1) { 1 } else { args.latency_every },
         payload: if args.null_ceiling { Payload::Unchecked } else { Payload::Whole },
     };

@@ -2,13 +2,14 @@
 //!
 //! It puts outer headers before the frames it sends and takes them off those it receives; it answers ARP for its address, and learns the switch's MAC address
 //! from the question, or from the first packet in a tunnel. TCP segments that it receives are put together again: what a switch has cut counts as one frame, and all its bytes are checked.
+//! Its own large sends leave in segments, as a wire has nothing else.
 
 use std::net::Ipv4Addr;
 
 use packet::{MacAddr, vxlan};
 use virtio_driver::{MemoryError, RxFrame, SharedMemory};
 
-use crate::frame::{Receiver, SendFields};
+use crate::{frame::Receiver, segments::Reassembly};
 
 /// Who is on the underlay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +24,12 @@ pub struct Underlay {
     pub vni: u32,
 }
 
+/// In the network set aside for measurements (RFC 2544), which no host's own routes should know.
 impl Default for Underlay {
     fn default() -> Self {
         Self {
-            switch: Ipv4Addr::new(192, 0, 2, 1),
-            wire: Ipv4Addr::new(192, 0, 2, 2),
+            switch: Ipv4Addr::new(198, 18, 0, 1),
+            wire: Ipv4Addr::new(198, 18, 0, 2),
             mac: MacAddr([2, 0, 0, 0, 9, 2]),
             vni: 100,
         }
@@ -38,8 +40,6 @@ impl Default for Underlay {
 pub const OUTER: usize = vxlan::OUTER_LENGTH_V4;
 /// Ethernet and ARP, padded to the shortest frame.
 const ARP_FRAME: usize = 60;
-/// Ethernet, IPv4 and TCP without options.
-const TCP_HEADERS: usize = 54;
 const ETHER_TYPE_ARP: [u8; 2] = [0x08, 0x06];
 const ETHER_TYPE_IPV4: [u8; 2] = [0x08, 0x00];
 
@@ -51,23 +51,14 @@ pub struct Wire {
     /// Since the last call of `news`.
     learned: bool,
     reply: Option<[u8; ARP_FRAME]>,
-    cut: Cut,
-}
-
-/// A send that arrives in segments.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cut {
-    fields: SendFields,
-    sum: u64,
-    /// Payload bytes that are there; 0 before the first segment and after a missing one.
-    at: u32,
+    stream: Reassembly,
 }
 
 impl Wire {
     /// A wire whose switch nobody knows yet.
     #[must_use]
     pub fn new(underlay: Underlay) -> Self {
-        Self { underlay, switch: None, learned: false, reply: None, cut: Cut::default() }
+        Self { underlay, switch: None, learned: false, reply: None, stream: Reassembly::default() }
     }
 
     /// Whether we know where the switch is.
@@ -113,7 +104,7 @@ impl Wire {
         memory: &SharedMemory,
         frame: &RxFrame<'_>,
     ) -> Result<Option<(u32, u64)>, MemoryError> {
-        let Some((&(address, part), rest)) = frame.parts.split_first() else { return Ok(None) };
+        let Some(&(address, part)) = frame.parts.first() else { return Ok(None) };
         if (part as usize) < OUTER + 14 + 20 + 8 {
             if part >= 42 {
                 self.take_arp(&memory.read_array(address)?);
@@ -134,15 +125,15 @@ impl Wire {
             self.learn([a, b, c, d, e, f]);
         }
         let (address, part) = (address + OUTER as u64, part - OUTER as u32);
-        if memory.read_array::<1>(address + 23)? == [6] && rest.is_empty() {
-            return self.take_segment(receiver, memory, address, part);
-        }
         let mut parts = [(0, 0); 4];
         let count = frame.parts.len().min(parts.len());
         parts[..count].copy_from_slice(&frame.parts[..count]);
         parts[0] = (address, part);
-        let inner = RxFrame { header: frame.header, parts: &parts[..count], len: frame.len - OUTER as u32 };
-        receiver.take(memory, &inner)
+        let parts = &parts[..count];
+        if memory.read_array::<1>(address + 23)? == [6] {
+            return self.stream.take(receiver, memory, parts);
+        }
+        receiver.take(memory, &RxFrame { header: frame.header, parts, len: frame.len - OUTER as u32 })
     }
 
     /// Whether these are the outer headers of a packet of our network for us.
@@ -175,35 +166,5 @@ impl Wire {
         reply[28..32].copy_from_slice(&wire.octets());
         reply[32..42].copy_from_slice(&request[22..32]);
         self.reply = Some(reply);
-    }
-
-    /// A segment of a large send, which counts with the last one.
-    fn take_segment(
-        &mut self,
-        receiver: &mut Receiver,
-        memory: &SharedMemory,
-        address: u64,
-        part: u32,
-    ) -> Result<Option<(u32, u64)>, MemoryError> {
-        let headers: [u8; TCP_HEADERS] = memory.read_array(address)?;
-        let at = u32::from_be_bytes([headers[38], headers[39], headers[40], headers[41]]);
-        let total = u32::from(u16::from_be_bytes([headers[16], headers[17]]));
-        let payload = total.saturating_sub(40).min(part.saturating_sub(TCP_HEADERS as u32));
-        let address = address + TCP_HEADERS as u64;
-        let cut = &mut self.cut;
-        if at == 0 {
-            cut.fields = SendFields::read(memory, address)?;
-            let behind = SendFields::LENGTH.min(payload);
-            cut.sum = memory.sum(address + u64::from(behind), (payload - behind) as usize)?;
-        } else if at == cut.at {
-            let covered = (at - SendFields::LENGTH) as usize;
-            cut.sum = cut.sum.wrapping_add(crate::frame::sum_at(memory, address, payload as usize, covered)?);
-        } else {
-            cut.at = 0;
-            return Ok(None);
-        }
-        cut.at = at + payload;
-        let Cut { fields, sum, at } = *cut;
-        Ok(if at >= crate::frame::LARGE_SEND { receiver.take_whole(fields, sum) } else { None })
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     attach::AttachConfig,
     clock::Clock,
     frame::{Endpoint, Payload, Sizes},
-    generator::{Control, Generator, Load, Phase, Rate},
+    generator::{Control, Generator, Load, Phase, Rate, Senders},
     probe::{Distance, Probe, ping_pong},
     session::{self, Interrupt},
 };
@@ -70,7 +70,7 @@ pub(super) fn run(args: &CompareArgs, interrupt: &Interrupt) -> anyhow::Result<(
     let end = Instant::now() + args.budget.unwrap_or(Duration::from_secs(180));
     let mut lab = Lab::empty()?;
     for name in ["ours", "foreign"] {
-        let places = lab.places(args.core, args.worker_core, false);
+        let places = lab.places(args.core, args.worker_core, false, &[]);
         let switch: Box<dyn Switch> = Box::new(Testpmd::start(&places, name)?);
         confine(switch.as_ref(), args)?;
         freeze(switch.as_ref(), true)?;
@@ -102,7 +102,7 @@ impl Bench<'_> {
     ) -> anyhow::Result<bool> {
         const FLOWS: u32 = 1000;
         let sizes = &sizes;
-        let places = lab.places(self.args.core, self.args.worker_core, false);
+        let places = lab.places(self.args.core, self.args.worker_core, false, &[]);
         let [mine, theirs] = &lab.switches[..] else { bail!("two switches are needed") };
         let mut foreign = {
             let _running = thaw(theirs.as_ref())?;
@@ -127,6 +127,7 @@ impl Bench<'_> {
             flows: FLOWS,
             rate: Rate::Max,
             in_flight: None,
+            senders: Senders::Both,
             latency_every: 16,
             payload,
         };

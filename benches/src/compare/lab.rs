@@ -79,13 +79,20 @@ impl Lab {
 
     /// Where switches are to live.
     #[must_use]
-    pub(super) fn places(&self, core: usize, worker_core: usize, tunnel: bool) -> Places<'_> {
+    pub(super) fn places<'a>(
+        &'a self,
+        core: usize,
+        worker_core: usize,
+        tunnel: bool,
+        ovs_config: &'a [String],
+    ) -> Places<'a> {
         Places {
             folder: self.folder.path(),
             worker_core,
             other_core: core,
             huge_pages: self.huge_pages.available,
             tunnel,
+            ovs_config,
         }
     }
 
@@ -98,7 +105,7 @@ impl Lab {
         let mut lab = Self::empty()?;
         // testpmd has no tunnels.
         for system in args.systems.iter().filter(|system| !args.tunnel || **system != System::Testpmd) {
-            let places = lab.places(args.core, args.worker_core, args.tunnel);
+            let places = lab.places(args.core, args.worker_core, args.tunnel, &args.ovs_config);
             eprintln!("starting {system:?}");
             let switch: Box<dyn Switch> = match system {
                 System::Towpathd => Box::new(Towpathd::start(&places, &args.binaries)?),

@@ -81,6 +81,9 @@ pub struct CompareArgs {
     /// From a guest to a wire that speaks VXLAN and back, with Open vSwitch as the peer: results in vxlan.json and vxlan.svg
     #[arg(long, conflicts_with = "cross_check")]
     tunnel: bool,
+    /// Further other_config of Open vSwitch, as userspace-tso-enable=true
+    #[arg(long, value_delimiter = ',')]
+    ovs_config: Vec<String>,
     /// Check this generator against testpmd's (net_pcap into net_virtio_user) instead of comparing switches
     #[arg(long)]
     cross_check: bool,

@@ -50,15 +50,6 @@ struct Answer {
     error: Option<String>,
 }
 
-impl Drop for OpenVswitch {
-    fn drop(&mut self) {
-        if self.tunnel {
-            // The kernel keeps a bridge's interface, with its address, when the daemon is killed.
-            let _gone = output("ip", &["link", "delete", UNDERLAY_BRIDGE].map(String::from), &[]);
-        }
-    }
-}
-
 impl OpenVswitch {
     /// Starts both processes and makes a bridge with two ports that wait for our sockets.
     ///
@@ -89,8 +80,12 @@ impl OpenVswitch {
         let mut this = Self {
             daemon: Process::start(
                 "ovs-vswitchd",
-                Path::new(DAEMON),
+                // In a network of its own: no address or route of this host is in the tunnel's way, and its bridges go with it.
+                Path::new("unshare"),
                 &[
+                    "--net".to_string(),
+                    "--".to_string(),
+                    DAEMON.to_string(),
                     format!("unix:{}", text(&db_socket)),
                     format!("--unixctl={}", text(&folder.join("vswitchd.ctl"))),
                     "--log-file=/dev/null".to_string(),
@@ -118,11 +113,12 @@ impl OpenVswitch {
     }
 
     fn configure(&mut self, places: &Places<'_>) -> anyhow::Result<()> {
-        // One memory segment without files behind it, so that nothing stays when the process is killed.
+        // One memory segment without files behind it, so that nothing stays when the process is killed. Without large pages
+        // `--legacy-mem` keeps Open vSwitch from adding `--in-memory`, which DPDK refuses then.
         let extra = if places.huge_pages {
             "--in-memory --no-pci --iova-mode=va"
         } else {
-            "--no-huge -m 512 --no-pci"
+            "--no-huge --legacy-mem -m 512 --no-pci"
         };
         let mut settings = vec![
             format!("other_config:dpdk-extra=\"{extra}\""),
@@ -133,6 +129,7 @@ impl OpenVswitch {
         if places.huge_pages {
             settings.push("other_config:dpdk-socket-mem=512".to_string());
         }
+        settings.extend(places.ovs_config.iter().map(|setting| format!("other_config:{setting}")));
         self.settings = settings.join(" ");
         self.vsctl(&["--no-wait", "init"])?;
         let mut set = vec!["--no-wait", "set", "Open_vSwitch", "."];
@@ -180,22 +177,25 @@ impl OpenVswitch {
             "datapath_type=netdev",
         ])?;
         let add = ["--timeout=30", "add-port", bridge, "wire", "--", "set", "Interface", "wire", "type=dpdk"];
-        self.vsctl(&[&add[..], &[&device, &mtu]].concat())?;
+        self.vsctl(&[&add[..], &[&device, &mtu, "ofport_request=1"]].concat())?;
         // The bridge's own port is an interface of the kernel, and its address where the tunnel begins.
-        let ip = |args: &[&str]| {
-            output("ip", &args.iter().map(ToString::to_string).collect::<Vec<_>>(), &[]).map(|_| ())
-        };
-        ip(&["address", "replace", &format!("{switch}/24"), "dev", bridge])?;
-        ip(&["link", "set", bridge, "up"])?;
+        self.ip(&["address", "add", &format!("{switch}/24"), "dev", bridge])?;
+        self.ip(&["link", "set", bridge, "up"])?;
         // Both can be found out by asking the kernel and the wire, which takes longer than a sample.
         let prefix = Ipv4Addr::from_bits(switch.to_bits() & 0xffff_ff00);
         self.control("ovs/route/add", &[&format!("{prefix}/24"), bridge])?;
         self.control("tnl/arp/set", &[bridge, &wire.to_string(), &mac.to_string()])?;
+        let way = self.control("ovs/route/lookup", &[&wire.to_string()])?;
+        if !way.contains(&format!("dev {bridge}")) {
+            bail!("Open vSwitch would not send to {wire} through {bridge}, but: {}", way.trim());
+        }
         let remote = [format!("options:remote_ip={wire}"), format!("options:key={vni}")];
         let add =
             ["--timeout=30", "add-port", BRIDGE, "vxlan0", "--", "set", "Interface", "vxlan0", "type=vxlan"];
         self.vsctl(&[&add[..], &[&remote[0], &remote[1], "ofport_request=2"]].concat())?;
-        self.flows(&["in_port=1,actions=output:2", "in_port=2,actions=output:1"])
+        // Cheaper than learning addresses, whose flows are one for each pair of them.
+        self.flows(bridge, &["in_port=1,actions=LOCAL", "in_port=LOCAL,actions=output:1"])?;
+        self.flows(BRIDGE, &["in_port=1,actions=output:2", "in_port=2,actions=output:1"])
     }
 
     fn log(&self) -> String {
@@ -210,8 +210,16 @@ impl OpenVswitch {
         output("ovs-vsctl", &all, &[("OVS_RUNDIR", &self.folder)])
     }
 
-    fn flows(&self, flows: &[&str]) -> anyhow::Result<()> {
-        let bridge = format!("unix:{}", text(&self.folder.join(format!("{BRIDGE}.mgmt"))));
+    /// `ip` where the daemon is.
+    fn ip(&self, args: &[&str]) -> anyhow::Result<()> {
+        let network = format!("--net=/proc/{}/ns/net", self.daemon.pid().as_raw_nonzero());
+        let all: Vec<String> =
+            [network.as_str(), "--", "ip"].iter().chain(args).map(ToString::to_string).collect();
+        output("nsenter", &all, &[]).map(|_| ())
+    }
+
+    fn flows(&self, bridge: &str, flows: &[&str]) -> anyhow::Result<()> {
+        let bridge = format!("unix:{}", text(&self.folder.join(format!("{bridge}.mgmt"))));
         let run = |args: &[&str]| {
             let args: Vec<String> = args.iter().map(ToString::to_string).collect();
             output("ovs-ofctl", &args, &[("OVS_RUNDIR", &self.folder)])
@@ -279,10 +287,10 @@ impl Switch for OpenVswitch {
             return Ok(());
         }
         if mode == NORMAL {
-            self.flows(&["actions=NORMAL"])?;
+            self.flows(BRIDGE, &["actions=NORMAL"])?;
             self.mode = NORMAL;
         } else {
-            self.flows(&["in_port=1,actions=output:2", "in_port=2,actions=output:1"])?;
+            self.flows(BRIDGE, &["in_port=1,actions=output:2", "in_port=2,actions=output:1"])?;
             self.mode = PORTS;
         }
         // What the datapath had cached is thrown out by threads of its own; until then frames are dropped.
@@ -296,6 +304,11 @@ impl Switch for OpenVswitch {
 
     fn check(&mut self) -> anyhow::Result<()> {
         self.daemon.check().with_context(|| self.log())
+    }
+
+    fn state(&self) -> String {
+        let flows = self.control("dpctl/dump-flows", &["-m"]).unwrap_or_default();
+        format!("{}; its flows:\n{flows}", self.log())
     }
 
     fn begin(&mut self) -> anyhow::Result<()> {

@@ -13,12 +13,32 @@ pub(super) enum Kind {
     Throughput,
     /// Flat out with 64 KB sends: throughput against one thread's copy bandwidth.
     Tso,
-    /// One way, from the guest to the wire of a tunnel, as large as a switch takes it: throughput.
-    LargeSends,
+    /// The same in one direction of a tunnel.
+    OneWay(Direction),
+    /// TCP in one direction of a tunnel, in pieces as large as a switch takes and gives them: busy cycles per 64 KB and throughput.
+    Stream(Direction),
     /// One frame under way.
     OneInFlight,
     /// Open loop at this percentage of what the slower of towpathd, testpmd and 85 % of the generator can do.
     Load(u32),
+}
+
+/// Of a tunnel, seen from the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// From the guest to the wire.
+    Out,
+    /// From the wire to the guest.
+    In,
+}
+
+impl Direction {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Out => "out",
+            Self::In => "in",
+        }
+    }
 }
 
 /// One row.
@@ -46,7 +66,8 @@ impl Row {
         match self.kind {
             Kind::Throughput => format!("{base}/{}", self.flows),
             Kind::Tso => format!("{base}/tso"),
-            Kind::LargeSends => format!("{base}/large-sends"),
+            Kind::OneWay(direction) => format!("{base}/{}/{}", self.flows, direction.name()),
+            Kind::Stream(direction) => format!("{base}/stream-{}", direction.name()),
             Kind::OneInFlight => format!("{base}/in-flight-1"),
             Kind::Load(percent) => format!("{base}/load-{percent}"),
         }
@@ -65,7 +86,7 @@ impl Row {
     #[must_use]
     pub(super) fn takes(&self, contestant: &str) -> bool {
         match self.kind {
-            Kind::Throughput | Kind::LargeSends => true,
+            Kind::Throughput | Kind::OneWay(_) | Kind::Stream(_) => true,
             Kind::Tso => contestant == TOWPATHD,
             Kind::OneInFlight | Kind::Load(_) => contestant == TOWPATHD || contestant == "testpmd-io",
         }
@@ -115,11 +136,17 @@ pub(super) fn visits(quick: bool) -> Vec<Visit> {
 pub(super) fn tunnel_visits(quick: bool) -> Vec<Visit> {
     let layouts: &[RingLayout] =
         if quick { &[RingLayout::Split] } else { &[RingLayout::Split, RingLayout::Packed] };
-    let of = |layout: &RingLayout| {
-        let row = |size, kind, flows| Row::new(*layout, size, flows, kind);
-        let frames = vec![row("64", Kind::Throughput, 1000), row("1518", Kind::Throughput, 1000)];
-        let large = vec![row("64K", Kind::LargeSends, 1)];
-        [(false, frames), (true, large)].map(|(tso, rows)| Visit { layout: *layout, tso, tunnel: true, rows })
+    let directions = [Direction::Out, Direction::In];
+    let of = |&layout: &RingLayout| {
+        let mut frames = Vec::new();
+        for size in ["64", "1518"] {
+            frames.push(Row::new(layout, size, 1000, Kind::Throughput));
+            if !quick {
+                frames.extend(directions.map(|way| Row::new(layout, size, 1000, Kind::OneWay(way))));
+            }
+        }
+        let streams = directions.map(|way| Row::new(layout, "64K", 1, Kind::Stream(way))).to_vec();
+        [(false, frames), (true, streams)].map(|(tso, rows)| Visit { layout, tso, tunnel: true, rows })
     };
     layouts.iter().flat_map(of).collect()
 }
@@ -170,12 +197,9 @@ pub(super) fn targets(row: &Row, peer: &str, distance: Distance) -> Vec<Target> 
     let split = row.layout == RingLayout::Split;
     if peer == super::ovs::VXLAN {
         let (most, least) = if small { (0.5, 2.0) } else { (1.0 / 1.5, 1.5) };
-        let throughput = Target { metric: Metric::Throughput, bound: least, aim: None };
-        return if row.kind == Kind::LargeSends {
-            vec![throughput]
-        } else {
-            vec![Target { metric: Metric::CyclesPerPacket, bound: most, aim: None }, throughput]
-        };
+        return [(Metric::CyclesPerPacket, most), (Metric::Throughput, least)]
+            .map(|(metric, bound)| Target { metric, bound, aim: None })
+            .to_vec();
     }
     match (row.kind, peer, distance) {
         (Kind::Throughput, "testpmd-io", Distance::Near) => match (small, split) {

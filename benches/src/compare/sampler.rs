@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::bail;
 use rustix::process::Pid;
 use serde::Serialize;
 use virtio_driver::RingLayout;
@@ -13,7 +14,7 @@ use super::{
     CompareArgs, TOWPATHD,
     contention::Waited,
     lab::Lab,
-    plan::{Kind, Row, Visit},
+    plan::{Direction, Kind, Row, Visit},
     statistics::Summary,
     switches::{Switch, Work, freeze},
 };
@@ -21,8 +22,8 @@ use crate::{
     attach::{AttachConfig, Role},
     calibrate::{CopyBandwidth, copy_bandwidth, copy_between},
     clock::Clock,
-    frame::{Endpoint, Payload},
-    generator::{Generator, LatencySummary, Load, Rate, Report},
+    frame::{Endpoint, Payload, SEGMENTS},
+    generator::{Generator, LatencySummary, Load, Rate, Report, Senders},
     null,
     probe::{Distance, Probe, ping_pong},
     session::{self, Hooks, Interrupt, SessionError, Timing},
@@ -68,6 +69,8 @@ pub(super) struct Sample {
     pub(super) copy_between_gigabytes: Option<f64>,
     /// Share of the time the worker or the generator waited for its core.
     pub(super) contention: f64,
+    /// Packets that a large send arrived in.
+    pub(super) pieces: Option<f64>,
 }
 
 /// A sample before it is judged.
@@ -80,6 +83,14 @@ struct Measured {
     cycles_per_packet: Option<f64>,
     rate: Option<f64>,
     copies: Option<(f64, f64)>,
+}
+
+impl Measured {
+    /// How many packets a large send arrived in, where that was counted.
+    fn pieces(&self) -> Option<f64> {
+        let received = &self.report.received;
+        (received.pieces > 0 && received.frames > 0).then(|| received.pieces as f64 / received.frames as f64)
+    }
 }
 
 /// Samples thrown away.
@@ -228,17 +239,16 @@ impl Sampler {
                 continue;
             }
             let config = attach_config(visit, visit.tso && switch.tso());
-            // A wire takes nothing that is not on a wire.
-            let configs = [config, AttachConfig { offloads: config.offloads && !visit.tunnel, ..config }];
+            let configs = [config, if visit.tunnel { attach_config(visit, false) } else { config }];
             switch.check()?;
             let _running = thaw(switch.as_ref())?;
             let endpoints = [Endpoint::numbered(0), Endpoint::numbered(1)];
             let mut guests =
                 session::attach_each(&switch.sockets(), &endpoints, switch.role(), &configs, PATIENCE)?;
-            if visit.tunnel
-                && let Some(wire) = guests.pop()
-            {
-                guests.push(wire.as_wire(Wire::new(Underlay::default())));
+            if visit.tunnel {
+                let wire = guests.pop().map(|wire| wire.as_wire(Wire::new(Underlay::default())));
+                let guest = guests.pop().map(|guest| guest.behind_wire(!config.offloads));
+                guests.extend(guest.into_iter().chain(wire));
             }
             generators.insert(index, Generator::new(guests, self.clock)?);
         }
@@ -279,7 +289,7 @@ impl Sampler {
         row: &Row,
         round: u32,
     ) -> anyhow::Result<()> {
-        if row.kind == Kind::Throughput {
+        if matches!(row.kind, Kind::Throughput | Kind::OneWay(_)) {
             self.ceiling(config, row, round)?;
         }
         // Turns start with another switch in every round.
@@ -358,11 +368,7 @@ impl Sampler {
             }
             _ => None,
         };
-        let mut load = load(row, rate, Payload::Whole);
-        if row.kind == Kind::LargeSends && !switch.tso() {
-            // Its guest cuts what it sends.
-            (load.sizes, load.in_flight) = ("1518".parse().unwrap_or_default(), Some(usize::MAX));
-        }
+        let load = load(row, rate, Payload::Whole);
         switch.check()?;
         let (report, work, contention) = {
             let _running = thaw(switch)?;
@@ -383,7 +389,16 @@ impl Sampler {
             }
             (report, counting.work, counting.contention)
         };
+        if report.received.frames == 0 {
+            bail!("{mode} forwarded nothing in row {}: {}", row.name(), switch.state());
+        }
         let after = self.probe()?;
+        // Switches count what they receive: a large send, or its segments.
+        let pieces = match row.kind {
+            Kind::Stream(Direction::Out) if switch.tso() => 1.0,
+            Kind::Stream(_) => f64::from(SEGMENTS),
+            _ => 1.0,
+        };
         let rate = if let Rate::PerSecond(rate) = rate { Some(rate) } else { None };
         let measured = Measured {
             row: row.name(),
@@ -391,7 +406,7 @@ impl Sampler {
             round,
             report,
             contention,
-            cycles_per_packet: work.cycles_per_packet(),
+            cycles_per_packet: work.cycles_per_packet().map(|cycles| cycles * pieces),
             rate,
             copies,
         };
@@ -403,6 +418,7 @@ impl Sampler {
     fn judge(&mut self, (before, after): (Probe, Probe), m: Measured) {
         self.last_probe = Some(after);
         let at = self.start.elapsed().as_secs_f64();
+        let pieces = m.pieces();
         let (name, contestant, report) = (m.row, m.contestant, m.report);
         let distance = match (before.distance(), after.distance()) {
             (Some(before), Some(after)) if before == after => before,
@@ -425,11 +441,12 @@ impl Sampler {
         }
         let cycles = m.cycles_per_packet.map_or_else(String::new, |cycles| format!("{cycles:7.1} cyc"));
         eprintln!(
-            "[{at:5.0} s] {name:<22} {contestant:<18} {distance} {cycles:>11} {:7.2} Mpps {:7.1} Gb/s  p50 {} p99 {} ns{}",
+            "[{at:5.0} s] {name:<22} {contestant:<18} {distance} {cycles:>11} {:7.2} Mpps {:7.1} Gb/s  p50 {} p99 {} ns{}{}",
             report.mpps,
             report.gbps,
             report.latency.p50,
             report.latency.p99,
+            pieces.map_or_else(String::new, |pieces| format!("  in {pieces:.1} pieces each")),
             if report.received.corrupt > 0 { "  CORRUPT FRAMES" } else { "" },
         );
         self.samples.push(Sample {
@@ -449,6 +466,7 @@ impl Sampler {
             copy_gigabytes: m.copies.map(|copies| copies.0),
             copy_between_gigabytes: m.copies.map(|copies| copies.1),
             contention: m.contention,
+            pieces,
         });
     }
 
@@ -487,24 +505,29 @@ fn load(row: &Row, rate: Rate, payload: Payload) -> Load {
         rate,
         in_flight: match row.kind {
             Kind::OneInFlight => Some(1),
-            // As many as the wire has buffers for, when they arrive in segments.
-            Kind::LargeSends => Some(LARGE_RING as usize / 64),
+            // As many as there are receive buffers for, when they arrive in segments.
+            Kind::Stream(_) => Some(STREAM_RING as usize / 64),
             _ => None,
+        },
+        senders: match row.kind {
+            Kind::OneInFlight | Kind::OneWay(Direction::Out) | Kind::Stream(Direction::Out) => Senders::First,
+            Kind::OneWay(Direction::In) | Kind::Stream(Direction::In) => Senders::Second,
+            _ => Senders::Both,
         },
         latency_every,
         payload,
     }
 }
 
-/// Descriptors of the rings for large sends in a tunnel.
-const LARGE_RING: u16 = 1024;
+/// Descriptors of the rings for streams in a tunnel: as many as QEMU gives a guest at most.
+const STREAM_RING: u16 = 1024;
 
-/// `offloads`: whether this switch takes large sends.
+/// `offloads`: whether this end of the pair has large sends.
 fn attach_config(visit: &Visit, offloads: bool) -> AttachConfig {
     let longest = visit.rows.iter().map(|row| row.sizes.longest()).max().unwrap_or(1514);
     let longest = if visit.tso && !offloads { 1514 } else { longest };
     let outer = if visit.tunnel { OUTER as u32 } else { 0 };
-    let ring_size = if visit.tunnel && offloads { LARGE_RING } else { 256 };
+    let ring_size = if visit.tunnel && visit.tso { STREAM_RING } else { 256 };
     let layout: RingLayout = visit.layout;
     AttachConfig { layout, ring_size, longest: longest + outer, offloads, huge_pages: true }
 }

@@ -58,6 +58,9 @@ pub(super) trait Switch {
     /// Which one, and how.
     fn check(&mut self) -> anyhow::Result<()>;
 
+    /// What may explain that it forwards nothing.
+    fn state(&self) -> String;
+
     /// Counting starts.
     ///
     /// # Errors
@@ -99,6 +102,8 @@ pub(super) struct Places<'a> {
     pub(super) huge_pages: bool,
     /// Whether the second port is to be the wire of a tunnel.
     pub(super) tunnel: bool,
+    /// Further `other_config` of Open vSwitch.
+    pub(super) ovs_config: &'a [String],
 }
 
 /// The number behind the first `label` in `text`, which may hold commas.

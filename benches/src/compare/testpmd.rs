@@ -115,6 +115,10 @@ impl Switch for Testpmd {
         self.dialogue.process().check()
     }
 
+    fn state(&self) -> String {
+        format!("it was started with {}", self.arguments.join(" "))
+    }
+
     fn begin(&mut self) -> anyhow::Result<()> {
         self.before = self.totals()?;
         Ok(())

@@ -199,6 +199,12 @@ impl Switch for Towpathd {
         self.process.check().with_context(|| format!("its log: {}", self.tail()))
     }
 
+    fn state(&self) -> String {
+        let args = ["drops".to_string(), "--socket".to_string(), text(&self.api)];
+        let drops = output(&text(&self.cli), &args, &[]).unwrap_or_default();
+        format!("its log: {}; drops: {drops}", self.tail())
+    }
+
     fn begin(&mut self) -> anyhow::Result<()> {
         self.workers(&["--reset"]).map(|_| ())
     }
