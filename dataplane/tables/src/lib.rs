@@ -8,6 +8,7 @@
 //! * [`Network`], [`Neighbours`]: VPCs, subnets, routes and tunnels; where the underlay's next hops are.
 //! * [`PortProfile`]: what one port may send as.
 //! * [`Generations`]: whether what a session was judged by changed since.
+//! * [`rules`]: security group rules, compiled. [`members`]: which addresses are members of which groups.
 //! * [`TokenBucket`], [`Shares`]: how often something may happen, and how often for each of many.
 //!
 //! A table has one writer, on a control thread, and any number of readers, each on a worker. Readers never wait and never
@@ -27,10 +28,12 @@ mod hash;
 mod line;
 mod location;
 mod mac;
+pub mod members;
 mod network;
 mod profile;
 mod ranges;
 mod routes;
+pub mod rules;
 mod table;
 mod token_bucket;
 

@@ -1,0 +1,262 @@
+//! A policy: the rules of all groups of a port, ready to judge packets.
+
+use super::key::{Span, key_of, spans_of};
+use super::rank::Rank;
+use super::rule::{Direction, Family, Flow, Judgement, PolicyError, Remote, Rule};
+
+/// The rules of a port, or of all ports with the same groups, in both directions. Immutable.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    ingress: Way,
+    egress: Way,
+}
+
+/// One direction.
+#[derive(Clone, Debug, Default)]
+struct Way {
+    open: bool,
+    rules: Vec<Compiled>,
+}
+
+#[derive(Clone, Debug)]
+struct Compiled {
+    rank: Rank,
+    family: Option<Family>,
+    remote: Remote,
+    spans: Vec<Span>,
+}
+
+impl Compiled {
+    fn matches(&self, flow: &Flow<'_>, key: u32) -> bool {
+        self.family.is_none_or(|family| family == Family::of(flow.remote))
+            && self.spans.iter().any(|span| (span.first..=span.last).contains(&key))
+            && match self.remote {
+                Remote::Any => true,
+                Remote::Prefix(prefix) => prefix.contains(&flow.remote),
+                Remote::Group(group) => flow.groups.contains(&group),
+            }
+    }
+}
+
+impl Policy {
+    /// Rules that a policy may have.
+    pub const MAX_RULES: usize = 1 << 16;
+    /// Port ranges that the rules of a policy may have together.
+    pub const MAX_RANGES: usize = 1 << 18;
+    /// Tables that a look-up may go through.
+    pub const MAX_TABLES: usize = 16;
+
+    /// A policy of these rules, in any order. What no rule matches is denied, except that with `open_egress` all egress is allowed if there is no egress
+    /// rule at all.
+    ///
+    /// # Errors
+    ///
+    /// More rules or ranges than the bounds above.
+    pub fn compile(rules: impl IntoIterator<Item = Rule>, open_egress: bool) -> Result<Self, PolicyError> {
+        let (mut ingress, mut egress) = (Way::default(), Way::default());
+        let (mut count, mut ranges) = (0, 0);
+        for rule in rules {
+            count += 1;
+            let spans = spans_of(&rule);
+            ranges += spans.len();
+            if ranges > Self::MAX_RANGES {
+                return Err(PolicyError::TooManyRanges { ranges, bound: Self::MAX_RANGES });
+            }
+            let way = match rule.direction {
+                Direction::Ingress => &mut ingress,
+                Direction::Egress => &mut egress,
+            };
+            way.rules.push(Compiled {
+                rank: Rank::of(&rule),
+                family: rule.family,
+                remote: rule.remote,
+                spans,
+            });
+        }
+        if count > Self::MAX_RULES {
+            return Err(PolicyError::TooManyRules { rules: count, bound: Self::MAX_RULES });
+        }
+        egress.open = open_egress && egress.rules.is_empty();
+        ingress.rules.sort_by_key(|rule| rule.rank);
+        egress.rules.sort_by_key(|rule| rule.rank);
+        Ok(Self { ingress, egress })
+    }
+
+    /// What the rules say of a packet.
+    #[must_use]
+    pub fn judge(&self, direction: Direction, flow: &Flow<'_>) -> Judgement {
+        let way = match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        };
+        let key = key_of(flow);
+        let first = way.rules.iter().find(|rule| rule.matches(flow, key));
+        first.map_or(Rank::NONE, |rule| rule.rank).judgement(way.open)
+    }
+
+    /// Rules of this direction name groups: whoever asks looks up those of the remote address before.
+    #[must_use]
+    pub fn needs_groups(&self, direction: Direction) -> bool {
+        let way = match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        };
+        way.rules.iter().any(|rule| matches!(rule.remote, Remote::Group(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Action;
+
+    fn rule(action: Action, priority: u16, counter: u32) -> Rule {
+        Rule {
+            direction: Direction::Ingress,
+            action,
+            priority,
+            protocol: None,
+            family: None,
+            ports: Vec::new(),
+            icmp: None,
+            remote: Remote::Any,
+            log: false,
+            counter,
+        }
+    }
+
+    fn tcp(remote: &str, port: u16) -> Flow<'static> {
+        Flow { remote: remote.parse().unwrap(), protocol: 6, destination_port: port, icmp: None, groups: &[] }
+    }
+
+    fn prefix(text: &str) -> Remote {
+        Remote::Prefix(text.parse().unwrap())
+    }
+
+    fn ingress(rules: Vec<Rule>) -> impl Fn(Flow<'_>) -> Judgement {
+        let policy = Policy::compile(rules, true).unwrap();
+        move |flow| policy.judge(Direction::Ingress, &flow)
+    }
+
+    const DENIED: Judgement = Judgement { allowed: false, rule: None, log: false };
+
+    fn allowed(rule: u32) -> Judgement {
+        Judgement { allowed: true, rule: Some(rule), log: false }
+    }
+
+    fn denied(rule: u32) -> Judgement {
+        Judgement { allowed: false, rule: Some(rule), log: false }
+    }
+
+    #[test]
+    fn without_rules_egress_may_be_open_and_ingress_is_closed() {
+        let flow = tcp("10.0.0.1", 80);
+        let open = Policy::compile([], true).unwrap();
+        assert!(open.judge(Direction::Egress, &flow).allowed);
+        assert_eq!(open.judge(Direction::Ingress, &flow), DENIED);
+        let closed = Policy::compile([], false).unwrap();
+        assert_eq!(closed.judge(Direction::Egress, &flow), DENIED);
+        let one = Rule { direction: Direction::Egress, protocol: Some(17), ..rule(Action::Allow, 1, 1) };
+        let one = Policy::compile([one], true).unwrap();
+        assert_eq!(one.judge(Direction::Egress, &flow), DENIED, "with a rule the direction is closed");
+    }
+
+    #[test]
+    fn t01_priority_then_deny_before_allow_not_the_length_of_prefixes() {
+        let wide = Rule { remote: prefix("10.1.0.0/16"), ..rule(Action::Deny, 10, 1) };
+        let narrow = Rule { remote: prefix("10.1.2.0/24"), ..rule(Action::Allow, 20, 2) };
+        let judge = ingress(vec![narrow.clone(), wide.clone()]);
+        assert_eq!(judge(tcp("10.1.2.3", 80)), denied(1));
+        let judge = ingress(vec![wide.clone(), Rule { priority: 5, ..narrow.clone() }]);
+        assert_eq!(judge(tcp("10.1.2.3", 80)), allowed(2));
+        assert_eq!(judge(tcp("10.1.3.3", 80)), denied(1));
+        let judge = ingress(vec![Rule { priority: 10, ..narrow }, wide]);
+        assert_eq!(judge(tcp("10.1.2.3", 80)), denied(1), "a tie");
+    }
+
+    #[test]
+    fn t02_ports_types_and_protocols_are_exact() {
+        let ports = Rule { protocol: Some(6), ports: vec![0..=0, 80..=90], ..rule(Action::Allow, 1, 1) };
+        let judge = ingress(vec![ports.clone()]);
+        for (port, expected) in [(0, true), (1, false), (79, false), (80, true), (90, true), (91, false)] {
+            assert_eq!(judge(tcp("10.0.0.1", port)).allowed, expected, "{port}");
+        }
+        assert_eq!(judge(Flow { protocol: 17, ..tcp("10.0.0.1", 80) }), DENIED);
+        #[expect(clippy::reversed_empty_ranges, reason = "what is tested")]
+        let judge = ingress(vec![Rule { ports: vec![90..=80], ..ports.clone() }]);
+        assert_eq!(judge(tcp("10.0.0.1", 85)), DENIED, "a reversed range is empty, not everything");
+        let judge = ingress(vec![Rule { ports: vec![0..=u16::MAX], protocol: None, ..ports }]);
+        assert_eq!(judge(tcp("10.0.0.1", u16::MAX)), allowed(1));
+        for protocol in [1, 33, 47, 50, 58, 136] {
+            let flow = Flow { protocol, icmp: Some((0, 80)), ..tcp("10.0.0.1", 80) };
+            assert_eq!(judge(flow), DENIED, "P-38: protocol {protocol} has no ports");
+        }
+        let echo = Rule { protocol: Some(1), icmp: Some((8, None)), ..rule(Action::Allow, 1, 1) };
+        let judge = ingress(vec![echo.clone()]);
+        let icmp = |icmp| Flow { protocol: 1, icmp, ..tcp("10.0.0.1", 80) };
+        assert_eq!(judge(icmp(Some((8, 255)))), allowed(1));
+        assert_eq!([judge(icmp(Some((7, 0)))), judge(icmp(Some((9, 0)))), judge(icmp(None))], [DENIED; 3]);
+        let judge = ingress(vec![Rule { icmp: Some((3, Some(4))), ..echo }]);
+        assert_eq!(judge(icmp(Some((3, 4)))), allowed(1));
+        assert_eq!([judge(icmp(Some((3, 3)))), judge(icmp(Some((4, 3))))], [DENIED; 2]);
+        assert_eq!(judge(Flow { protocol: 58, icmp: Some((3, 4)), ..tcp("10.0.0.1", 0) }), DENIED);
+        let judge = ingress(vec![Rule { protocol: Some(1), ..rule(Action::Allow, 1, 1) }]);
+        assert_eq!(judge(icmp(None)), allowed(1), "a protocol alone needs no type");
+    }
+
+    #[test]
+    fn t03_a_group_without_members_is_nobody() {
+        let judge = ingress(vec![
+            Rule { remote: Remote::Group(7), ..rule(Action::Deny, 1, 1) },
+            Rule { remote: Remote::Group(8), ..rule(Action::Allow, 2, 2) },
+        ]);
+        assert_eq!(judge(tcp("10.0.0.1", 80)), DENIED);
+        assert_eq!(judge(Flow { groups: &[9, 8], ..tcp("10.0.0.1", 80) }), allowed(2));
+        assert_eq!(judge(Flow { groups: &[8, 7, 7], ..tcp("10.0.0.1", 80) }), denied(1));
+    }
+
+    #[test]
+    fn a_prefix_and_a_family_are_of_one_version() {
+        let judge = ingress(vec![
+            Rule { remote: prefix("0.0.0.0/0"), ..rule(Action::Allow, 1, 1) },
+            Rule { remote: prefix("fd00::/8"), protocol: Some(6), ..rule(Action::Allow, 2, 2) },
+            Rule { family: Some(Family::Ipv6), protocol: Some(17), ..rule(Action::Allow, 0, 3) },
+        ]);
+        assert_eq!(judge(tcp("10.0.0.1", 80)), allowed(1));
+        assert_eq!(judge(tcp("fd00::1", 80)), allowed(2));
+        assert_eq!(judge(tcp("fc00::1", 80)), DENIED);
+        assert_eq!(judge(Flow { protocol: 17, ..tcp("fc00::1", 80) }), allowed(3));
+        assert_eq!(judge(Flow { protocol: 17, ..tcp("10.0.0.1", 80) }), allowed(1));
+        assert_eq!(judge(tcp("::ffff:10.0.0.1", 80)), DENIED);
+    }
+
+    #[test]
+    fn t06_any_order_of_rules_is_the_same_policy_and_extremes_are_priorities() {
+        let rules = [
+            Rule { log: true, ..rule(Action::Allow, u16::MAX, u32::MAX) },
+            Rule { protocol: Some(6), ..rule(Action::Allow, 7, 2) },
+            Rule { protocol: Some(6), ..rule(Action::Allow, 7, 1) },
+            Rule { protocol: Some(17), ..rule(Action::Deny, 0, 0) },
+        ];
+        for turn in 0..rules.len() {
+            let mut rules = rules.to_vec();
+            rules.rotate_left(turn);
+            let judge = ingress(rules);
+            assert_eq!(judge(tcp("10.0.0.1", 80)), allowed(1), "of the same the lowest counter");
+            assert_eq!(judge(Flow { protocol: 17, ..tcp("10.0.0.1", 80) }), denied(0));
+            let last = Judgement { allowed: true, rule: Some(u32::MAX), log: true };
+            assert_eq!(judge(Flow { protocol: 255, ..tcp("10.0.0.1", 80) }), last);
+        }
+    }
+
+    #[test]
+    fn too_many_rules_or_ranges_are_refused_by_name() {
+        let many = vec![rule(Action::Allow, 1, 1); Policy::MAX_RULES + 1];
+        let error = Policy::compile(many, true).unwrap_err();
+        assert_eq!(error, PolicyError::TooManyRules { rules: 65_537, bound: 65_536 });
+        let ranges = Rule { ports: vec![1..=2; 60_000], ..rule(Action::Allow, 1, 1) };
+        let error = Policy::compile(vec![ranges; 3], true).unwrap_err();
+        assert!(matches!(error, PolicyError::TooManyRanges { bound: 262_144, .. }), "{error:?}");
+        assert!(error.to_string().contains("262144"));
+    }
+}
