@@ -165,7 +165,7 @@ fn outer(config: &TunnelConfig) -> Option<Vec<u8>> {
 fn tunnel_host(config: &AttachConfig) -> Result<(Control, Worker, [LocalGuest; 2]), InProcessError> {
     let (mut control, worker) = switch()?;
     let addresses = vec![OwnAddress { address: underlay(0), answered: true }];
-    control.set_uplink(&UplinkPlan { mac: UNDERLAY[0], mtu: UNDERLAY_MTU, addresses });
+    control.set_uplink(&UplinkPlan { mac: UNDERLAY[0], mtu: UNDERLAY_MTU, addresses, gateways: Vec::new() });
     control.set_vpc(
         VPC,
         Vpc { vni: VNI, mtu: 9000, directory: vec![], peers: vec![], clamp_mss: false, is_directory: false },

@@ -45,6 +45,8 @@ pub struct UplinkSettings {
 pub struct Fabric<U> {
     pub(crate) seed: u64,
     pub(crate) resolver: Option<Resolver>,
+    /// Addresses of the uplink that the switch answers for.
+    pub(crate) answered: Vec<IpAddr>,
     pub(crate) vteps: BTreeMap<u16, Option<NeighbourId>>,
     pub(crate) vpcs: BTreeMap<u16, VpcPlan>,
     pub(crate) subnets: BTreeMap<u16, SubnetPlan>,
@@ -70,6 +72,7 @@ impl<U: Upstream> Fabric<U> {
         Self {
             seed,
             resolver: None,
+            answered: Vec::new(),
             vteps: BTreeMap::new(),
             vpcs: BTreeMap::new(),
             subnets: BTreeMap::new(),
@@ -95,7 +98,9 @@ impl<U: Upstream> Fabric<U> {
             .addresses
             .iter()
             .map(|net| OwnAddress { address: net.addr(), answered: !kernel_answers.contains(&net.addr()) });
-        control.set_uplink(&UplinkPlan { mac: link.mac, mtu, addresses: addresses.collect() });
+        let (addresses, gateways) = (addresses.collect::<Vec<_>>(), link.gateways.clone());
+        self.answered = addresses.iter().filter(|own| own.answered).map(|own| own.address).collect();
+        control.set_uplink(&UplinkPlan { mac: link.mac, mtu, addresses, gateways });
         control.publish();
         self.resolver = Some(Resolver::new(link, self.seed));
     }

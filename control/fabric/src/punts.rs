@@ -4,13 +4,13 @@ use crate::fabric::{COPIES, Fabric};
 use buf::{Checksum, Frame};
 use engine::{Origin, PortIndex, Punt, PuntKind};
 use packet::checksum::Sum;
-use packet::{MacAddr, announce, ethernet};
+use packet::{MacAddr, announce, arp, ethernet, ndp};
 use services::Refusal;
 use services::metadata::Upstream;
 use services::neighbours::NeighbourId;
 use std::net::IpAddr;
 use std::time::Duration;
-use switch::Control;
+use switch::{Control, UPLINK};
 
 /// What the agent must know: something of a VPC is behind a tunnel end point now, which says so itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,10 +57,7 @@ impl<U: Upstream> Fabric<U> {
             (PuntKind::Dhcp6, None) => self.answer_dhcp6(control, port, bytes),
             (PuntKind::Metadata, None) => self.answer_metadata(control, port, bytes, now),
             (PuntKind::RouterSolicitation, None) => self.answer_solicitation(control, port, bytes, now),
-            (PuntKind::UnderlayNeighbour, None) => {
-                let heard = self.resolver.as_mut().map(|resolver| resolver.on_frame(bytes, now));
-                heard.unwrap_or(Ok(Vec::new())).map(|actions| self.follow(control, actions))
-            }
+            (PuntKind::UnderlayNeighbour, None) => self.hear_neighbour(control, bytes, now),
             (PuntKind::Announcement, Some(origin)) => return announced(bytes, origin),
             (PuntKind::Broadcast | PuntKind::Multicast, origin) => {
                 self.replicate(control, port, origin, bytes, now);
@@ -75,6 +72,19 @@ impl<U: Upstream> Fabric<U> {
             *count += 1;
         }
         Vec::new()
+    }
+
+    /// A neighbour of the underlay says where it is. If it asks as well where this host is, it is told: workers leave that to this thread where the one who
+    /// asks has moved.
+    fn hear_neighbour(&mut self, control: &mut Control, bytes: &[u8], now: Duration) -> Result<(), Refusal> {
+        let Some(resolver) = &mut self.resolver else { return Ok(()) };
+        let actions = resolver.on_frame(bytes, now)?;
+        let reply = neighbour_reply(bytes, resolver.link().mac, &self.answered);
+        self.follow(control, actions);
+        if let Some(reply) = reply {
+            self.transmit(control, UPLINK, &reply);
+        }
+        Ok(())
     }
 
     /// Copies what is for everybody to who is in the subnet: ports here, and for what a port here sent also tunnel end points.
@@ -124,6 +134,26 @@ impl<U: Upstream> Fabric<U> {
         };
         self.subnets.get(&endpoint.subnet).filter(|subnet| wants(subnet)).map(|_| endpoint.subnet)
     }
+}
+
+/// The answer to an ARP request or a neighbour solicitation for one of `own`, which are at `mac`; `None` for anything else.
+fn neighbour_reply(bytes: &[u8], mac: MacAddr, own: &[IpAddr]) -> Option<Vec<u8>> {
+    let mut head = [0; packet::HEAD_LENGTH];
+    let length = bytes.len().min(packet::HEAD_LENGTH);
+    head.get_mut(..length)?.copy_from_slice(bytes.get(..length)?);
+    let headers = packet::parse(head.get(..length)?, bytes.len() as u32).ok()?;
+    let end = if let Some(asked) = arp::View::new(&head, &headers) {
+        own.contains(&IpAddr::V4(asked.target_ip()))
+            .then(|| arp::reply_in_place(&mut head, &headers, mac))
+            .flatten()?
+    } else if let Ok(ndp::Message::Solicitation(asked)) = ndp::parse(head.get(..length)?, &headers) {
+        own.contains(&IpAddr::V6(asked.target))
+            .then(|| ndp::advertise_in_place(&mut head, &headers, &asked, mac, ndp::Role::Host))
+            .flatten()?
+    } else {
+        return None;
+    };
+    head.get(..end as usize).map(<[u8]>::to_vec)
 }
 
 /// What a station behind a tunnel end point says about itself.

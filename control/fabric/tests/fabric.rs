@@ -333,6 +333,32 @@ fn a_next_hop_is_asked_for_and_what_waited_for_it_goes() {
 }
 
 #[test]
+fn a_next_hop_that_asks_from_elsewhere_is_sent_to_there_and_told_where_we_are() {
+    let mut host = Host::new();
+    host.answer_arp();
+    drop(host.wire.receive());
+    host.now += Duration::from_secs(2);
+    // Its gateway function went to another machine, which looks for this host.
+    let moved = MacAddr([2, 0, 0, 0, 9, 7]);
+    let mut question = [MacAddr::BROADCAST.0, moved.0].concat();
+    question.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    question.extend(moved.0);
+    question.extend([192, 0, 2, 2, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1]);
+    host.wire.send(&question);
+    host.run();
+    let sent = host.wire.receive();
+    let of_arp =
+        |operation: u8| sent.iter().filter(move |frame| frame[12..14] == [8, 6] && frame[21] == operation);
+    let (replies, probes): (Vec<_>, Vec<_>) = (of_arp(2).collect(), of_arp(1).collect());
+    assert_eq!((replies.len(), probes.len()), (1, 1), "it is answered, and asked whether it is so");
+    assert_eq!((&replies[0][..6], &replies[0][22..28]), (&moved.0[..], &OWN.0[..]));
+    assert_eq!(probes[0][..6], moved.0);
+    host.guests[0].send(&udp([mac(0), REMOTE], [address(0)[0], address(9)[0]], [7, 7], b"hello"));
+    host.run();
+    assert_eq!(host.wire.receive()[0][..6], moved.0);
+}
+
+#[test]
 fn a_broadcast_reaches_all_of_its_subnet_and_nobody_twice() {
     let mut host = Host::new();
     host.answer_arp();

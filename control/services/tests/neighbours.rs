@@ -281,6 +281,73 @@ fn o09_an_unasked_move_is_believed_once_a_second_and_verified() {
     assert_eq!(bench.state(id), "reachable");
 }
 
+/// A solicitation of ours by `from`, which is at `mac`.
+fn solicitation(from: &str, mac: MacAddr) -> Vec<u8> {
+    let (from, target): (Ipv6Addr, Ipv6Addr) = (from.parse().unwrap(), "2001:db8::1".parse().unwrap());
+    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target.octets());
+    message.extend([1, 1]);
+    message.extend(mac.0);
+    ethernet(US, mac, 0x86dd, &icmp6(from, target, 255, &message))
+}
+
+#[test]
+fn who_asks_says_where_he_is() {
+    let mut bench = Bench::new();
+    let v4 = bench.reachable();
+    let v6 = bench.resolve("2001:db8::9");
+    bench.tick();
+    bench.hear(&advertisement("2001:db8::9", Some(PEER), 0x60));
+    assert_eq!(bench.state(v6), "reachable");
+    bench.now += SECOND * 2;
+    let who_has = |from: &str, mac| arp(1, (mac, from), (MacAddr::ZERO, "192.0.2.77"), MacAddr::BROADCAST);
+    // Strangers make no entries, and who is where he was changes nothing.
+    for frame in [who_has("192.0.2.10", OTHER), solicitation("2001:db8::10", OTHER)] {
+        assert_eq!((bench.hear(&frame), bench.resolver.status().count()), (vec![], 2));
+    }
+    for frame in [who_has("192.0.2.9", PEER), solicitation("2001:db8::9", PEER)] {
+        assert_eq!(bench.hear(&frame), []);
+    }
+    assert_eq!((bench.state(v4), bench.state(v6)), ("reachable", "reachable"));
+    for (id, frame) in [(v4, who_has("192.0.2.9", OTHER)), (v6, solicitation("2001:db8::9", OTHER))] {
+        assert_eq!(bench.hear(&frame), [Action::Reachable { id, mac: OTHER }]);
+        assert_eq!(bench.state(id), "probe", "and is asked there");
+        let [Action::Send(probe)] = &bench.tick()[..] else { panic!("one probe") };
+        assert_eq!(probe[..6], OTHER.0);
+    }
+}
+
+#[test]
+fn o09_a_claim_is_verified_before_the_next_is_believed() {
+    let mut bench = Bench::new();
+    let id = bench.reachable();
+    bench.now += SECOND * 5;
+    let claim = |last: u8| gratuitous("192.0.2.9", MacAddr([2, 0, 0, 0, 0xee, last]));
+    let (mut moves, mut asked_all) = (0, 0);
+    // Somebody who answers nothing says something else a hundred times a second, for a minute; the true one answers when all are asked.
+    for step in 0..6000u32 {
+        bench.now += Duration::from_millis(10);
+        moves += bench.hear(&claim(step as u8)).len();
+        for action in bench.tick() {
+            if matches!(&action, Action::Send(frame) if frame[..6] == MacAddr::BROADCAST.0) {
+                asked_all += 1;
+                assert_eq!(bench.hear(&reply("192.0.2.9", PEER)), [Action::Reachable { id, mac: PEER }]);
+            }
+        }
+    }
+    assert!((10..=16).contains(&moves), "{moves} in a minute: three probes and a second each");
+    assert!((moves - 1..=moves).contains(&asked_all), "{asked_all}");
+    // When it has failed, the first who says something is believed again.
+    let mut bench = Bench::new();
+    let id = bench.reachable();
+    bench.now += SECOND * 5;
+    assert_eq!(bench.hear(&claim(1)).len(), 1);
+    while bench.state(id) != "failed" {
+        bench.next();
+    }
+    assert_eq!(bench.hear(&claim(2)).len(), 1);
+}
+
 #[test]
 fn a_reply_to_somebody_else_or_unasked_confirms_nothing() {
     let mut bench = Bench::new();

@@ -10,9 +10,9 @@ use buf::{Checksum, HEAD_BYTES, Offload};
 use engine::{Batch, DropReason, Origin, Output, PortIndex, PuntKind};
 use packet::checksum::{Sum, pseudo_header};
 use packet::vxlan::{self, OUTER_LENGTH_V4, Seen, View};
-use packet::{Fragment, Headers, L3, L4, arp, ethernet, ndp, route, udp};
+use packet::{Fragment, Headers, L3, L4, MacAddr, arp, ethernet, ndp, route, udp};
 use std::net::IpAddr;
-use tables::{Network, Uplink, VniReader, VtepReader};
+use tables::{Neighbours, Network, Uplink, VniReader, VtepReader};
 
 /// What the stage reads.
 #[derive(Clone, Copy)]
@@ -23,6 +23,8 @@ pub struct Tables<'a> {
     pub vteps: &'a VtepReader,
     /// VPCs by number on the wire.
     pub vnis: &'a VniReader,
+    /// Where next hops are.
+    pub neighbours: &'a Neighbours,
 }
 
 /// What becomes of a frame of the underlay.
@@ -213,6 +215,9 @@ impl Stage<'_> {
             (L3::Ipv6, L4::Icmpv6) => match ndp::parse(&scratch[..length], headers) {
                 Ok(ndp::Message::Advertisement(_)) => Verdict::Punt(PuntKind::UnderlayNeighbour),
                 Ok(ndp::Message::Solicitation(asked)) => match self.own(IpAddr::V6(asked.target)) {
+                    _ if asked.source_link.is_some_and(|mac| self.is_news(IpAddr::V6(asked.source), mac)) => {
+                        Verdict::Punt(PuntKind::UnderlayNeighbour)
+                    }
                     Some(true) => {
                         ndp::advertise_in_place(scratch, headers, &asked, self.uplink.mac, ndp::Role::Host)
                             .map_or(nothing, Verdict::Answer)
@@ -234,10 +239,22 @@ impl Stage<'_> {
             return Verdict::Punt(PuntKind::UnderlayNeighbour);
         }
         let asks = message.operation() == arp::Operation::Request;
+        if asks && self.is_news(IpAddr::V4(message.sender_ip()), message.sender_mac()) {
+            return Verdict::Punt(PuntKind::UnderlayNeighbour);
+        }
         if asks && self.own(IpAddr::V4(message.target_ip())) == Some(true) {
             return arp::reply_in_place(scratch, headers, self.uplink.mac).map_or(nothing, Verdict::Answer);
         }
         nothing
+    }
+
+    /// Whether who asks is a next hop that is somewhere else than this host thinks (RFC 826: who asks says where it is). The control thread then
+    /// answers what it asks. Routers are heard always: nobody here knows which next hop they are.
+    fn is_news(&self, sender: IpAddr, mac: MacAddr) -> bool {
+        let Tables { network, vteps, neighbours, .. } = self.tables;
+        let tunnel = vteps.lookup(sender).and_then(|vtep| network.tunnel(vtep));
+        let moved = |neighbour| neighbours.mac(neighbour) != Some(mac);
+        self.uplink.gateways.contains(&sender) || tunnel.is_some_and(|tunnel| moved(tunnel.neighbour))
     }
 
     fn echo(&self, head: &mut [u8], headers: &Headers, partial: bool) -> Verdict {

@@ -41,6 +41,8 @@ pub struct UplinkPlan {
     pub mtu: u16,
     /// This host's addresses on it, in the order preferred.
     pub addresses: Vec<OwnAddress>,
+    /// Routers on the link: what they ask is heard by the control thread.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// What is changed before it is published, and what the snapshot was made from.
@@ -159,7 +161,8 @@ impl Control {
         if !self.ports.contains_key(&UPLINK) {
             self.add(UPLINK, PortProfile::new(u16::MAX, plan.mac, plan.mtu, &[], &[]), true);
         }
-        let uplink = Uplink { port: UPLINK.0, mac: plan.mac, addresses: plan.addresses.clone() };
+        let UplinkPlan { mac, addresses, gateways, .. } = plan.clone();
+        let uplink = Uplink { port: UPLINK.0, mac, addresses, gateways };
         self.draft().uplink = Some(uplink);
         let tunnels: Vec<(u16, Tunnel)> =
             self.fabric.vteps.iter().map(|(number, vtep)| (*number, self.tunnel_to(vtep))).collect();

@@ -51,7 +51,8 @@ fn run_rare(batch: &mut Batch<'_, '_>, ingress: &mut Ingress<'_>, tables: &Table
 #[inline(never)]
 pub(crate) fn run_underlay(batch: &mut Batch<'_, '_>, port: PortIndex, errors: &mut Shares, tables: &Tables) {
     let network = tables.network.get();
-    let outer = decapsulate::Tables { network, vteps: &tables.vteps, vnis: &tables.vnis };
+    let Tables { vteps, vnis, neighbours, .. } = tables;
+    let outer = decapsulate::Tables { network, vteps, vnis, neighbours };
     decapsulate::run(batch, &outer, port);
     arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs }, errors);
     // There is nobody to tell: no bucket is asked.

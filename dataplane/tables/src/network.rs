@@ -84,6 +84,8 @@ pub struct Uplink {
     pub mac: MacAddr,
     /// This host's addresses on it.
     pub addresses: Vec<OwnAddress>,
+    /// Routers on the link.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// An address of this host on the underlay.

@@ -20,7 +20,7 @@ const REACHABLE_MAX: Duration = Duration::from_secs(45);
 const RETRY_USED: Duration = Duration::from_secs(1);
 const RETRY_IDLE: Duration = Duration::from_secs(10);
 const RETRY_IDLE_MAX: Duration = Duration::from_secs(320);
-/// A next hop's MAC address changes unasked at most this often.
+/// A next hop's MAC address changes unasked at most this often, and not before the last such change was verified: it answered, or everybody was asked.
 const LOCK: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(super) struct Entry {
     mac: Option<MacAddr>,
     /// When the MAC address last changed.
     changed: Duration,
+    /// It changed because somebody said so unasked, and is being verified.
+    claimed: bool,
     /// The pause before the next attempt, if this one fails.
     pause: Duration,
 }
@@ -71,7 +73,15 @@ pub(super) fn reachable_time(random: &mut Random) -> Duration {
 impl Entry {
     pub(super) fn new(address: IpAddr, now: Duration) -> Self {
         let state = State::Incomplete { tries: 0, due: now };
-        Entry { address, users: 1, state, mac: None, changed: Duration::ZERO, pause: RETRY_IDLE }
+        Entry {
+            address,
+            users: 1,
+            state,
+            mac: None,
+            changed: Duration::ZERO,
+            claimed: false,
+            pause: RETRY_IDLE,
+        }
     }
 
     pub(super) fn mac(&self) -> Option<MacAddr> {
@@ -118,7 +128,7 @@ impl Entry {
                 let jitter = self.pause / 1024 * (random % 256) as u32;
                 self.state = State::Failed { since: now, retry: now + self.pause + jitter };
                 self.pause = (self.pause * 2).min(RETRY_IDLE_MAX);
-                self.mac = None;
+                (self.mac, self.claimed) = (None, false);
                 Step::Failed
             }
             State::Incomplete { tries, .. } => {
@@ -164,16 +174,17 @@ impl Entry {
                 }
                 return None;
             }
-            if !confirmed && now < self.changed + LOCK {
+            if !confirmed && (self.claimed || now < self.changed + LOCK) {
                 return None;
             }
         }
         if confirmed {
             self.state = State::Reachable { until: now + reachable };
-            self.pause = RETRY_IDLE;
+            (self.pause, self.claimed) = (RETRY_IDLE, false);
         } else if news && self.mac.is_some() {
-            // It moved, it says: it is asked there at once.
+            // It moved, it says: it is asked there at once, and until that is settled it moves no further unless it answers.
             self.state = State::Probe { tries: 0, due: now };
+            self.claimed = true;
         } else if news {
             self.state = State::Stale;
         }

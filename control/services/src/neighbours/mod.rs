@@ -9,8 +9,10 @@
 //! that does not answer fails, and is tried again when it is used, or after a time that doubles. Solicitations are limited in rate, so that
 //! ten thousand new tunnel ends do not flood the link.
 //!
+//! Who asks says where it is (RFC 826, RFC 4861 section 7.2.3), as who announces itself does: a known next hop that moved is asked there at once.
+//!
 //! The underlay is hostile: only the next hops asked for are known, an answer that was not asked for makes no more than a stale entry, and
-//! at most once a second another MAC address.
+//! at most once a second another MAC address, which is verified before the next one is believed.
 
 mod entry;
 mod message;

@@ -86,7 +86,8 @@ impl Host {
         let other = 3 - own;
         let subnet_of = |host: u8| if routed { u16::from(host) } else { 0 };
         let addresses = vec![OwnAddress { address: underlay(own, v6), answered: true }];
-        control.set_uplink(&UplinkPlan { mac: uplink_mac(own), mtu: 1500, addresses });
+        let (mac, gateways) = (uplink_mac(own), vec![underlay(254, v6)]);
+        control.set_uplink(&UplinkPlan { mac, mtu: 1500, addresses, gateways });
         control.attach_rx(UPLINK, 0, Box::new(wire.0.with_long_heads())).unwrap();
         control.attach_tx(UPLINK, 0, Box::new(Limited(wire.1, takes))).unwrap();
         control.set_vpc(

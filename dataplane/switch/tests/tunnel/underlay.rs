@@ -4,6 +4,9 @@ use crate::hosts::*;
 use buf::{Frame, Offload};
 use engine::{DropReason, PuntKind, TxQueue};
 use packet::MacAddr;
+use packet::checksum::{Sum, pseudo_header_v6};
+use ports::loopback::{LoopbackRx, LoopbackTx};
+use std::net::IpAddr;
 use switch::{UPLINK, Vtep};
 use tables::{Location, late_mac, vpc_space};
 use towpath_switch as switch;
@@ -136,26 +139,82 @@ fn what_one_host_floods_does_not_keep_another_from_being_heard() {
     assert_eq!((counts, drops), ([250, 100], vec![(DropReason::ServiceBudget, 2750)]));
 }
 
+/// An ARP message of host `from`, which says that it is at `mac`, about `target`.
+fn arp(operation: u8, (from, mac): (u8, MacAddr), target: [u8; 4]) -> Vec<u8> {
+    let mut arp = [[0xff; 6], mac.0].concat();
+    arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
+    arp.extend(mac.0);
+    arp.extend([192, 0, 2, from, 0, 0, 0, 0, 0, 0]);
+    arp.extend(target);
+    arp
+}
+
+/// A solicitation of host 1 by host `from`, which says that it is at `mac`, if it does.
+fn solicitation(from: u8, mac: Option<MacAddr>) -> Vec<u8> {
+    let (IpAddr::V6(source), IpAddr::V6(target)) = (underlay(from, true), underlay(1, true)) else {
+        return Vec::new();
+    };
+    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    message.extend(target.octets());
+    message.extend(mac.iter().flat_map(|mac| [&[1, 1][..], &mac.0].concat()));
+    let mut frame = [uplink_mac(1).0, mac.unwrap_or(uplink_mac(from)).0].concat();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, message.len() as u8, 58, 255]);
+    frame.extend(source.octets());
+    frame.extend(target.octets());
+    frame.extend(&message);
+    let sum = pseudo_header_v6(source, target, 58, message.len() as u32).plus(Sum::of(&message)).finish();
+    frame[56..58].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// What a host answers to a frame of the underlay, and what it leaves to the control thread.
+fn asked(
+    host: &mut Host,
+    wire: (&mut LoopbackTx, &mut LoopbackRx),
+    frame: &[u8],
+) -> (Vec<Vec<u8>>, Option<PuntKind>) {
+    wire.0.send(&[Frame::from_head(frame, Offload::NONE)]);
+    while host.step() > 0 {}
+    let answers = received(wire.1).into_iter().map(|(bytes, _)| bytes).collect();
+    (answers, host.control.exceptions().punts.pop().map(|punt| punt.kind))
+}
+
 #[test]
 fn the_uplink_answers_for_its_own_addresses_alone() {
     let (mut host, mut inject, mut observe) = alone(false);
-    let mut ask = |target: [u8; 4], operation: u8| {
-        let mut arp = [[0xff; 6], uplink_mac(2).0].concat();
-        arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
-        arp.extend(uplink_mac(2).0);
-        arp.extend([192, 0, 2, 2, 0, 0, 0, 0, 0, 0]);
-        arp.extend(target);
-        inject.send(&[Frame::from_head(&arp, Offload::NONE)]);
-        while host.step() > 0 {}
-        (received(&mut observe), host.control.exceptions().punts.pop().map(|punt| punt.kind))
+    let mut ask = |operation: u8, target: [u8; 4]| {
+        let question = arp(operation, (2, uplink_mac(2)), target);
+        asked(&mut host, (&mut inject, &mut observe), &question)
     };
-    let (answers, _) = ask([192, 0, 2, 1], 1);
+    let (answers, _) = ask(1, [192, 0, 2, 1]);
     assert_eq!(
-        (&answers[0].0[..6], &answers[0].0[22..32]),
+        (&answers[0][..6], &answers[0][22..32]),
         (&uplink_mac(2).0[..], &[2, 0, 0, 0, 9, 1, 192, 0, 2, 1][..])
     );
-    assert_eq!(ask([192, 0, 2, 9], 1), (vec![], None));
-    assert_eq!(ask([192, 0, 2, 1], 2), (vec![], Some(PuntKind::UnderlayNeighbour)));
+    assert_eq!(ask(1, [192, 0, 2, 9]), (vec![], None));
+    assert_eq!(ask(2, [192, 0, 2, 1]), (vec![], Some(PuntKind::UnderlayNeighbour)));
     // Who announces itself is a neighbour that may have moved: the sender is 192.0.2.2.
-    assert_eq!(ask([192, 0, 2, 2], 1), (vec![], Some(PuntKind::UnderlayNeighbour)));
+    assert_eq!(ask(1, [192, 0, 2, 2]), (vec![], Some(PuntKind::UnderlayNeighbour)));
+}
+
+#[test]
+fn o09_a_next_hop_that_asks_from_elsewhere_is_heard_and_nobody_else() {
+    let (moved, here, other) = (uplink_mac(7), [192, 0, 2, 1], [192, 0, 2, 9]);
+    let news = (vec![], Some(PuntKind::UnderlayNeighbour));
+    let (mut host, mut inject, mut observe) = alone(false);
+    let mut ask = |frame: &[u8]| asked(&mut host, (&mut inject, &mut observe), frame);
+    assert_eq!(ask(&arp(1, (2, moved), here)), news, "answered by who hears it");
+    assert_eq!(ask(&arp(1, (2, moved), other)), news);
+    assert_eq!(ask(&arp(1, (254, moved), other)), news, "a router");
+    assert_eq!(ask(&arp(1, (2, uplink_mac(2)), other)), (vec![], None), "it is where it was");
+    assert_eq!(ask(&arp(1, (3, moved), other)), (vec![], None), "a stranger");
+    assert_eq!(ask(&arp(1, (3, moved), here)).0.len(), 1, "he is answered");
+    let (mut host, mut inject, mut observe) = alone(true);
+    let mut ask = |frame: &[u8]| asked(&mut host, (&mut inject, &mut observe), frame);
+    assert_eq!(ask(&solicitation(2, Some(moved))), news);
+    assert_eq!(ask(&solicitation(254, Some(moved))), news, "a router");
+    for (from, mac) in [(2, Some(uplink_mac(2))), (2, None), (3, Some(moved))] {
+        let (answers, punt) = ask(&solicitation(from, mac));
+        assert_eq!((answers.len(), punt), (1, None), "{from} {mac:?}");
+    }
 }
