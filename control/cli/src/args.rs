@@ -43,7 +43,7 @@ pub(crate) enum Command {
     Status,
     /// Lists resources of a kind, or shows one.
     Get {
-        /// ports, endpoints, subnets, routetables, peerings, vpcs or hosts.
+        /// ports, endpoints, subnets, securitygroups, routetables, peerings, vpcs or hosts.
         #[arg(value_parser = parse_kind)]
         kind: Kind,
         /// Its name, as NAME or PROJECT/NAME.
@@ -54,7 +54,7 @@ pub(crate) enum Command {
     },
     /// Shows everything about one resource.
     Describe {
-        /// port, endpoint, subnet, routetable, peering, vpc or host.
+        /// port, endpoint, subnet, securitygroup, routetable, peering, vpc or host.
         #[arg(value_parser = parse_kind)]
         kind: Kind,
         /// Its name, as NAME or PROJECT/NAME.
@@ -117,6 +117,7 @@ mod tests {
             assert_eq!(parse_kind(text), Ok(Kind::Port), "{text}");
         }
         assert_eq!(parse_kind("routetables"), Ok(Kind::RouteTable));
+        assert_eq!(parse_kind("securityGroups"), Ok(Kind::SecurityGroup));
         assert_eq!(parse_kind("Endpoints"), Ok(Kind::Endpoint));
         assert!(parse_kind("prots").unwrap_err().contains("nearest known kind: Port"));
         assert!(parse_kind("LoadBalancers").unwrap_err().contains("not supported by this version"));

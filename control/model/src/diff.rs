@@ -38,7 +38,8 @@ impl Change {
 }
 
 /// The changes from `old` to `new`: what is gone of Ports and Endpoints first, then what is added or changed from Host to Endpoint, then what
-/// else is gone, backwards. After each of them no reference dangles, but those of RouteTables to Ports. Empty exactly when both are equal.
+/// else is gone, backwards. After each of them no reference dangles, but those of RouteTables to Ports and of SecurityGroups
+/// to each other. Empty exactly when both are equal.
 pub fn diff(old: &ResourceSet, new: &ResourceSet) -> Vec<Change> {
     let (mut first, mut then, mut last) = (Vec::new(), Vec::new(), Vec::new());
     for Difference { old, new } in old.differences(new) {

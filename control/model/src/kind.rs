@@ -5,7 +5,7 @@ use crate::suggest::nearest;
 use std::fmt;
 
 /// The kinds of this version, in dependency order: a kind refers only to kinds before it, except that a RouteTable names
-/// Ports as next hops.
+/// Ports as next hops, and a SecurityGroup others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A machine that runs towpathd. Global.
@@ -16,6 +16,8 @@ pub enum Kind {
     Peering,
     /// Where packets go that leave their subnet.
     RouteTable,
+    /// Rules for what ports send and are sent.
+    SecurityGroup,
     /// A part of a VPC's addresses that shares a link.
     Subnet,
     /// One virtual NIC.
@@ -26,12 +28,20 @@ pub enum Kind {
 
 /// Kinds that later versions bring. Naming one is not a typo, and is told apart from one.
 const LATER: &[&str] =
-    &["SecurityGroup", "ExternalNetwork", "NatGateway", "FloatingIp", "LoadBalancer", "QosPolicy", "Mirror"];
+    &["ExternalNetwork", "NatGateway", "FloatingIp", "LoadBalancer", "QosPolicy", "Mirror"];
 
 impl Kind {
     /// All kinds, in dependency order.
-    pub const ALL: [Self; 7] =
-        [Self::Host, Self::Vpc, Self::Peering, Self::RouteTable, Self::Subnet, Self::Port, Self::Endpoint];
+    pub const ALL: [Self; 8] = [
+        Self::Host,
+        Self::Vpc,
+        Self::Peering,
+        Self::RouteTable,
+        Self::SecurityGroup,
+        Self::Subnet,
+        Self::Port,
+        Self::Endpoint,
+    ];
 
     /// The name, as manifests write it.
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +50,7 @@ impl Kind {
             Self::Vpc => "Vpc",
             Self::Peering => "Peering",
             Self::RouteTable => "RouteTable",
+            Self::SecurityGroup => "SecurityGroup",
             Self::Subnet => "Subnet",
             Self::Port => "Port",
             Self::Endpoint => "Endpoint",

@@ -5,7 +5,7 @@
 //! - [`yaml`] turns text into trees whose every node knows its line, within a budget; [`fields`] reads typed values
 //!   out of a tree and reports every problem it meets instead of the first;
 //! - [`name`], [`mac`], [`quantity`] and [`net`] are the values of the fields;
-//! - [`kind`] lists the kinds; [`host`], [`vpc`], [`peering`], [`route_table`], [`subnet`] (with [`dhcp`]), [`port`], [`endpoint`] are those of this version; [`resource`] holds one;
+//! - [`kind`] lists the kinds; [`host`], [`vpc`], [`peering`], [`route_table`], [`security_group`], [`subnet`] (with [`dhcp`]), [`port`], [`endpoint`] are those of this version; [`resource`] holds one;
 //!   [`features`] names what a port can withhold from its guest;
 //! - [`set`] is a validated set of resources, [`validate`] the rules that concern more than one of them, [`owner`] who
 //!   may change what; [`diff`](mod@diff) turns two sets into the list of changes between them;
@@ -32,6 +32,7 @@ pub mod problem;
 pub mod quantity;
 pub mod resource;
 pub mod route_table;
+pub mod security_group;
 pub mod set;
 mod sorted;
 pub mod subnet;
@@ -56,6 +57,7 @@ pub use port::{AllowedAddress, Attachment, PortSpec, Role, VhostUserAttachment};
 pub use problem::Problem;
 pub use resource::{Metadata, Resource, Spec, Uid};
 pub use route_table::{Route, RouteTableSpec, Via};
+pub use security_group::SecurityGroupSpec;
 pub use set::{Absent, Difference, Environment, ResourceSet, Typed};
 pub use subnet::SubnetSpec;
 pub use vpc::{Vni, VpcSpec};

@@ -66,6 +66,22 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A word of ours as a name.
+    pub(crate) fn of_word(word: &'static str) -> Self {
+        Self(word.into())
+    }
+
+    /// `prefix.name`: names that follow from others. The longest are longer than names that are written.
+    pub(crate) fn prefixed(prefix: &'static str, name: &Self) -> Self {
+        Self(format!("{prefix}.{name}").into())
+    }
+
+    /// The name of which [`Name::prefixed`] made this one.
+    pub(crate) fn without_prefix(&self, prefix: &str) -> Option<Self> {
+        let rest = self.0.strip_prefix(prefix)?.strip_prefix('.')?;
+        Some(Self(rest.into()))
+    }
 }
 
 impl fmt::Display for Name {

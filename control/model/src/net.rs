@@ -91,6 +91,17 @@ pub fn parse_allowed(text: &str) -> Parsed<IpNet> {
     }
 }
 
+/// Reads the network of a rule's other end. It may be any: `0.0.0.0/0` is all of IPv4, and a single address a network of one.
+///
+/// # Errors
+/// Malformed, or with bits set after its prefix.
+pub fn parse_remote(text: &str) -> Parsed<IpNet> {
+    match (text.contains('/'), text.parse::<IpAddr>()) {
+        (false, Ok(address)) => Ok(IpNet::from(address)),
+        _ => parse_net(text),
+    }
+}
+
 /// Reads the destination of a route: a network that is not inside a reserved one. It may cover some: `0.0.0.0/0`.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use crate::mac::{MacAddr, derived, parse_unicast};
 use crate::name::{Name, ObjectName};
 use crate::net::{distinct_addresses, parse_allowed};
 use crate::resource::Uid;
+use crate::security_group::{GROUPS_PER_PORT_MAX, default_reference};
 use crate::suggest::nearest;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -34,7 +35,9 @@ pub struct PortSpec {
     pub ips: Vec<IpAddr>,
     /// How a guest attaches; absent: not at all yet.
     pub attachment: Option<Attachment>,
-    /// No security groups, no sessions; anti-spoofing stays. In this version every port forwards inside its subnet.
+    /// Its groups as written, at least one unless it is unfiltered; `default` is its VPC's.
+    pub security_groups: Vec<ObjectName>,
+    /// No security groups, no sessions; anti-spoofing stays.
     pub unfiltered: bool,
     /// What it may send from beyond its own addresses.
     pub allowed_addresses: Vec<AllowedAddress>,
@@ -153,8 +156,14 @@ impl PortDraft {
         let ips_written =
             fields.node("ips").is_some_and(|node| node.value != crate::yaml::Value::Sequence(Vec::new()));
         let attachment = read_attachment(&mut fields, reader, uid);
-        refuse_policy(&mut fields, reader);
+        fields.unsupported(
+            reader,
+            "qos",
+            "refers to a QosPolicy, a kind that is not supported by this version",
+            "remove the field: this version limits no rates",
+        );
         let unfiltered = fields.boolean(reader, "unfiltered").unwrap_or(false);
+        let security_groups = read_groups(&mut fields, reader, project, unfiltered);
         let allowed_addresses = read_allowed(&mut fields, reader);
         let shutdown = fields.boolean(reader, "shutdown").unwrap_or(false);
         fields.finish(reader);
@@ -165,6 +174,7 @@ impl PortDraft {
             mac: mac.unwrap_or_else(|| derived(uid.as_bytes())),
             ips: ips.unwrap_or_default(),
             attachment,
+            security_groups,
             unfiltered,
             allowed_addresses,
             shutdown,
@@ -193,6 +203,10 @@ impl PortSpec {
         spec.insert("ips".into(), json!(self.ips));
         if let Some(attachment) = &self.attachment {
             spec.insert("attachment".into(), attachment.to_json());
+        }
+        if !self.security_groups.is_empty() {
+            let groups = self.security_groups.iter().map(|group| json!(group.relative_to(project)));
+            spec.insert("securityGroups".into(), groups.collect());
         }
         spec.insert("unfiltered".into(), json!(self.unfiltered));
         if !self.allowed_addresses.is_empty() {
@@ -234,20 +248,44 @@ impl Attachment {
     }
 }
 
-/// Refuses the fields that name groups and policies, kinds of later versions.
-fn refuse_policy(fields: &mut Fields<'_>, reader: &mut Reader) {
-    fields.unsupported(
-        reader,
-        "securityGroups",
-        "refers to SecurityGroups, a kind that is not supported by this version",
-        "remove the field: in this version a port forwards inside its subnet, and only spoofed sources are refused",
-    );
-    fields.unsupported(
-        reader,
-        "qos",
-        "refers to a QosPolicy, a kind that is not supported by this version",
-        "remove the field: this version limits no rates",
-    );
+/// Reads `securityGroups`: the group `default` when it is absent.
+fn read_groups(
+    fields: &mut Fields<'_>,
+    reader: &mut Reader,
+    project: &Name,
+    unfiltered: bool,
+) -> Vec<ObjectName> {
+    let path = fields.path("securityGroups");
+    let Some(node) = fields.node("securityGroups") else {
+        return if unfiltered { Vec::new() } else { vec![default_reference(project)] };
+    };
+    let mut groups = Vec::new();
+    fields.list(reader, "securityGroups", |text| {
+        let group = ObjectName::parse(text, project)?;
+        match groups.contains(&group) {
+            true => Err(Refusal::new("is written twice", "remove one of them")),
+            false => {
+                groups.push(group);
+                Ok(())
+            }
+        }
+    });
+    let refusal = match (&node.value, unfiltered) {
+        (_, true) => {
+            Refusal::new("an unfiltered port has no groups", "remove securityGroups, or unfiltered: true")
+        }
+        (crate::yaml::Value::Sequence(items), false) if items.is_empty() => Refusal::new(
+            "names no group",
+            "remove the field for the Vpc's group `default`, or write unfiltered: true",
+        ),
+        (crate::yaml::Value::Sequence(items), false) if items.len() > GROUPS_PER_PORT_MAX => Refusal::new(
+            format!("names {} groups, more than {GROUPS_PER_PORT_MAX}", items.len()),
+            "put their rules into fewer groups",
+        ),
+        _ => return groups,
+    };
+    reader.refuse(node.position, &path, None, refusal);
+    groups
 }
 
 fn read_allowed(fields: &mut Fields<'_>, reader: &mut Reader) -> Vec<AllowedAddress> {

@@ -10,6 +10,7 @@ use crate::owner::Owner;
 use crate::peering::PeeringSpec;
 use crate::port::{PortDraft, PortSpec};
 use crate::route_table::RouteTableSpec;
+use crate::security_group::{self, SecurityGroupSpec};
 use crate::subnet::SubnetSpec;
 use crate::vpc::{VpcDraft, VpcSpec};
 use crate::yaml::{Node, Value as Tree};
@@ -93,6 +94,12 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Of what towpathd writes itself.
+    pub(crate) fn of_daemon(key: Key) -> Self {
+        let uid = Uid::derived(&key);
+        Self { key, uid, labels: BTreeMap::new(), shared_with: Vec::new(), owner: Owner::Daemon }
+    }
+
     /// The name without kind and project.
     pub fn name(&self) -> &Name {
         &self.key.name
@@ -122,6 +129,8 @@ pub enum Spec {
     Peering(PeeringSpec),
     /// Routes.
     RouteTable(RouteTableSpec),
+    /// Rules.
+    SecurityGroup(SecurityGroupSpec),
     /// A link.
     Subnet(SubnetSpec),
     /// A virtual NIC.
@@ -142,10 +151,7 @@ pub struct Resource {
 impl Resource {
     /// The Host that towpathd writes for itself.
     pub fn own_host(name: &Name, spec: HostSpec) -> Self {
-        let key = Key::host(name);
-        let uid = Uid::derived(&key);
-        let meta =
-            Metadata { key, uid, labels: BTreeMap::new(), shared_with: Vec::new(), owner: Owner::Daemon };
+        let meta = Metadata::of_daemon(Key::host(name));
         Self { meta, spec: Spec::Host(spec) }
     }
 
@@ -181,6 +187,7 @@ impl Spec {
             Self::Vpc(spec) => spec.to_json(),
             Self::Peering(spec) => spec.to_json(project),
             Self::RouteTable(spec) => spec.to_json(project),
+            Self::SecurityGroup(spec) => spec.to_json(project),
             Self::Subnet(spec) => spec.to_json(project),
             Self::Port(spec) => spec.to_json(project),
             Self::Endpoint(spec) => spec.to_json(project),
@@ -195,6 +202,7 @@ pub(crate) enum DraftSpec {
     Vpc(VpcDraft),
     Peering(PeeringSpec),
     RouteTable(RouteTableSpec),
+    SecurityGroup(SecurityGroupSpec),
     Subnet(SubnetSpec),
     Port(PortDraft),
     Endpoint(EndpointSpec),
@@ -235,7 +243,7 @@ fn read_resource(
     let kind = fields.required(reader, "kind", &kinds, Kind::parse);
     // Of a kind that is not known nothing more can be said: its fields are not ours to judge.
     let Some(kind) = kind else { return (None, None) };
-    let metadata = match fields.mapping(reader, "metadata") {
+    let mut metadata = match fields.mapping(reader, "metadata") {
         Some(metadata) => read_metadata(metadata, reader, kind, owner),
         None => {
             if fields.node("metadata").is_none() {
@@ -259,8 +267,26 @@ fn read_resource(
     let spec = spec.and_then(|node| Fields::open(node, "spec", reader));
     let draft = spec.and_then(|spec| read_spec(spec, reader, kind, metadata.as_ref()));
     fields.finish(reader);
+    if let (Some(metadata), Some(DraftSpec::SecurityGroup(group))) = (&mut metadata, &draft) {
+        name_default_group(metadata, group, reader);
+    }
     let key = metadata.as_ref().map(|metadata| metadata.key.clone());
     (key, metadata.zip(draft))
+}
+
+/// A VPC's group `default` has the VPC in its name, so that each VPC of a project has one.
+fn name_default_group(metadata: &mut Metadata, group: &SecurityGroupSpec, reader: &mut Reader) {
+    let written = metadata.object();
+    let own = security_group::resolve(&written, &written.project, &group.vpc);
+    if own == written || own.project != written.project {
+        return;
+    }
+    let key = Key::of(Kind::SecurityGroup, &own);
+    if metadata.uid == Uid::derived(&metadata.key) {
+        metadata.uid = Uid::derived(&key);
+    }
+    metadata.key = key;
+    reader.resource = Some(metadata.key.to_string());
 }
 
 /// Reads the spec; without metadata a stand-in for the uid lets the problems of the fields be found all the same.
@@ -277,6 +303,7 @@ fn read_spec(
         Kind::Vpc => DraftSpec::Vpc(VpcDraft::read(fields, reader)),
         Kind::Peering => DraftSpec::Peering(PeeringSpec::read(fields, reader, &project)?),
         Kind::RouteTable => DraftSpec::RouteTable(RouteTableSpec::read(fields, reader, &project)?),
+        Kind::SecurityGroup => DraftSpec::SecurityGroup(SecurityGroupSpec::read(fields, reader, &project)?),
         Kind::Subnet => {
             let gateway_mac = derived(uid.as_bytes());
             DraftSpec::Subnet(SubnetSpec::read(fields, reader, &project, gateway_mac)?)
@@ -403,7 +430,7 @@ mod tests {
     fn everything_wrong_in_a_document_is_reported() {
         let found = problems(
             "apiVersion: v1\nkind: Port\nmetadata: {name: ../x, lables: {}}\nspec:\n  host: A\n  mac: 01:00:00:00:00:00\n  ips: [x, 10.0.0.2, 10.0.0.2]\n  \
-             securityGroups: [web]\n  qos: gold\n  attachment: {veth: {}, vhostuser: {}}\n  unfiltered: yes\n",
+             securityGroups: [web]\n  unfiltered: true\n  qos: gold\n  attachment: {veth: {}, vhostuser: {}}\n  shutdown: yes\n",
         );
         let expected = [
             "f.yaml:1:13: apiVersion \"v1\"",
@@ -417,9 +444,9 @@ mod tests {
             "spec.attachment: 2 ways to attach",
             "attachment veth is not supported by this version",
             "nearest known way to attach: vhostUser",
-            "spec.securityGroups: refers to SecurityGroups, a kind that is not supported",
+            "spec.securityGroups: an unfiltered port has no groups; remedy: remove securityGroups, or",
             "spec.qos \"gold\": refers to a QosPolicy",
-            "spec.unfiltered \"yes\": is neither true nor false",
+            "spec.shutdown \"yes\": is neither true nor false",
         ];
         for part in expected {
             assert!(found.iter().any(|problem| problem.contains(part)), "{part}\n{found:#?}");
@@ -429,10 +456,10 @@ mod tests {
 
     #[test]
     fn kinds_of_later_versions_are_told_apart_from_typos() {
-        let later = problems("kind: SecurityGroup\nmetadata: {name: web}\nspec: {vpc: blue, rules: []}\n");
+        let later = problems("kind: LoadBalancer\nmetadata: {name: web}\nspec: {vpc: blue, rules: []}\n");
         assert_eq!(later.len(), 1);
         assert!(later[0].starts_with(
-            "f.yaml:1:7: kind \"SecurityGroup\": kind SecurityGroup is not supported by this version"
+            "f.yaml:1:7: kind \"LoadBalancer\": kind LoadBalancer is not supported by this version"
         ));
         assert!(problems("kind: Prot\n")[0].contains("unknown kind; remedy: nearest known kind: Port"));
         assert!(problems("[1, 2]")[0].contains("is a list, not a mapping"));
@@ -555,6 +582,187 @@ mod tests {
             assert!(found.iter().any(|problem| problem.contains(part)), "{part}: {found:#?}");
         }
         assert_eq!(found.len(), 4, "{found:#?}");
+    }
+
+    /// What is written out of a SecurityGroup reads back as the same.
+    fn group(name: &str, rules: &str) -> (Metadata, SecurityGroupSpec) {
+        let text = format!(
+            "kind: SecurityGroup\nmetadata: {{name: {name}}}\nspec: {{vpc: blue, rules: [{rules}]}}\n"
+        );
+        let document = read(&text);
+        let Some((meta, DraftSpec::SecurityGroup(spec))) = document.draft else {
+            panic!("{:#?}", document.reader.problems)
+        };
+        let resource = Resource { meta: meta.clone(), spec: Spec::SecurityGroup(spec.clone()) };
+        let again = read(&resource.to_json().to_string());
+        let Some((again, DraftSpec::SecurityGroup(read))) = again.draft else {
+            panic!("{:#?}", again.reader.problems)
+        };
+        assert_eq!((again, &read), (meta.clone(), &spec));
+        (meta, spec)
+    }
+
+    #[test]
+    fn groups_have_rules() {
+        let (_, spec) = group(
+            "web",
+            "{direction: ingress, action: allow, protocol: tcp, ports: '80, 443,8100,8000-8099,81,0-0', remote: {cidr: 0.0.0.0/0}}, \
+             {direction: ingress, action: allow, protocol: tcp, ports: 22, remote: {group: ops}, log: true}, \
+             {direction: ingress, action: allow, protocol: icmp, icmpType: 8, remote: {any: true}}, \
+             {direction: ingress, action: deny, protocol: 58, icmpType: 1, icmpCode: 4, remote: {cidr: 'fd00::1'}}, \
+             {direction: egress, action: deny, priority: 0, protocol: 47, remote: {cidr: 192.0.2.0/24}}, \
+             {direction: egress, action: allow, priority: 65535, protocol: any, remote: {group: q/ops}}",
+        );
+        let shown: Vec<String> = spec
+            .rules
+            .iter()
+            .map(|rule| {
+                let protocol = rule.protocol.map_or("any".into(), |protocol| protocol.to_string());
+                let ports: Vec<String> = rule.ports.iter().map(ToString::to_string).collect();
+                format!(
+                    "{} {} {protocol} {} {:?}",
+                    rule.direction.as_str(),
+                    rule.priority,
+                    ports.join(","),
+                    rule.icmp
+                )
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "ingress 1000 tcp 0,80-81,443,8000-8100 None",
+                "ingress 1000 tcp 22 None",
+                "ingress 1000 icmp  Some((8, None))",
+                "ingress 1000 icmpv6  Some((1, Some(4)))",
+                "egress 0 47  None",
+                "egress 65535 any  None",
+            ]
+        );
+        assert!(spec.rules[1].log && !spec.rules[0].log);
+        assert_eq!(group("none", "").1.rules, []);
+    }
+
+    /// T-02, T-03, T-06: what a rule cannot say.
+    #[test]
+    fn t02_t03_t06_rules_that_mean_nothing_are_refused() {
+        let one = |rule: &str, part: &str| {
+            let text = format!(
+                "kind: SecurityGroup\nmetadata: {{name: web}}\nspec:\n  vpc: blue\n  rules:\n  - {{direction: egress, action: deny, remote: {{any: true}}}}\n  - {{{rule}}}\n"
+            );
+            let found = problems(&text);
+            assert!(found.len() == 1 && found[0].contains(part), "{rule}: {found:#?}");
+            assert!(found[0].starts_with("f.yaml:7:"), "{found:#?}");
+        };
+        let rest = |rule: &str, part: &str| {
+            one(&format!("direction: ingress, action: allow, remote: {{any: true}}, {rule}"), part);
+        };
+        let remote =
+            |remote: &str, part: &str| one(&format!("direction: ingress, action: allow, {remote}"), part);
+        one(
+            "action: allow, remote: {any: true}",
+            "spec.rules[1].direction: is missing; remedy: write ingress or egress",
+        );
+        one("direction: in, action: allow, remote: {any: true}", "spec.rules[1].direction \"in\"");
+        one("direction: ingress, remote: {any: true}", "spec.rules[1].action: is missing");
+        rest(
+            "priority: 65536",
+            "spec.rules[1].priority \"65536\": out of range; remedy: write a whole number from 0 to 65535",
+        );
+        rest("priority: -1", "spec.rules[1].priority \"-1\": not a whole number");
+        rest("protocol: tpc", "spec.rules[1].protocol \"tpc\": unknown protocol");
+        rest(
+            "protocol: 256",
+            "unknown protocol; remedy: write tcp, udp, icmp, icmpv6, sctp, any, or a number from 0 to 255",
+        );
+        rest("ports: 80", "spec.rules[1].ports \"80\": protocol any has no ports");
+        rest(
+            "protocol: icmp, ports: 80",
+            "protocol icmp has no ports; remedy: write protocol: tcp, udp or sctp",
+        );
+        rest("protocol: 47, ports: 80", "protocol 47 has no ports");
+        rest("protocol: tcp, ports: 90-80", "\"90-80\" ends before it begins");
+        rest("protocol: tcp, ports: '80,'", "\"\" is neither a port nor a range");
+        rest("protocol: tcp, ports: 65536", "\"65536\" is neither");
+        rest("protocol: tcp, ports: '80-'", "\"80-\" is neither");
+        rest("protocol: tcp, ports: http", "\"http\" is neither");
+        rest("protocol: tcp, ports: ''", "is neither");
+        rest("protocol: tcp, icmpType: 8", "spec.rules[1].icmpType \"8\": protocol tcp has no ICMP types");
+        rest(
+            "protocol: icmp, icmpCode: 8",
+            "spec.rules[1].icmpCode \"8\": a code means nothing without its type",
+        );
+        rest("protocol: icmp, icmpType: 256", "out of range");
+        rest("port: 80", "spec.rules[1].port: unknown field; remedy: nearest known field: ports");
+        remote("protocol: icmp", "spec.rules[1].remote: is missing; remedy: write one of {any: true}");
+        remote("remote: {}", "spec.rules[1].remote: says 0 times who is meant");
+        remote("remote: {any: true, group: a}", "says 2 times");
+        remote("remote: {any: false}", "spec.rules[1].remote.any \"false\": means nobody");
+        remote("remote: {cidr: }", "spec.rules[1].remote.cidr: is missing");
+        remote(
+            "remote: {cidr: 10.0.0.1/8}",
+            "spec.rules[1].remote.cidr \"10.0.0.1/8\": has bits set after its prefix of 8; remedy: write 10.0.0.0/8",
+        );
+        remote("remote: {group: ../x}", "spec.rules[1].remote.group \"../x\"");
+        remote(
+            "remote: {groups: x}",
+            "spec.rules[1].remote.groups: unknown field; remedy: nearest known field: group",
+        );
+        remote(
+            "protocol: icmp, remote: {cidr: 'fd00::/8'}",
+            "spec.rules[1].remote.cidr: no packet of protocol icmp has such an address",
+        );
+        remote("protocol: icmpv6, remote: {cidr: 10.0.0.0/8}", "write icmp");
+    }
+
+    #[test]
+    fn s06_a_group_has_at_most_a_thousand_rules() {
+        let rules = "{direction: egress, action: deny, remote: {any: true}},".repeat(1001);
+        let text = |rules: &str| {
+            format!("kind: SecurityGroup\nmetadata: {{name: web}}\nspec: {{vpc: blue, rules: [{rules}]}}\n")
+        };
+        let found = problems(&text(&rules));
+        assert!(
+            found.len() == 1 && found[0].contains("spec.rules: has 1001 rules, more than 1000"),
+            "{found:#?}"
+        );
+        let one = rules.split_inclusive(',').take(3).collect::<String>();
+        assert_eq!(problems(&text(&rules[one.len()..])), Vec::<String>::new());
+        let ports: Vec<String> = (0..65).map(|port| (2 * port).to_string()).collect();
+        let rule = format!(
+            "{{direction: egress, action: deny, remote: {{any: true}}, protocol: tcp, ports: '{}'}}",
+            ports.join(",")
+        );
+        assert!(problems(&text(&rule))[0].contains("names 65 ranges, more than 64"));
+        let port = |groups: &str| {
+            problems(&format!(
+                "kind: Port\nmetadata: {{name: p}}\nspec: {{subnet: s, ips: [10.0.0.2], securityGroups: {groups}}}\n"
+            ))
+        };
+        let groups: Vec<String> = (0..11).map(|group| format!("g{group}")).collect();
+        for (groups, part) in [
+            (format!("[{}]", groups.join(",")), "spec.securityGroups: names 11 groups, more than 10"),
+            ("[]".into(), "spec.securityGroups: names no group"),
+            ("[a, a]".into(), "spec.securityGroups[1] \"a\": is written twice"),
+            ("web".into(), "is a single value, not a list"),
+            ("[../a]".into(), "spec.securityGroups[0] \"../a\""),
+        ] {
+            let found = port(&groups);
+            assert!(found.len() == 1 && found[0].contains(part), "{groups}: {found:#?}");
+        }
+        assert_eq!(port(&format!("[{}]", groups[..10].join(","))), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_vpc_has_a_group_default_under_a_name_of_its_own() {
+        let (meta, spec) = group("default", "{direction: ingress, action: allow, remote: {group: default}}");
+        assert_eq!(meta.key.to_string(), "SecurityGroup default/default.blue");
+        assert_eq!(meta.uid, Uid::derived(&meta.key));
+        assert_eq!(group("default.blue", "").0, meta);
+        let vpc = ObjectName::parse("blue", &Name::default_project()).unwrap();
+        let shown = Spec::SecurityGroup(SecurityGroupSpec::default_of(&vpc)).to_json(&vpc.project);
+        assert_eq!(spec.rules[0].remote, SecurityGroupSpec::default_of(&vpc).rules[1].remote);
+        assert_eq!(shown["rules"][1]["remote"], json!({ "group": "default" }));
     }
 
     #[test]

@@ -10,13 +10,14 @@ use crate::port::PortSpec;
 use crate::problem::Problem;
 use crate::resource::{Metadata, Resource, Spec};
 use crate::route_table::RouteTableSpec;
+use crate::security_group::{SecurityGroupSpec, resolve};
 use crate::sorted::Sorted;
 use crate::subnet::SubnetSpec;
 use crate::underlay::{Spans, Underlay};
 use crate::validate::Candidates;
 use crate::vpc::{MTU_WITHOUT_UPLINK, VpcSpec};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ pub enum Absent {
 pub struct ResourceSet {
     /// By key.
     resources: Sorted<Resource>,
-    /// What belongs to a VPC (RouteTables, Subnets) or to a Subnet (Ports, Endpoints), by that and by key.
+    /// What belongs to a VPC (RouteTables, SecurityGroups, Subnets) or to a Subnet (Ports, Endpoints), by that and by key.
     members: Sorted<Resource>,
     /// Which hosts each subnet is on.
     spans: Spans,
@@ -81,6 +82,7 @@ fn by_key(left: &Resource, right: &Resource) -> Ordering {
 fn parent_of(resource: &Resource) -> Option<(Kind, &ObjectName)> {
     match &resource.spec {
         Spec::RouteTable(spec) => Some((Kind::Vpc, &spec.vpc)),
+        Spec::SecurityGroup(spec) => Some((Kind::Vpc, &spec.vpc)),
         Spec::Subnet(spec) => Some((Kind::Vpc, &spec.vpc)),
         Spec::Port(spec) => Some((Kind::Subnet, &spec.subnet)),
         Spec::Endpoint(spec) => Some((Kind::Subnet, &spec.subnet)),
@@ -137,6 +139,10 @@ fn as_peering(resource: &Resource) -> Option<Typed<'_, PeeringSpec>> {
 
 fn as_route_table(resource: &Resource) -> Option<Typed<'_, RouteTableSpec>> {
     typed(resource, if let Spec::RouteTable(spec) = &resource.spec { Some(spec) } else { None })
+}
+
+fn as_security_group(resource: &Resource) -> Option<Typed<'_, SecurityGroupSpec>> {
+    typed(resource, if let Spec::SecurityGroup(spec) = &resource.spec { Some(spec) } else { None })
 }
 
 fn as_endpoint(resource: &Resource) -> Option<Typed<'_, EndpointSpec>> {
@@ -301,7 +307,7 @@ impl ResourceSet {
         self.resources.beginning_at(before).take_while(move |other| other.meta.key.kind == kind)
     }
 
-    /// The RouteTables and Subnets of a Vpc, or the Ports and Endpoints of a Subnet; by kind, project and name.
+    /// The RouteTables, SecurityGroups and Subnets of a Vpc, or the Ports and Endpoints of a Subnet; by kind, project and name.
     pub fn members<'a>(&'a self, of: Kind, name: &'a ObjectName) -> impl Iterator<Item = &'a Arc<Resource>> {
         let parent = Some((of, name));
         let before = move |other: &Resource| parent_of(other) < parent;
@@ -336,6 +342,11 @@ impl ResourceSet {
     /// All route tables.
     pub fn route_tables(&self) -> impl Iterator<Item = Typed<'_, RouteTableSpec>> {
         self.of_kind(Kind::RouteTable).filter_map(|resource| as_route_table(resource))
+    }
+
+    /// All security groups.
+    pub fn security_groups(&self) -> impl Iterator<Item = Typed<'_, SecurityGroupSpec>> {
+        self.of_kind(Kind::SecurityGroup).filter_map(|resource| as_security_group(resource))
     }
 
     /// All endpoints that are not ours.
@@ -381,6 +392,19 @@ impl ResourceSet {
     /// A route table.
     pub fn route_table(&self, name: &ObjectName) -> Option<Typed<'_, RouteTableSpec>> {
         self.get(&Key::of(Kind::RouteTable, name)).and_then(|resource| as_route_table(resource))
+    }
+
+    /// A security group, by the name it is kept under.
+    pub fn security_group(&self, name: &ObjectName) -> Option<Typed<'_, SecurityGroupSpec>> {
+        self.get(&Key::of(Kind::SecurityGroup, name)).and_then(|resource| as_security_group(resource))
+    }
+
+    /// The groups of a port, by the names they are kept under, each once; none of an unfiltered port. `None` when there is no
+    /// such subnet.
+    pub fn groups_of(&self, port: Typed<'_, PortSpec>) -> Option<BTreeSet<ObjectName>> {
+        let vpc = &self.subnet(&port.spec.subnet)?.spec.vpc;
+        let project = port.meta.object().project;
+        Some(port.spec.security_groups.iter().map(|group| resolve(group, &project, vpc)).collect())
     }
 
     /// An endpoint that is not ours.

@@ -4,18 +4,21 @@
 //! document that could not be read still counts as there, so that what refers to it is not reported too.
 
 mod addresses;
+mod groups;
 mod numbers;
 mod references;
 mod routes;
 mod tunnels;
 
 use crate::fields::{Refusal, Source};
+use crate::kind::Kind;
 use crate::load::Manifests;
-use crate::name::{Key, Name};
+use crate::name::{Key, Name, ObjectName};
 use crate::owner::Owner;
 use crate::port::PortDraft;
 use crate::problem::Problem;
 use crate::resource::{DraftSpec, Metadata, Resource, Spec};
+use crate::security_group::{SecurityGroupSpec, default_group};
 use crate::set::{Absent, Environment, ResourceSet};
 use crate::vpc::{VpcDraft, VpcSpec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,7 +96,20 @@ impl Candidates {
                 (None, None) => {}
             }
         }
+        candidates.add_default_groups();
         candidates
+    }
+
+    /// Each VPC has a group `default`: its own until somebody writes it.
+    fn add_default_groups(&mut self) {
+        let vpcs: Vec<ObjectName> = vpcs(self).map(|(candidate, _)| candidate.meta.object()).collect();
+        for vpc in vpcs {
+            let key = Key::of(Kind::SecurityGroup, &default_group(&vpc));
+            if !self.by_key.contains_key(&key) && !self.broken.contains(&key) {
+                let spec = DraftSpec::SecurityGroup(SecurityGroupSpec::default_of(&vpc));
+                self.add(Candidate { meta: Metadata::of_daemon(key), spec, source: Source::default() });
+            }
+        }
     }
 
     /// Takes over a resource that is valid already.
@@ -105,6 +121,7 @@ impl Candidates {
             }
             Spec::Peering(spec) => DraftSpec::Peering(spec),
             Spec::RouteTable(spec) => DraftSpec::RouteTable(spec),
+            Spec::SecurityGroup(spec) => DraftSpec::SecurityGroup(spec),
             Spec::Subnet(spec) => DraftSpec::Subnet(spec),
             Spec::Port(spec) => DraftSpec::Port(PortDraft { spec, ips_written: true }),
             Spec::Endpoint(spec) => DraftSpec::Endpoint(spec),
@@ -155,6 +172,7 @@ impl Candidates {
         numbers::check(&self, &mut found);
         addresses::check(&self, &mut found);
         routes::check(&self, &mut found);
+        groups::check(&self, &mut found);
         tunnels::check(&self, &mut found);
         self.problems.append(&mut found);
         if self.problems.is_empty() {
@@ -182,6 +200,7 @@ impl Candidate {
             }
             DraftSpec::Peering(spec) => Spec::Peering(spec),
             DraftSpec::RouteTable(spec) => Spec::RouteTable(spec),
+            DraftSpec::SecurityGroup(spec) => Spec::SecurityGroup(spec),
             DraftSpec::Subnet(spec) => Spec::Subnet(spec),
             DraftSpec::Port(draft) => Spec::Port(draft.spec),
             DraftSpec::Endpoint(spec) => Spec::Endpoint(spec),
@@ -229,7 +248,13 @@ fn vpcs(candidates: &Candidates) -> impl Iterator<Item = (&Candidate, &VpcDraft)
 
 /// A resource that belongs to somebody else.
 pub(crate) fn foreign_owner(key: &Key, owner: Owner) -> Problem {
-    Problem::new(format!("belongs to owner {owner}"), owner.remedy()).of(key.to_string())
+    let remedy = match (key.kind, owner) {
+        (Kind::SecurityGroup, Owner::Daemon) => {
+            "a Vpc has it as long as it is there; to change it, write a SecurityGroup `default` of that Vpc"
+        }
+        _ => owner.remedy(),
+    };
+    Problem::new(format!("belongs to owner {owner}"), remedy).of(key.to_string())
 }
 
 /// The project of a candidate.

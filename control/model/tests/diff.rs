@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use towpath_model::security_group::resolve;
 use towpath_model::{Change, Environment, Key, Kind, Resource, ResourceSet, Spec, Via, diff, load_text};
 
 /// A few VPCs, subnets and ports; what they refer to always exists.
@@ -13,6 +14,8 @@ struct World {
     vpcs: BTreeMap<u8, (u32, u16)>,
     /// VPC and gateway of each subnet.
     subnets: BTreeMap<u8, (u8, u8)>,
+    /// VPC of each group, and what its rule says; ports are in all groups of their VPC.
+    groups: BTreeMap<u8, (u8, u8)>,
     /// Subnet, address, mode and flags of each port.
     ports: BTreeMap<u8, (u8, u8, bool, bool)>,
 }
@@ -27,6 +30,19 @@ impl World {
             );
         }
         let vpcs: Vec<_> = self.vpcs.keys().collect();
+        let mut groups: BTreeMap<u8, Vec<String>> = BTreeMap::new();
+        for (group, (vpc, priority)) in &self.groups {
+            if vpcs.is_empty() {
+                break;
+            }
+            let vpc = vpcs[usize::from(*vpc) % vpcs.len()];
+            // Four is a VPC's group `default`, written by somebody.
+            let name = if *group == 4 { "default".into() } else { format!("g{group}") };
+            text += &format!(
+                "---\nkind: SecurityGroup\nmetadata: {{name: {name}}}\nspec: {{vpc: v{vpc}, rules: [{{direction: ingress, action: deny, priority: {priority}, remote: {{group: default}}}}]}}\n"
+            );
+            groups.entry(*vpc).or_default().push(name);
+        }
         let mut subnets = Vec::new();
         for (subnet, (vpc, gateway)) in &self.subnets {
             if vpcs.is_empty() {
@@ -37,17 +53,22 @@ impl World {
             text += &format!(
                 "---\nkind: Subnet\nmetadata: {{name: s{subnet}}}\nspec: {{vpc: v{vpc}, cidrs: [10.0.{subnet}.0/24], gateways: [10.0.{subnet}.{gateway}]}}\n"
             );
-            subnets.push(*subnet);
+            subnets.push((*subnet, vpc));
         }
         for (port, (subnet, address, unfiltered, attached)) in &self.ports {
             if subnets.is_empty() {
                 break;
             }
-            let subnet = subnets[usize::from(*subnet) % subnets.len()];
+            let (subnet, vpc) = subnets[usize::from(*subnet) % subnets.len()];
             let last = 10 + u32::from(*port) * 2 + u32::from(address % 2);
+            let filter = match (unfiltered, groups.get(vpc)) {
+                (true, _) => "unfiltered: true".to_owned(),
+                (false, None) => "unfiltered: false".to_owned(),
+                (false, Some(groups)) => format!("securityGroups: [{}]", groups.join(",")),
+            };
             let attachment = if *attached { ", attachment: {vhostUser: {}}" } else { "" };
             text += &format!(
-                "---\nkind: Port\nmetadata: {{name: p{port}}}\nspec: {{subnet: s{subnet}, host: h, ips: [10.0.{subnet}.{last}], unfiltered: {unfiltered}{attachment}}}\n"
+                "---\nkind: Port\nmetadata: {{name: p{port}}}\nspec: {{subnet: s{subnet}, host: h, ips: [10.0.{subnet}.{last}], {filter}{attachment}}}\n"
             );
         }
         text
@@ -64,7 +85,13 @@ fn world() -> impl Strategy<Value = World> {
     let subnets = prop::collection::btree_map(0..6u8, (any::<u8>(), any::<u8>()), 0..6);
     let ports =
         prop::collection::btree_map(0..20u8, (any::<u8>(), any::<u8>(), any::<bool>(), any::<bool>()), 0..16);
-    (vpcs, subnets, ports).prop_map(|(vpcs, subnets, ports)| World { vpcs, subnets, ports })
+    let groups = prop::collection::btree_map(0..5u8, (any::<u8>(), 0..3u8), 0..5);
+    (vpcs, subnets, groups, ports).prop_map(|(vpcs, subnets, groups, ports)| World {
+        vpcs,
+        subnets,
+        groups,
+        ports,
+    })
 }
 
 type Plain = BTreeMap<Key, Arc<Resource>>;
@@ -84,7 +111,7 @@ fn apply(change: &Change, to: &mut Plain) {
     }
 }
 
-fn references(resource: &Resource) -> Vec<Key> {
+fn references(resource: &Resource, state: &Plain) -> Vec<Key> {
     match &resource.spec {
         Spec::Host(_) => vec![],
         Spec::Vpc(spec) => spec.directory.iter().map(Key::host).collect(),
@@ -101,10 +128,18 @@ fn references(resource: &Resource) -> Vec<Key> {
             let table = spec.route_table.iter().map(|table| Key::of(Kind::RouteTable, table));
             table.chain([Key::of(Kind::Vpc, &spec.vpc)]).collect()
         }
+        Spec::SecurityGroup(spec) => vec![Key::of(Kind::Vpc, &spec.vpc)],
         Spec::Endpoint(spec) => vec![Key::of(Kind::Subnet, &spec.subnet)],
         Spec::Port(spec) => {
             let hosts = spec.host.iter().chain(&spec.migrating_to).map(Key::host);
-            hosts.chain([Key::of(Kind::Subnet, &spec.subnet)]).collect()
+            let subnet = Key::of(Kind::Subnet, &spec.subnet);
+            let Some(Spec::Subnet(on)) = state.get(&subnet).map(|subnet| &subnet.spec) else {
+                return vec![subnet];
+            };
+            let project = resource.meta.object().project;
+            let groups = spec.security_groups.iter().map(|group| resolve(group, &project, &on.vpc));
+            let groups: Vec<Key> = groups.map(|group| Key::of(Kind::SecurityGroup, &group)).collect();
+            hosts.chain([subnet]).chain(groups).collect()
         }
     }
 }
@@ -120,7 +155,7 @@ proptest! {
         for change in &changes {
             apply(change, &mut state);
             for resource in state.values() {
-                for key in references(resource) {
+                for key in references(resource, &state) {
                     prop_assert!(state.contains_key(&key), "{key} is gone after {change:?}");
                 }
             }
@@ -148,10 +183,12 @@ fn changed_fields_are_named() {
     let mut world = World {
         vpcs: BTreeMap::from([(0, (0, 1400))]),
         subnets: BTreeMap::from([(0, (0, 0))]),
+        groups: BTreeMap::from([(0, (0, 0))]),
         ports: BTreeMap::from([(0, (0, 0, false, true))]),
     };
     let old = world.set();
     world.vpcs.insert(0, (1, 1400));
+    world.groups.insert(0, (0, 1));
     world.ports.insert(0, (0, 1, true, false));
     let changes = diff(&old, &world.set());
     let fields: Vec<(String, Vec<String>)> = changes
@@ -166,7 +203,11 @@ fn changed_fields_are_named() {
         fields,
         [
             ("Vpc default/v0".to_owned(), words(&["spec.vni"])),
-            ("Port default/p0".to_owned(), words(&["spec.attachment", "spec.ips", "spec.unfiltered"])),
+            ("SecurityGroup default/g0".to_owned(), words(&["spec.rules"])),
+            (
+                "Port default/p0".to_owned(),
+                words(&["spec.attachment", "spec.ips", "spec.securityGroups", "spec.unfiltered"]),
+            ),
         ]
     );
 }

@@ -135,7 +135,9 @@ proptest! {
 const MANIFESTS: &str = "apiVersion: towpath.dev/v1\nkind: Subnet\nmetadata: {name: web, labels: {a: b}, sharedWith: ['*']}\n\
 spec:\n  vpc: blue\n  cidrs: [10.0.1.0/24, \"fd00::/64\"]\n  gateways: [10.0.1.9]\n---\n{\"kind\": \"Vpc\", \"metadata\": {\"name\": \"blue\"},\n\
 \t\"spec\": {\"vni\": 7, \"mtu\": 1500, \"cidrs\": [\"10.0.0.0/16\", \"fd00::/48\"]}}\n---\nkind: Port\nmetadata: &m {name: p}\nspec:\n  subnet: web\n  \
-ips: [10.0.1.10]\n  mac: 02:00:00:00:00:01\n  attachment: {vhostUser: {mode: 0660, maxQueuePairs: 4}}\n  allowedAddresses: [{ip: 0.0.0.0/0}]\n";
+ips: [10.0.1.10]\n  mac: 02:00:00:00:00:01\n  attachment: {vhostUser: {mode: 0660, maxQueuePairs: 4}}\n  allowedAddresses: [{ip: 0.0.0.0/0}]\n  securityGroups: [ops, default]\n---\n\
+kind: SecurityGroup\nmetadata: {name: ops}\nspec:\n  vpc: blue\n  rules:\n  - {direction: ingress, action: allow, protocol: tcp, ports: '22,80-90', remote: {group: default}}\n  \
+- {direction: egress, action: deny, priority: 7, protocol: icmp, icmpType: 8, icmpCode: 0, remote: {cidr: 10.0.0.0/8}, log: true}\n";
 
 /// What a person or an attacker might type over or into a manifest.
 const FRAGMENTS: &[&str] = &[
@@ -211,7 +213,7 @@ proptest! {
 
 #[test]
 fn the_text_that_is_mutilated_is_valid() {
-    assert_eq!(load_text(MANIFESTS, "m.yaml", &Environment::default()).unwrap().len(), 3);
+    assert_eq!(load_text(MANIFESTS, "m.yaml", &Environment::default()).unwrap().len(), 5);
 }
 
 #[test]

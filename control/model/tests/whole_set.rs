@@ -47,6 +47,12 @@ fn problems_of(more: &str) -> Vec<String> {
     texts(&load_text(&text, "all.yaml", &Environment::default()).unwrap_err())
 }
 
+/// What people wrote of a set, as it is written out.
+fn written(set: &ResourceSet) -> String {
+    let written = set.iter().filter(|resource| resource.meta.owner != Owner::Daemon);
+    written.map(|resource| format!("{}\n---\n", resource.to_json())).collect()
+}
+
 /// Exactly one problem, with these parts.
 fn refused(more: &str, parts: &[&str]) {
     let found = problems_of(more);
@@ -65,7 +71,8 @@ fn a_valid_set_is_indexed_by_kind_and_name() {
     let set = load_text(BASE, "base.yaml", &Environment::default()).unwrap();
     assert_eq!(
         (set.len(), set.hosts().count(), set.vpcs().count(), set.subnets().count(), set.ports().count()),
-        (5, 2, 1, 1, 1)
+        (6, 2, 1, 1, 1),
+        "and the Vpc's group `default`"
     );
     let port = set.port(&object("vm1-eth0")).unwrap();
     assert_eq!(port.meta.owner, Owner::Manifests);
@@ -426,7 +433,7 @@ fn only_the_owner_changes_a_resource() {
     assert_eq!(api(&same, Absent::Keep).unwrap(), set);
     let more = port("vm2", "ips: [10.0.1.11]");
     let two = api(&more, Absent::Keep).unwrap();
-    assert_eq!((two.len(), two.port(&object("vm2")).unwrap().meta.owner), (6, Owner::Api));
+    assert_eq!((two.len(), two.port(&object("vm2")).unwrap().meta.owner), (7, Owner::Api));
     // What manifests leave out goes, what the API owns stays.
     let fewer = BASE.rsplit_once("---").unwrap().0;
     let reloaded =
@@ -452,7 +459,7 @@ fn an_unchanged_resource_is_shared_between_sets() {
     assert_eq!(set, again);
     let shared = |key: &Key| std::sync::Arc::ptr_eq(set.get(key).unwrap(), again.get(key).unwrap());
     assert!(set.iter().all(|resource| shared(&resource.meta.key)));
-    let written: String = set.iter().map(|resource| format!("{}\n---\n", resource.to_json())).collect();
+    let written = written(&set);
     assert_eq!(load_text(&written, "f", &environment).unwrap(), set, "what is written out reads back");
 }
 
@@ -509,12 +516,15 @@ fn routes_and_peerings_lead_somewhere() {
     let blue = object("blue");
     let members: Vec<String> =
         set.members(Kind::Vpc, &blue).map(|member| member.meta.key.to_string()).collect();
-    assert_eq!(members, ["RouteTable default/out", "Subnet default/web"]);
+    assert_eq!(
+        members,
+        ["RouteTable default/out", "SecurityGroup default/default.blue", "Subnet default/web"]
+    );
     let web = object("web");
     let members: Vec<String> =
         set.members(Kind::Subnet, &web).map(|member| member.meta.key.to_string()).collect();
     assert_eq!(members, ["Port default/vm1-eth0", "Endpoint default/db"]);
-    let written: String = set.iter().map(|resource| format!("{}\n---\n", resource.to_json())).collect();
+    let written = written(&set);
     assert_eq!(
         load_text(&written, "f", &Environment::default()).unwrap(),
         set,

@@ -50,6 +50,7 @@ fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) ->
         ("MAC", at("/spec/mac")),
         ("Addresses", at("/spec/ips")),
         ("Also allowed", or_none(allowed(value))),
+        ("Groups", groups(&at("/spec/securityGroups"))),
         ("MTU", status.mtu.to_string()),
         ("Rings", or_none(at("/status/ringLayout"))),
         ("Queue pairs", queue_pairs(status.queue_pairs, &at("/spec/attachment/vhostUser/maxQueuePairs"))),
@@ -88,6 +89,13 @@ fn queue_pairs(running: u32, most: &str) -> String {
     match most {
         "" => running.to_string(),
         most => format!("{running} of at most {most}"),
+    }
+}
+
+fn groups(names: &str) -> String {
+    match names {
+        "" => "none: unfiltered".to_owned(),
+        names => names.replace(',', ", "),
     }
 }
 

@@ -169,7 +169,7 @@ fn resources_table(
     let mut all = if kind.is_global() { vec![] } else { vec![Column::text("PROJECT")] };
     all.push(Column::text("NAME"));
     all.extend(columns.iter().map(|(title, pointer)| match *pointer {
-        "/spec/vni" | "/spec/mtu" | ROUTES => Column::number(title),
+        "/spec/vni" | "/spec/mtu" | ROUTES | RULES => Column::number(title),
         _ => Column::text(title),
     }));
     all.push(Column::text("OWNER"));
@@ -181,9 +181,9 @@ fn resources_table(
             let mut row: Vec<String> = project.into_iter().collect();
             row.push(resource.name.clone());
             row.extend(columns.iter().map(|(_, pointer)| match *pointer {
-                ROUTES => {
-                    let routes = value.pointer(ROUTES).and_then(Value::as_array);
-                    routes.map_or(0, Vec::len).to_string()
+                ROUTES | RULES => {
+                    let list = value.pointer(pointer).and_then(Value::as_array);
+                    list.map_or(0, Vec::len).to_string()
                 }
                 pointer => text_at(value, pointer),
             }));
@@ -194,8 +194,9 @@ fn resources_table(
     table(out, &all, &rows)
 }
 
-/// A list of which only the length is shown.
+/// Lists of which only the length is shown.
 const ROUTES: &str = "/spec/routes";
+const RULES: &str = "/spec/rules";
 
 /// Title and place of what is shown of a kind besides project, name and owner.
 fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
@@ -204,6 +205,7 @@ fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
         Kind::Vpc => &[("VNI", "/spec/vni"), ("CIDRS", "/spec/cidrs"), ("MTU", "/spec/mtu")],
         Kind::Peering => &[("VPCS", "/spec/vpcs")],
         Kind::RouteTable => &[("VPC", "/spec/vpc"), ("ROUTES", ROUTES)],
+        Kind::SecurityGroup => &[("VPC", "/spec/vpc"), ("RULES", RULES)],
         Kind::Subnet => &[
             ("VPC", "/spec/vpc"),
             ("CIDRS", "/spec/cidrs"),

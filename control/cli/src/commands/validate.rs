@@ -63,6 +63,8 @@ fn read_stdin() -> Result<Manifests, Vec<Problem>> {
 }
 
 fn counts(set: &ResourceSet) -> Vec<(Kind, usize)> {
-    let count = |kind: Kind| (kind, set.of_kind(kind).count());
+    // Without what comes by itself.
+    let written = |kind: Kind| set.of_kind(kind).filter(|resource| resource.meta.owner != Owner::Daemon);
+    let count = |kind: Kind| (kind, written(kind).count());
     Kind::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
 }

@@ -6,6 +6,7 @@ use crate::name::{Key, Name, ObjectName};
 use crate::problem::Problem;
 use crate::resource::DraftSpec;
 use crate::route_table::Via;
+use crate::security_group::{Remote, default_group, means_default};
 use crate::set::Environment;
 use crate::suggest::nearest;
 
@@ -39,6 +40,15 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
                     }
                 }
             }
+            DraftSpec::SecurityGroup(spec) => {
+                check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
+                for (index, rule) in spec.rules.iter().enumerate() {
+                    if let Remote::Group(group) = &rule.remote {
+                        let field = format!("spec.rules[{index}].remote.group");
+                        check.group(candidate, &field, group, &spec.vpc);
+                    }
+                }
+            }
             DraftSpec::Subnet(spec) => {
                 check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
                 if let Some(table) = &spec.route_table {
@@ -48,6 +58,13 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
             DraftSpec::Endpoint(spec) => check.object(candidate, "spec.subnet", Kind::Subnet, &spec.subnet),
             DraftSpec::Port(draft) => {
                 check.object(candidate, "spec.subnet", Kind::Subnet, &draft.spec.subnet);
+                let subnet = candidates.find(&Key::of(Kind::Subnet, &draft.spec.subnet));
+                if let Some(Candidate { spec: DraftSpec::Subnet(subnet), .. }) = subnet {
+                    for (index, group) in draft.spec.security_groups.iter().enumerate() {
+                        let field = format!("spec.securityGroups[{index}]");
+                        check.group(candidate, &field, group, &subnet.vpc);
+                    }
+                }
                 if let Some(host) = &draft.spec.host {
                     check.host(candidate, "spec.host", host);
                 }
@@ -90,6 +107,13 @@ impl Check<'_> {
                     missing(kind, near),
                 ));
             }
+        }
+    }
+
+    /// A reference to a group of a VPC. Its own group `default` comes with the VPC.
+    fn group(&mut self, candidate: &Candidate, field: &str, group: &ObjectName, vpc: &ObjectName) {
+        if !means_default(group, &project_of(candidate), vpc) && *group != default_group(vpc) {
+            self.object(candidate, field, Kind::SecurityGroup, group);
         }
     }
 

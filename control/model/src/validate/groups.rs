@@ -1,0 +1,78 @@
+//! Security groups: each is used inside its own VPC.
+
+use super::{Candidate, Candidates, project_of};
+use crate::kind::Kind;
+use crate::name::{Key, ObjectName};
+use crate::problem::Problem;
+use crate::resource::DraftSpec;
+use crate::security_group::{GROUPS_MAX, Remote, SecurityGroupSpec, is_default_group_of, means_default};
+
+/// Checks all of them.
+pub(super) fn check(candidates: &Candidates, problems: &mut Vec<Problem>) {
+    let mut count = 0;
+    for candidate in &candidates.list {
+        match &candidate.spec {
+            DraftSpec::SecurityGroup(group) => {
+                count += 1;
+                if count == GROUPS_MAX + 1 {
+                    let message = format!("there are more than {GROUPS_MAX} SecurityGroups");
+                    let remedy = "let ports with the same rules share a group";
+                    problems.push(candidate.problem("metadata.name", message, remedy));
+                }
+                name(candidate, group, problems);
+                for (index, rule) in group.rules.iter().enumerate() {
+                    if let Remote::Group(remote) = &rule.remote {
+                        let field = format!("spec.rules[{index}].remote.group");
+                        of_vpc(candidates, candidate, &field, (remote, &group.vpc), "this rule is", problems);
+                    }
+                }
+            }
+            DraftSpec::Port(draft) => {
+                let subnet = candidates.find(&Key::of(Kind::Subnet, &draft.spec.subnet));
+                let Some(Candidate { spec: DraftSpec::Subnet(subnet), .. }) = subnet else { continue };
+                for (index, group) in draft.spec.security_groups.iter().enumerate() {
+                    let field = format!("spec.securityGroups[{index}]");
+                    of_vpc(candidates, candidate, &field, (group, &subnet.vpc), "this port is", problems);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The names of groups `default` belong to their VPCs, and to the projects of these.
+fn name(candidate: &Candidate, group: &SecurityGroupSpec, problems: &mut Vec<Problem>) {
+    let own = candidate.meta.object();
+    if own.name.as_str() == "default" {
+        let message = format!("is the group of Vpc {}, which only its own project can write", group.vpc);
+        let remedy = format!("write it in project {}, or give the group another name", group.vpc.project);
+        problems.push(candidate.problem("metadata.name", message, remedy));
+    } else if let Some(vpc) = is_default_group_of(&own)
+        && vpc != group.vpc
+    {
+        let message = format!("is kept for the group of Vpc {vpc}, and this one is for Vpc {}", group.vpc);
+        problems.push(candidate.problem("metadata.name", message, "give the group another name"));
+    }
+}
+
+/// What is referred to is a group of that VPC.
+fn of_vpc(
+    candidates: &Candidates,
+    candidate: &Candidate,
+    field: &str,
+    (reference, vpc): (&ObjectName, &ObjectName),
+    what: &str,
+    problems: &mut Vec<Problem>,
+) {
+    if means_default(reference, &project_of(candidate), vpc) {
+        return;
+    }
+    let found = candidates.find(&Key::of(Kind::SecurityGroup, reference));
+    if let Some(Candidate { spec: DraftSpec::SecurityGroup(group), .. }) = found
+        && group.vpc != *vpc
+    {
+        let message = format!("is a group of Vpc {}, and {what} of Vpc {vpc}", group.vpc);
+        let remedy = format!("use a SecurityGroup of Vpc {vpc}");
+        problems.push(candidate.problem(field, message, remedy));
+    }
+}
