@@ -66,6 +66,13 @@ struct Waiting {
     packet: OwnedPacket,
 }
 
+impl Waiting {
+    /// Whether its time is over; also when the clock went back, by which it would wait for as long.
+    fn is_over(&self, now: u64) -> bool {
+        !(1..=PATIENCE).contains(&self.until.saturating_sub(now))
+    }
+}
+
 /// The packets of one worker that wait for neighbours, oldest first.
 pub(crate) struct WaitingRoom {
     packets: VecDeque<Waiting>,
@@ -149,7 +156,7 @@ impl WaitingRoom {
     ) {
         self.evicted.drain(..).for_each(|ingress| lost(ingress, DropReason::NeighbourUnresolved));
         let changed = neighbours.changes();
-        let oldest = self.packets.front().is_some_and(|first| first.until <= now);
+        let oldest = self.packets.front().is_some_and(|first| first.is_over(now));
         if changed == self.seen && !oldest {
             return;
         }
@@ -166,7 +173,7 @@ impl WaitingRoom {
                     }
                 }
                 (_, None) => lost(ingress, DropReason::NoUplink),
-                (None, _) if waiting.until <= now => lost(ingress, DropReason::NeighbourUnresolved),
+                (None, _) if waiting.is_over(now) => lost(ingress, DropReason::NeighbourUnresolved),
                 (None, _) => self.packets.push_back(waiting),
             }
         }
@@ -315,5 +322,14 @@ mod tests {
         (0..=WAITING).for_each(|at| assert!(add(&mut room, at)));
         assert_eq!((count(&room, 0), count(&room, WAITING)), (0, 1));
         assert!(!add(&mut room, WAITING), "it has as many as the others");
+    }
+
+    #[test]
+    fn l19_a_clock_that_goes_back_makes_nobody_wait_longer() {
+        let later = 3_600_000_000_000;
+        let packet = Pool::new(1).copy(&Frame::from_head(&[0; 60], Offload::NONE)).unwrap();
+        let waiting = Waiting { neighbour: 0, ingress: PortIndex(0), until: later + PATIENCE, packet };
+        assert!(!waiting.is_over(later) && !waiting.is_over(later + PATIENCE - 1));
+        assert!(waiting.is_over(later + PATIENCE) && waiting.is_over(later - 1));
     }
 }
