@@ -1,6 +1,6 @@
 //! The operator: ports come, go and change while packets flow.
 
-use crate::network::station;
+use crate::network::{Routes, station};
 use crate::world::World;
 
 /// Makes one change.
@@ -10,7 +10,7 @@ use crate::world::World;
 /// A checker found something.
 pub fn change(world: &mut World) -> anyhow::Result<()> {
     let guest = world.random.below(world.scene.guests.len());
-    let choice = world.random.below(6);
+    let choice = world.random.below(8);
     let present = world.scene.network.ports[guest].present;
     let name = match choice {
         0 if present => {
@@ -29,6 +29,7 @@ pub fn change(world: &mut World) -> anyhow::Result<()> {
             world.scene.network.change(guest, |port| port.vip = !port.vip);
             "allowed addresses changed (L-12)"
         }
+        4 | 5 => change_routes(world),
         _ => {
             let subnet = world.scene.network.ports[guest].subnet;
             // A place that nobody has had: late packets cannot be taken for somebody else's.
@@ -57,7 +58,24 @@ pub fn restore(world: &mut World) -> anyhow::Result<()> {
     for guest in 0..world.scene.guests.len() {
         world.scene.network.change(guest, |port| (port.present, port.up) = (true, true));
     }
+    world.scene.network.change_routes(|routes| *routes = Routes::ALL);
     apply(world)
+}
+
+/// Makes a route or a peering, or takes it away.
+fn change_routes(world: &mut World) -> &'static str {
+    let choice = world.random.below(3);
+    let mut name = "";
+    world.scene.network.change_routes(|routes| {
+        let which = match choice {
+            0 => (&mut routes.peered, "VPCs peered or parted"),
+            1 => (&mut routes.routed, "route to a port set or removed"),
+            _ => (&mut routes.blackhole, "blackhole set or removed"),
+        };
+        *which.0 = !*which.0;
+        name = which.1;
+    });
+    name
 }
 
 fn apply(world: &mut World) -> anyhow::Result<()> {

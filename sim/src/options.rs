@@ -104,7 +104,7 @@ impl Options {
         let workers = random.pick(&[1, 1, 2, 2, 3, 4]);
         let hosts = random.pick(&[1, 1, 2, 2, 3]);
         let workers = if hosts > 1 { workers.min(2) } else { workers };
-        let vpcs = 1 + random.below(2);
+        let vpcs: &[usize] = random.pick(&[&[0][..], &[0, 1], &[0, 2], &[0, 1, 2]]);
         let count = 4 + random.below(4);
         let guests = (0..count).map(|index| GuestOptions::draw(index, vpcs, hosts, &mut random)).collect();
         let mut fault_weights: Vec<u32> =
@@ -148,14 +148,14 @@ impl Options {
 }
 
 impl GuestOptions {
-    fn draw(index: usize, vpcs: usize, hosts: usize, random: &mut Random) -> Self {
+    fn draw(index: usize, vpcs: &[usize], hosts: usize, random: &mut Random) -> Self {
         // The first two are honest neighbours: there is always a legal flow and a bystander.
         let kind = match index {
             0 | 1 => Kind::Honest,
             2 => Kind::Sloppy,
             _ => random.pick(&[Kind::Honest, Kind::Sloppy, Kind::Hostile]),
         };
-        let (vpc, subnet) = if index < 3 { (0, 0) } else { (random.below(vpcs), random.below(2)) };
+        let (vpc, subnet) = if index < 3 { (0, 0) } else { (random.pick(vpcs), random.below(2)) };
         let host = if index < 3 { index % hosts } else { random.below(hosts) };
         let sloppy = kind != Kind::Honest;
         Self {

@@ -75,6 +75,9 @@ pub const EDGES: &[&str] = &[
     "port shut down or opened",
     "addresses changed",
     "allowed addresses changed (L-12)",
+    "VPCs peered or parted",
+    "route to a port set or removed",
+    "blackhole set or removed",
     "interrupt pending when stopped (L-02)",
     "queues restarted with buffers out (L-11)",
 ];

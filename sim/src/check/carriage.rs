@@ -78,14 +78,7 @@ mod tests {
     #[test]
     fn a_routed_packet_has_one_hop_less_and_a_bridged_one_has_all() {
         let (subnet, other) = ((0, 0), (0, 1));
-        let port = |subnet, place| PortView {
-            present: true,
-            up: true,
-            subnet,
-            station: station(subnet, place),
-            vip: false,
-            host: 0,
-        };
+        let port = |subnet, place| PortView::new(subnet, station(subnet, place), 0);
         let gateways = [(subnet, [2, 9, 0, 0, 0, 0]), (other, [2, 9, 0, 0, 0, 1])].into();
         let network =
             Network { ports: vec![port(subnet, 10), port(other, 10)], gateways, ..Network::default() };

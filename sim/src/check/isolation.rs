@@ -7,7 +7,7 @@ use super::ledger::Sent;
 use super::{Checked, Violation};
 use crate::net::read::{addresses, macs};
 use crate::net::{Mac, mac_number, tunnel};
-use crate::network::{METADATA, Network, PortView, vips, vni};
+use crate::network::{METADATA, Network, PortView, VPCS, is_routed_net, vips, vni};
 use std::net::IpAddr;
 
 fn found(what: String) -> Checked {
@@ -26,7 +26,7 @@ pub fn check(network: &Network, sent: &Sent, to: usize, bytes: &[u8]) -> Checked
     let ends = addresses(bytes);
     let together = senders.iter().any(|sender| {
         receivers.iter().any(|receiver| {
-            let routed = is_routed(network, sender, receiver, source, ends);
+            let routed = is_routed(network, (sender, sent.epoch), receiver, source, ends);
             (sender.subnet == receiver.subnet || routed) && receiver.station.mac == destination
         })
     });
@@ -41,7 +41,7 @@ pub fn check(network: &Network, sent: &Sent, to: usize, bytes: &[u8]) -> Checked
     }
     let origin = ends.map(|(source, _)| source);
     let by_gateway = |sender: &PortView| {
-        receivers.iter().any(|receiver| is_routed(network, sender, receiver, source, ends))
+        receivers.iter().any(|receiver| is_routed(network, (sender, sent.epoch), receiver, source, ends))
     };
     let honest = senders.iter().any(|sender| match origin {
         Some(address) => {
@@ -60,18 +60,21 @@ pub fn check(network: &Network, sent: &Sent, to: usize, bytes: &[u8]) -> Checked
     Ok(())
 }
 
-/// Whether a frame from `source` went by the gateway, from a sender of the same VPC to the receiver's own address.
+/// Whether a frame from `source` went by the gateway, from a sender of the same VPC or a peer of it to the receiver's own address, or one behind it.
 fn is_routed(
     network: &Network,
-    sender: &PortView,
+    (sender, epoch): (&PortView, u64),
     receiver: &PortView,
     source: Mac,
     ends: Option<(IpAddr, IpAddr)>,
 ) -> bool {
-    sender.subnet.0 == receiver.subnet.0
-        && source == network.gateway(receiver.subnet).mac
+    let (from, to) = (sender.subnet.0, receiver.subnet.0);
+    source == network.gateway(receiver.subnet).mac
         && ends.is_some_and(|(_, address)| {
-            receiver.owns(address) || receiver.vip && vips(receiver.subnet).contains(&address)
+            let holds = receiver.owns(address) || receiver.vip && vips(receiver.subnet).contains(&address);
+            let routes = receiver.router && from == to && is_routed_net(address);
+            holds && network.reached_since(epoch, from, to)
+                || routes && network.routes_since(epoch).any(|routes| routes.routed)
         })
 }
 
@@ -101,10 +104,14 @@ pub fn check_stranger(network: &Network, (sent, host): (&Sent, usize), to: usize
         ));
     }
     let Some((source, _)) = addresses(inner) else { return Ok(()) };
+    // Whom the VPC of that number knows.
+    let is_of = |vpc: usize| {
+        (0..VPCS).any(|own| vni(own) == outer.vni && network.reached_since(sent.epoch, own, vpc))
+    };
     let lives = |guest: usize| {
         network
             .since(guest, sent.epoch)
-            .any(|port| (port.up && port.present) && vni(port.subnet.0) == outer.vni && port.owns(source))
+            .all(|port| (port.up && port.present) && is_of(port.subnet.0) && port.owns(source))
     };
     let there = |guest: usize| network.since(guest, sent.epoch).any(|port| port.host == from);
     let owners: Vec<usize> = (0..network.ports.len()).filter(|guest| lives(*guest)).collect();

@@ -55,17 +55,19 @@ pub fn check_leaving(
         return found(format!("the group policy field says {}", outer.policy));
     }
     let Some(sent) = sent else { return Ok(()) };
+    let Some((destination, _)) = macs(inner) else { return Ok(()) };
     let right = network.since(sent.guest, sent.epoch).any(|sender| {
-        vni(sender.subnet.0) == outer.vni
-            && macs(inner).is_some_and(|(destination, _)| {
-                destination[0] & 1 == 1
-                    || (0..network.ports.len()).any(|guest| {
-                        network.since(guest, sent.epoch).any(|port| {
-                            (port.host == to && port.station.mac == destination)
-                                && port.subnet.0 == sender.subnet.0
-                        })
-                    })
+        let from = sender.subnet.0;
+        if destination[0] & 1 == 1 {
+            return vni(from) == outer.vni;
+        }
+        (0..network.ports.len()).any(|guest| {
+            network.since(guest, sent.epoch).any(|port| {
+                (port.host == to && port.station.mac == destination)
+                    && vni(port.subnet.0) == outer.vni
+                    && network.reached_since(sent.epoch, from, port.subnet.0)
             })
+        })
     });
     if right {
         return Ok(());
@@ -208,7 +210,9 @@ fn judge_inner(
 
 /// Whether host `from` may send from `address` in a VPC, as `host` knows it: who is known to be elsewhere may not.
 fn lives_at(network: &Network, (host, from, vpc): (usize, usize, usize), address: IpAddr) -> bool {
-    match network.in_vpc(host, vpc, address) {
+    let peer = network.peer_of(vpc);
+    let known = std::iter::once(vpc).chain(peer).find_map(|vpc| network.in_vpc(host, vpc, address));
+    match known {
         Some(guest) => network.ports[guest].host == from,
         None => {
             let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);

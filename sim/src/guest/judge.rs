@@ -2,7 +2,7 @@
 
 use crate::check::ledger::Expect;
 use crate::net::read::{Neighbour, addresses, hops, macs, neighbour, transport};
-use crate::network::{METADATA, Network, Way, way};
+use crate::network::{METADATA, Network, Way};
 use engine::{DropReason, PuntKind};
 use std::net::IpAddr;
 use virtio_driver::{Gso, NetHeader};
@@ -74,18 +74,21 @@ fn judge_group(destination: [u8; 6], frame: &[u8]) -> Expect {
 fn judge_routed(network: &Network, guest: usize, header: &NetHeader, frame: &[u8]) -> Expect {
     let port = &network.ports[guest];
     let Some((_, destination)) = addresses(frame) else { return Expect::Drop(DropReason::GatewayConsumed) };
-    let (vpc, connected) = (port.subnet.0, way(destination));
-    if connected == Way::Blackhole {
-        return Expect::Drop(DropReason::Blackhole);
-    }
-    let found = if connected == Way::Connected { network.in_vpc(port.host, vpc, destination) } else { None };
+    let vpc = port.subnet.0;
+    let way = network.way(vpc, destination);
+    let found = match way {
+        Way::Blackhole => return Expect::Drop(DropReason::Blackhole),
+        Way::Connected(vpc) => network.in_vpc(port.host, vpc, destination),
+        Way::Hop(router) => Some(router),
+        Way::None => None,
+    };
     match found {
         Some(to) if to == guest => Expect::Drop(DropReason::Hairpin),
         Some(_) if hops(frame).is_none_or(|hops| hops <= 1) => Expect::AnswerOr(DropReason::HopLimit),
         Some(to) => carried(network, guest, to, header, frame),
         None if is_own(network, guest, destination) => judge_own(destination, frame),
-        None if connected == Way::Connected => Expect::AnswerOr(DropReason::UnknownEndpoint),
-        None => Expect::AnswerOr(DropReason::NoRoute),
+        None if way == Way::None => Expect::AnswerOr(DropReason::NoRoute),
+        None => Expect::AnswerOr(DropReason::UnknownEndpoint),
     }
 }
 

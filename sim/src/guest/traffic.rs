@@ -13,7 +13,7 @@ use crate::net::frame::{
 use crate::net::oddities::{PROVOKED, odd_frame};
 use crate::net::offload::make_partial;
 use crate::net::read::transport;
-use crate::network::{METADATA, Network, vips};
+use crate::network::{METADATA, Network, block, vips};
 use crate::options::Kind;
 use engine::DropReason;
 use std::net::IpAddr;
@@ -185,25 +185,28 @@ impl Guest {
         let (me, v6) = (&network.ports[self.index], self.random.chance(500));
         let gateway = network.gateway(me.subnet);
         let host = 200 + self.random.below(50) as u8;
-        let with = |net: [u8; 3]| Station {
+        let (second, block) = block(me.subnet.0);
+        let with = |second: u8, block: u16, subnet: u8| Station {
             mac: gateway.mac,
-            v4: [net[0], net[1], net[2], host].into(),
-            v6: [
-                0xfd00,
-                0x10,
-                0,
-                if net[2] == 66 { 0x66 } else { u16::from(net[2]) },
-                0,
-                0,
-                0,
-                u16::from(host),
-            ]
-            .into(),
+            v4: [10, second, subnet, host].into(),
+            v6: [0xfd00, block, 0, if subnet == 66 { 0x66 } else { subnet.into() }, 0, 0, 0, host.into()]
+                .into(),
         };
+        let mut from = self.station;
         let other = network.gateway((me.subnet.0, 1 - me.subnet.1));
-        let (to, port) = match self.random.below(8) {
-            0 => (with([10, 0, me.subnet.1 as u8]), 9),
-            1 => (with([10, 0, 66]), 9),
+        let (to, port) = match self.random.below(11) {
+            0 => (with(second, block, me.subnet.1 as u8), 9),
+            1 => (with(second, block, 66), 9),
+            // Of a peer, or somebody else's.
+            8 => (with(2 - second, if second == 2 { 0x10 } else { 0x12 }, self.random.pick(&[0, 1, 66])), 9),
+            // Behind the router, which speaks for who is there.
+            9 if me.router => {
+                let behind = with(77, 0x77, 5);
+                (from.v4, from.v6) = (behind.v4, behind.v6);
+                let to = self.anybody(network);
+                (Station { mac: gateway.mac, ..network.ports[to].station }, RAW_PORTS)
+            }
+            9 | 10 => (with(77, 0x77, 5), RAW_PORTS),
             2 => (
                 Station {
                     mac: gateway.mac,
@@ -224,7 +227,7 @@ impl Guest {
             }
         };
         let protocol = if port == 80 { TCP } else { UDP };
-        let flow = Flow { from: self.station, to, v6, protocol, ports: (RAW_PORTS, port) };
+        let flow = Flow { from, to, v6, protocol, ports: (RAW_PORTS, port) };
         let payload = self.payload(40);
         let mut frame = packet(&flow, self.numbers, &payload, Fill::Whole);
         if self.random.chance(200) {
@@ -277,12 +280,9 @@ impl Guest {
         self.send(NetHeader::default(), frame, expect, acted);
     }
 
-    /// A guest that has or had a place in this one's VPC, there or not.
+    /// Any other guest, there or not, of whatever VPC.
     fn anybody(&mut self, network: &Network) -> usize {
-        let mine = network.ports[self.index].subnet.0;
-        let all: Vec<usize> = (0..network.ports.len())
-            .filter(|other| *other != self.index && network.ports[*other].subnet.0 == mine)
-            .collect();
+        let all: Vec<usize> = (0..network.ports.len()).filter(|other| *other != self.index).collect();
         self.random.pick(&all)
     }
 

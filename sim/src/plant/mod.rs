@@ -98,6 +98,10 @@ plants! {
     StaleEndpoint,
     /// A packet leaves by the uplink twice.
     DoubleOnWire,
+    /// What goes to a peer goes to another VPC that has the same addresses.
+    WrongPeer,
+    /// A route table stays as it was first.
+    StaleRoutes,
 }
 
 /// A packet that waits to be delivered to the wrong port.

@@ -7,7 +7,10 @@ use agent::Action;
 use anyhow::Context;
 use engine::{Announcement, PortIndex};
 use std::net::{IpAddr, Ipv4Addr};
-use tables::{AllowedAddress, Endpoint, Location, PortProfile};
+use tables::{AllowedAddress, Endpoint, Location, NextHop, PortProfile};
+
+/// When virtual time begins, in nanoseconds.
+const FIRST_NS: u64 = 1_000_000_000;
 
 impl World {
     /// Realizes what the network's description says.
@@ -80,6 +83,16 @@ impl World {
                 plan.vni ^= 1;
                 Action::SetVpc { vpc, plan }
             }
+            (Plant::WrongPeer, Action::SetRoutes { routes, mut plan }) => {
+                // Of three VPCs' numbers the one that is neither.
+                plan.iter_mut().for_each(|(_, hop)| {
+                    if let NextHop::Vpc(vpc) = hop {
+                        *vpc = (*vpc + 1) % 3;
+                    }
+                });
+                Action::SetRoutes { routes, plan }
+            }
+            (Plant::StaleRoutes, Action::SetRoutes { .. }) if self.scene.now > FIRST_NS => return None,
             (Plant::AnyTunnel, Action::SetVtep { vtep, address, mut sources, kind }) => {
                 sources.extend(strangers(address));
                 Action::SetVtep { vtep, address, sources, kind }

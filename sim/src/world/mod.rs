@@ -11,7 +11,7 @@ use crate::check::steering::Place;
 use crate::check::{accounts, leaks};
 use crate::frontend::FrontEnd;
 use crate::guest::actor::Guest;
-use crate::network::{HostView, Network, PortView, station};
+use crate::network::{HostView, Network, PortView, Routes, station};
 use crate::options::Options;
 use crate::plant::{Mischief, Plant};
 use crate::queues::SimTx;
@@ -31,7 +31,7 @@ use virtqueue::{DeviceRing, Ring};
 /// How often the control side looks around, in nanoseconds.
 const TICK: u64 = 200_000;
 /// Numbers of subnets that a host with this few can have.
-const SUBNET_NUMBERS: u16 = 4;
+const SUBNET_NUMBERS: u16 = 6;
 /// Virtual time in which what is under way when all is over comes to its end, in nanoseconds: longer than a packet waits for its next hop.
 const LAST_NS: u64 = 4_000_000_000;
 
@@ -89,7 +89,7 @@ impl World {
     pub fn new(options: Options, plant: Option<Plant>, print: bool) -> anyhow::Result<Self> {
         let mut random = Random::new(options.seed);
         let several = options.hosts > 1;
-        let mut network = Network { mtu: options.mtu(), ..Network::default() };
+        let mut network = Network { mtu: options.mtu(), routes: Routes::ALL, ..Network::default() };
         if several {
             network.hosts = (0..options.hosts).map(|host| HostView::new(host, options.underlay_v6)).collect();
         }
@@ -98,8 +98,8 @@ impl World {
             let subnet = (guest.vpc, guest.subnet);
             let place = network.ports.iter().filter(|port| port.subnet == subnet).count() as u8 + 10;
             let station = station(subnet, place);
-            let (vip, host) = (index % 2 == 0, guest.host);
-            network.ports.push(PortView { present: true, up: true, subnet, station, vip, host });
+            let view = PortView::new(subnet, station, guest.host);
+            network.ports.push(PortView { vip: index % 2 == 0, router: index == 1, ..view });
             guests.push(Guest::new(index, *guest, station, random.fork()));
         }
         network.gateways = network.find_gateways()?;

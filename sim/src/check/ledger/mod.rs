@@ -21,7 +21,7 @@ mod arrivals;
 mod forms;
 mod report;
 
-use super::{Checked, Violation};
+use super::{Checked, Violation, secrets};
 use crate::net::offload::complete_blindly;
 use crate::net::read::{Neighbour, describe, flow, neighbour, transport};
 use crate::net::tunnel;
@@ -119,6 +119,8 @@ pub struct Ledger {
     questions: Vec<(usize, IpAddr, u64)>,
     /// By guest.
     pub arrivals: Vec<Arrivals>,
+    /// By guest: it sent of its own accord what marks memory that nobody may see.
+    pub revealed: Vec<bool>,
     /// By guest: it got segments of equal large sends that were not all delivered, so its packets cannot be counted.
     pub uncertain: Vec<bool>,
 }
@@ -136,6 +138,7 @@ impl Ledger {
             answers: guests + uplinks,
             arrivals: vec![Arrivals::default(); guests + uplinks],
             uncertain: vec![false; guests + uplinks],
+            revealed: vec![false; guests],
             ..Self::default()
         }
     }
@@ -281,6 +284,9 @@ impl Ledger {
 
     /// The switch took a frame of `guest`, who lies about what it sends: its number.
     pub fn sent_and_taken(&mut self, guest: usize, header: &NetHeader, frame: &[u8], epoch: u64) -> usize {
+        if let Some(revealed) = self.revealed.get_mut(guest) {
+            *revealed |= secrets::is_in(guest, frame);
+        }
         let at = self.sent(guest, header, frame, Expect::Any, epoch);
         let entry = &mut self.entries[at];
         entry.seen = true;
@@ -290,6 +296,9 @@ impl Ledger {
 
     /// The switch has a frame of `guest` that is not as it was when it was taken: its number.
     pub fn torn(&mut self, guest: usize, header: &NetHeader, frame: &[u8], epoch: u64) -> usize {
+        if let Some(revealed) = self.revealed.get_mut(guest) {
+            *revealed |= secrets::is_in(guest, frame);
+        }
         let at = self.sent(guest, header, frame, Expect::Any, epoch);
         let entry = &mut self.entries[at];
         (entry.seen, entry.torn) = (true, true);

@@ -9,10 +9,7 @@ use virtio_driver::Gso;
 
 fn network() -> Network {
     let subnet = (0, 0);
-    let port = |place| {
-        let station = station(subnet, place);
-        PortView { present: true, up: true, subnet, station, vip: false, host: 0 }
-    };
+    let port = |place| PortView::new(subnet, station(subnet, place), 0);
     Network { ports: vec![port(10), port(11)], ..Network::default() }
 }
 

@@ -205,10 +205,7 @@ impl Checks<'_> {
         };
         let like: Vec<usize> = (0..batch.frames.len()).filter(|at| fits(&batch.frames[*at])).collect();
         // Of equal ones the first that should go anywhere.
-        let goes = |at: &usize| {
-            let entry = self.ledger.entry(batch.frames[*at].entry);
-            !entry.unlikely || entry.epoch != self.network.epoch
-        };
+        let goes = |at: &usize| !self.ledger.entry(batch.frames[*at].entry).unlikely;
         let found = like.iter().copied().find(goes).or(like.first().copied());
         match found {
             Some(at) => Ok(batch.frames.remove(at).entry),

@@ -1,0 +1,107 @@
+//! The manifests that the operator writes.
+
+use super::ways::PEERING;
+use super::{Network, PEERS, ROUTED, SUBNETS, VPCS, block, vips, vni};
+use crate::net::Mac;
+use model::{Environment, HostSpec, Name, ResourceSet};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+impl Network {
+    /// The manifests, read and validated as the daemon does it.
+    ///
+    /// # Errors
+    ///
+    /// What the model found wrong.
+    pub fn resources(&self, host: &Name) -> anyhow::Result<ResourceSet> {
+        let number = host.to_string().rsplit('-').next().and_then(|text| text.parse::<usize>().ok());
+        let view = number.and_then(|number| self.hosts.get(number));
+        let vteps = view.map(|view| view.address).into_iter().collect();
+        let own = HostSpec { vteps, mtu: None };
+        let environment = Environment { own_host: Some((host.clone(), own)) };
+        let text = self.manifests();
+        model::load_text(&text, "simulated", &environment).map_err(|problems| {
+            let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("the operator's manifests are refused: {}", texts.join("; "))
+        })
+    }
+
+    /// The gateway of each subnet, as the model derives it.
+    ///
+    /// # Errors
+    ///
+    /// What the model found wrong.
+    pub fn find_gateways(&self) -> anyhow::Result<BTreeMap<(usize, usize), Mac>> {
+        let name = |text: &str| Name::parse(text).map_err(|refusal| anyhow::anyhow!("{refusal:?}"));
+        let resources = self.resources(&name("node-0")?)?;
+        let mut gateways = BTreeMap::new();
+        for subnet in (0..VPCS).flat_map(|vpc| (0..SUBNETS).map(move |subnet| (vpc, subnet))) {
+            let object = format!("s{}-{}", subnet.0, subnet.1);
+            let found = resources.subnets().find(|found| found.meta.object().to_string().ends_with(&object));
+            gateways.extend(found.map(|found| (subnet, found.spec.gateway_mac.0)));
+        }
+        anyhow::ensure!(gateways.len() == VPCS * SUBNETS, "a subnet has no gateway");
+        Ok(gateways)
+    }
+
+    fn manifests(&self) -> String {
+        let mut text = String::new();
+        let mut resource = |kind: &str, name: String, spec: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                "---\napiVersion: towpath.dev/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec: {{{spec}}}"
+            );
+        };
+        for (host, view) in self.hosts.iter().enumerate() {
+            resource("Host", format!("node-{host}"), format!("vteps: [\"{}\"]", view.address));
+        }
+        if self.routes.peered {
+            resource("Peering", PEERING.to_owned(), format!("vpcs: [v{}, v{}]", PEERS[0], PEERS[1]));
+        }
+        for vpc in 0..VPCS {
+            let routes: Vec<String> = self
+                .route_table(vpc)
+                .into_iter()
+                .map(|(net, via)| format!("{{destination: \"{net}\", via: {{{via}}}}}"))
+                .collect();
+            let spec = format!("vpc: v{vpc}, routes: [{}]", routes.join(", "));
+            resource("RouteTable", format!("r{vpc}"), spec);
+            let (second, block) = block(vpc);
+            let spec = format!("vni: {}, cidrs: [10.{second}.0.0/16, \"fd00:{block:x}::/48\"]", vni(vpc));
+            resource("Vpc", format!("v{vpc}"), spec);
+            for subnet in 0..SUBNETS {
+                let spec = format!(
+                    "vpc: v{vpc}, routeTable: r{vpc}, cidrs: [10.{second}.{subnet}.0/24, \"fd00:{block:x}:0:{subnet:x}::/64\"]"
+                );
+                resource("Subnet", format!("s{vpc}-{subnet}"), spec);
+            }
+        }
+        for (guest, port) in self.ports.iter().enumerate().filter(|(_, port)| port.present) {
+            let mac: Vec<String> = port.station.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut spec = format!(
+                "subnet: s{}-{}, host: node-{}, mac: \"{}\", ips: [{}, \"{}\"], unfiltered: true, shutdown: {}",
+                port.subnet.0,
+                port.subnet.1,
+                port.host,
+                mac.join(":"),
+                port.station.v4,
+                port.station.v6,
+                !port.up
+            );
+            let mut allowed = Vec::new();
+            if port.vip {
+                allowed.extend(vips(port.subnet).map(|address| address.to_string()));
+            }
+            if port.router {
+                allowed.extend(ROUTED.map(str::to_owned));
+            }
+            let allowed: Vec<String> = allowed.iter().map(|ip| format!("{{ip: \"{ip}\"}}")).collect();
+            if !allowed.is_empty() {
+                let _ = write!(spec, ", allowedAddresses: [{}]", allowed.join(", "));
+            }
+            resource("Port", format!("g{guest}"), spec);
+        }
+        text
+    }
+}
