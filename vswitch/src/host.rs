@@ -10,7 +10,7 @@ use crate::worker::{Fault, Waker, WorkerHandle};
 use agent::{Action, Agent};
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, PortIndex};
-use fabric::{Event, Fabric, UplinkSettings};
+use fabric::{Ahead, Event, Fabric, UplinkSettings};
 use model::{Name, ObjectName, Problem, ResourceSet};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use services::neighbours::Link;
@@ -328,7 +328,8 @@ impl Host {
 
     fn carry_out(&mut self, actions: Vec<Action>) {
         let now = self.now();
-        for action in actions {
+        let mut actions = Ahead::new(actions);
+        while let Some(action) = actions.next(&self.control) {
             match self.fabric.carry_out(&mut self.control, action, now) {
                 Some(Action::OpenPort { index, plan }) => {
                     let mut around = Surroundings { control: &mut self.control, wakers: &self.wakers, now };

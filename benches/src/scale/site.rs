@@ -8,15 +8,15 @@ use std::{
 
 use agent::{Action, Agent};
 use anyhow::Context;
-use engine::{PortIndex, Unobserved};
-use fabric::{Fabric, UplinkSettings};
+use engine::PortIndex;
+use fabric::{Ahead, Fabric, UplinkSettings};
 use model::{Difference, Environment, Name, Resource, ResourceSet, Spec, Uid, load_text};
 use packet::MacAddr;
 use services::{
     metadata::{Broken, Read, StreamId, Upstream},
     neighbours::Link,
 };
-use switch::{Control, TimeStampClock, UPLINK, Worker};
+use switch::{Control, UPLINK, Worker};
 use virtio_driver::RingLayout;
 
 use crate::{
@@ -34,9 +34,11 @@ pub(super) const OWN_MAC: MacAddr = MacAddr([2, 0, 0, 1, 0, 1]);
 pub(super) const OWN_IP: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 1);
 const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 0, 9, 1]);
 const ROUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 9, 2]);
+/// How long a packet may be under way before it is lost.
+const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Buffers of the guest, each to another endpoint.
-const BUFFERS: usize = 256;
+/// Buffers of the guest, each to another endpoint; and of the wire.
+pub(super) const BUFFERS: usize = 256;
 
 /// Nobody asks for metadata here.
 struct NoServices;
@@ -61,8 +63,6 @@ pub(super) struct Site {
     fabric: Fabric<NoServices>,
     /// The switch's control side.
     pub(super) control: Control,
-    /// Its worker; taken by whoever runs it.
-    pub(super) worker: Option<Worker>,
     /// The guest on the port, which sends to endpoints all over.
     pub(super) guest: MinimalGuest,
     /// The wire on the uplink.
@@ -82,8 +82,8 @@ pub(super) fn endpoint(number: u32) -> (Ipv4Addr, MacAddr) {
 }
 
 impl Site {
-    /// This host and others, without their ports.
-    pub(super) fn new(hosts: u32, endpoints: u32) -> anyhow::Result<Self> {
+    /// This host and others, without their ports; and its worker.
+    pub(super) fn new(hosts: u32, endpoints: u32) -> anyhow::Result<(Self, Worker)> {
         let mut text = format!(
             "apiVersion: towpath.dev/v1\nkind: Vpc\nmetadata: {{name: v}}\nspec: {{vni: 100, cidrs: [10.0.0.0/8]}}\n---\n\
              kind: Subnet\nmetadata: {{name: s}}\nspec: {{vpc: v, cidrs: [10.0.0.0/8]}}\n---\n\
@@ -139,19 +139,19 @@ impl Site {
             })
             .collect();
         let sizes = Sizes::default();
-        Ok(Self {
+        let site = Self {
             set,
             agent,
             fabric,
             control,
-            worker: Some(worker),
             guest: MinimalGuest::between(guest, me, &peers, &sizes, 1, false),
             wire: MinimalGuest::between(wire, me, &[me], &sizes, 1, true),
             hosts: (0..hosts).map(|host| name(&format!("h{host}"))).collect::<Result<_, _>>()?,
             example,
             moved: 0,
             start: Instant::now(),
-        })
+        };
+        Ok((site, worker))
     }
 
     fn resource(&self, number: u32, host: u32) -> Arc<Resource> {
@@ -205,15 +205,22 @@ impl Site {
         self.control.address_memory()
     }
 
-    /// Whether a burst to endpoints all over comes out of the uplink.
+    /// Whether a burst to endpoints all over comes out of the uplink, by a worker that runs meanwhile.
     pub(super) fn worker_sees_all(&mut self) -> Result<bool, InProcessError> {
-        let Self { guest, wire, worker: Some(worker), .. } = self else { return Ok(false) };
-        let (before, count) = (wire.received, guest.send(BUFFERS)?);
-        for _ in 0..BUFFERS {
-            worker.step(0, &mut TimeStampClock, &mut Unobserved);
-            wire.receive()?;
+        let (before, sent) = (self.wire.received, self.guest.send(BUFFERS)?);
+        self.receive_until(before + sent as u64)?;
+        Ok(sent == BUFFERS && self.wire.received - before == sent as u64)
+    }
+
+    /// Takes what comes out of the uplink until so many frames did, or nothing more comes.
+    pub(super) fn receive_until(&mut self, received: u64) -> Result<(), InProcessError> {
+        let mut last = Instant::now();
+        while self.wire.received < received && last.elapsed() < PATIENCE {
+            if self.wire.receive()? > 0 {
+                last = Instant::now();
+            }
         }
-        Ok(wire.received - before == count as u64)
+        Ok(())
     }
 
     /// Frees what no worker looks at any more, as the daemon does now and then.
@@ -223,7 +230,8 @@ impl Site {
 }
 
 fn carry_out(fabric: &mut Fabric<NoServices>, control: &mut Control, actions: Vec<Action>, now: Duration) {
-    for action in actions {
+    let mut actions = Ahead::new(actions);
+    while let Some(action) = actions.next(control) {
         let vtep = if let Action::SetVtep { vtep, .. } = &action { Some(*vtep) } else { None };
         // What comes back is about sockets, of which there are none here.
         fabric.carry_out(control, action, now);

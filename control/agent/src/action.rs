@@ -96,6 +96,15 @@ pub enum Action {
         /// Its number.
         vtep: u16,
     },
+    /// So many entries that there are none of yet are bound by what follows: worth making room for at once. Only before many.
+    Expect {
+        /// New MAC addresses, in all spaces.
+        macs: usize,
+        /// New addresses, in all VPCs.
+        ipv4: usize,
+        /// The same of IPv6.
+        ipv6: usize,
+    },
     /// Frames to `mac` in `space` go to `location`, whatever was said before.
     BindMac {
         /// A subnet's number: who may be reached inside it. Or [`tables::vpc_space`] of a VPC's: who may be reached from the

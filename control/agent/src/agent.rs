@@ -206,7 +206,7 @@ impl Agent {
         };
         let old = bindings(self);
         change(self);
-        let (mut actions, binds) = changes(&old, bindings(self), &BTreeSet::new());
+        let (mut actions, binds, _few) = changes(&old, bindings(self), &BTreeSet::new());
         if ports.iter().any(|port| self.scope.hops.contains(port)) {
             self.set_routes(&mut actions);
         }

@@ -70,7 +70,7 @@ impl Agent {
                 self.take_up(member, &mut new);
             }
         }
-        let (unbinds, binds) = changes(&old, new, &closing);
+        let (unbinds, mut binds, mut newcomers) = changes(&old, new, &closing);
         actions.extend(unbinds);
         let detoured = self.detour(&closing, &mut actions);
         actions.extend(closes);
@@ -81,12 +81,16 @@ impl Agent {
         if structural || detoured || !self.scope.hops.is_empty() && led_to() {
             self.set_routes(&mut actions);
         }
-        actions.extend(binds);
+        let changed = binds.len();
         for subnet in &work.entering {
             let members: Vec<Arc<Resource>> = self.set.members(Kind::Subnet, subnet).cloned().collect();
-            actions.reserve(2 * members.len());
-            members.iter().for_each(|member| self.take_up(member, &mut actions));
+            binds.reserve(2 * members.len());
+            members.iter().for_each(|member| self.take_up(member, &mut binds));
         }
+        // All of a subnet that is entered is new.
+        newcomers.add(binds.get(changed..).unwrap_or_default());
+        actions.extend(newcomers.announce());
+        actions.append(&mut binds);
         if structural {
             self.remove_numbers(&mut actions);
         }

@@ -41,22 +41,61 @@ fn is_at(binding: &Action, closing: &BTreeSet<u16>) -> bool {
     matches!(location, Location::Local(port) if closing.contains(&port))
 }
 
-/// What must be unbound and bound to get from `old` to `new`. What leads to a port that closes is unbound in any case.
+/// Entries that there will be more of.
+#[derive(Debug, Default)]
+pub(crate) struct Newcomers {
+    macs: usize,
+    ipv4: usize,
+    ipv6: usize,
+}
+
+impl Newcomers {
+    /// Fewer find room one by one.
+    const MANY: usize = 16;
+
+    /// Of bindings of which each is of a new entry.
+    pub(crate) fn add(&mut self, bindings: &[Action]) {
+        bindings.iter().for_each(|binding| self.add_one(binding));
+    }
+
+    fn add_one(&mut self, binding: &Action) {
+        match binding {
+            Action::BindMac { .. } => self.macs += 1,
+            Action::BindEndpoint { address: IpAddr::V4(_), .. } => self.ipv4 += 1,
+            Action::BindEndpoint { address: IpAddr::V6(_), .. } => self.ipv6 += 1,
+            _ => {}
+        }
+    }
+
+    /// What is said of them before they are bound, if they are many.
+    pub(crate) fn announce(self) -> Option<Action> {
+        let Self { macs, ipv4, ipv6 } = self;
+        (macs + ipv4 + ipv6 >= Self::MANY).then_some(Action::Expect { macs, ipv4, ipv6 })
+    }
+}
+
+/// What must be unbound and bound to get from `old` to `new`, and how many of the bound are entries that there are none of once that is unbound. What leads
+/// to a port that closes is unbound in any case.
 pub(crate) fn changes(
     old: &[Action],
     new: Vec<Action>,
     closing: &BTreeSet<u16>,
-) -> (Vec<Action>, Vec<Action>) {
+) -> (Vec<Action>, Vec<Action>, Newcomers) {
     let mut unbinds: Vec<Action> =
         old.iter().filter(|binding| is_at(binding, closing)).filter_map(unbound).collect();
     let staying = old.iter().filter(|binding| !is_at(binding, closing));
     let mut before: HashMap<Entry, &Action> =
         staying.filter_map(|binding| Some((entry_of(binding)?, binding))).collect();
-    let mut binds = new;
-    if !before.is_empty() {
+    let (mut binds, mut newcomers) = (new, Newcomers::default());
+    if before.is_empty() {
+        newcomers.add(&binds);
+    } else {
         binds.retain(|binding| {
-            let same = entry_of(binding).and_then(|entry| before.remove(&entry)) == Some(binding);
-            !same
+            let known = entry_of(binding).and_then(|entry| before.remove(&entry));
+            if known.is_none() {
+                newcomers.add_one(binding);
+            }
+            known != Some(binding)
         });
     }
     unbinds.extend(before.into_values().filter_map(unbound));
@@ -65,7 +104,7 @@ pub(crate) fn changes(
         Action::UnbindEndpoint { vpc, address } => (None, Some((*vpc, *address))),
         _ => (None, None),
     });
-    (unbinds, binds)
+    (unbinds, binds, newcomers)
 }
 
 impl Agent {

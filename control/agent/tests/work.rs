@@ -102,3 +102,26 @@ fn one_change_costs_the_same_among_few_and_among_many() {
         "{few_bytes} bytes among 2,000, {many_bytes} among 100,000"
     );
 }
+
+/// Room is asked for as many entries as are new: not for those that move, nor for what is unbound before.
+#[test]
+fn many_new_addresses_are_announced_and_moves_are_not() {
+    let mut agent = Agent::new(Name::parse("node-a").unwrap());
+    let first = set(1_000);
+    let (actions, _) = agent.apply(&first);
+    // Besides the thousand, three ports, of which the one that is here is reached from the underlay too.
+    let expected = Action::Expect { macs: 1_004, ipv4: 1_003, ipv6: 0 };
+    let announced: Vec<&Action> =
+        actions.iter().filter(|action| matches!(action, Action::Expect { .. })).collect();
+    assert_eq!(announced, [&expected]);
+    let change = |number: u32, host: &str| {
+        let old = first.get(&key(&format!("p{number}"))).cloned();
+        let pattern = first.get(&key("there")).unwrap();
+        Difference { old, new: Some(alike(pattern, number, host)) }
+    };
+    // Five hundred move, and a hundred come.
+    let second = first.changed((500..1_100).map(|number| change(number, "node-c")).collect());
+    let (actions, _) = agent.apply(&second);
+    assert_eq!(actions.first(), Some(&Action::Expect { macs: 100, ipv4: 100, ipv6: 0 }));
+    assert_eq!(actions.len(), 1 + 2 * 600);
+}

@@ -171,6 +171,7 @@ impl<U: Upstream> Fabric<U> {
                 self.set_vtep(control, vtep, (address, sources), kind, now);
             }
             Action::RemoveVtep { vtep } => self.remove_vtep(control, vtep, now),
+            Action::Expect { macs, ipv4, ipv6 } => control.expect(macs, ipv4, ipv6),
             Action::BindMac { space, mac, location } => {
                 self.place_mac(control, space, mac, Some(location), now);
             }

@@ -76,9 +76,22 @@ impl Control {
         self.tables.endpoints.remove(vpc, address);
     }
 
-    /// Makes room for that many more addresses, at once instead of step by step.
-    pub fn expect_endpoints(&mut self, ipv4: usize, ipv6: usize) {
+    /// Makes room for that many more MAC addresses and addresses of both families, at once instead of step by step.
+    pub fn expect(&mut self, macs: usize, ipv4: usize, ipv6: usize) {
+        self.tables.macs.reserve(macs);
         self.tables.endpoints.reserve(ipv4, ipv6);
+    }
+
+    /// Says that `mac` in `space` is placed soon: what that takes from memory comes meanwhile.
+    #[inline]
+    pub fn prefetch_mac(&self, space: u16, mac: MacAddr) {
+        self.tables.macs.prefetch(MacTable::key(space, mac));
+    }
+
+    /// The same for `address` in `vpc`.
+    #[inline]
+    pub fn prefetch_endpoint(&self, vpc: u16, address: IpAddr) {
+        self.tables.endpoints.prefetch(vpc, address);
     }
 
     /// Bytes of the tables of MAC addresses and endpoints.

@@ -69,6 +69,15 @@ impl EndpointWriter {
         }
     }
 
+    /// Asks for the line that a change of `address` in `vpc` will write: before some changes in a row.
+    #[inline]
+    pub fn prefetch(&self, vpc: u16, address: IpAddr) {
+        match key(vpc, address) {
+            Key::Ipv4(key) => self.ipv4.prefetch(key),
+            Key::Ipv6(key) => self.ipv6.prefetch(key),
+        }
+    }
+
     /// Who has `address` in `vpc`.
     #[must_use]
     pub fn get(&self, vpc: u16, address: IpAddr) -> Option<Endpoint> {

@@ -121,6 +121,11 @@ pub(crate) trait Line: Default + Send + Sync {
         (0..Self::SLOTS).find(|slot| self.key(*slot).is_none())
     }
 
+    /// Whether keys that belong here live elsewhere, as the writer knows.
+    fn has_elsewhere(&self) -> bool {
+        self.control().load(Relaxed) & ELSEWHERE != 0
+    }
+
     /// One more key that belongs here lives elsewhere. Before it is cleared here.
     fn one_more_elsewhere(&self) {
         let control = self.control().load(Relaxed);

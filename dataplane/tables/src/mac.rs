@@ -158,6 +158,12 @@ impl MacWriter {
         self.0.reserve(additional);
     }
 
+    /// Asks for the line that a change of `key` will write: before some changes in a row.
+    #[inline]
+    pub fn prefetch(&self, key: u64) {
+        self.0.prefetch(key);
+    }
+
     /// Bytes that readers of the present table look at. An outgrown one comes on top until they left it.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {

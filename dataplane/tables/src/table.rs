@@ -75,6 +75,14 @@ impl<L: Line> Lines<L> {
         first as u32
     }
 
+    /// Asks for the first line of a key that will be placed.
+    #[inline]
+    fn prefetch_write(&self, key: L::Key) {
+        if let Some(line) = self.lines.get(self.first_of(key)) {
+            cpu::prefetch_write_at(std::ptr::from_ref(line).cast());
+        }
+    }
+
     /// The value of `key`, whose first line is `first`, and how many lines were read.
     #[inline(always)]
     pub(crate) fn find_from(&self, key: L::Key, first: usize) -> (Option<L::Value>, usize) {
@@ -107,13 +115,18 @@ impl<L: Line> Lines<L> {
         self.find_from(key, self.first_of(key)).0
     }
 
-    /// The line and slot a key is in.
+    /// The line and slot a key is in. Only where some of its first line's keys are elsewhere a second line is read.
     fn locate(&self, key: L::Key) -> Option<(&L, usize)> {
         let first = self.first_of(key);
-        [first, self.second_of(key, first)].into_iter().find_map(|at| {
-            let line = self.lines.get(at)?;
-            Some((line, line.slot_of(key)?))
-        })
+        let line = self.lines.get(first)?;
+        if let Some(slot) = line.slot_of(key) {
+            return Some((line, slot));
+        }
+        if !line.has_elsewhere() {
+            return None;
+        }
+        let other = self.lines.get(self.second_of(key, first))?;
+        Some((other, other.slot_of(key)?))
     }
 
     /// Puts a new key where there is room; false if there is none.
@@ -128,14 +141,12 @@ impl<L: Line> Lines<L> {
 
     fn place_directly(&self, key: L::Key, value: L::Value) -> bool {
         let first = self.first_of(key);
-        let (Some(line), Some(other)) = (self.lines.get(first), self.lines.get(self.second_of(key, first)))
-        else {
-            return false;
-        };
+        let Some(line) = self.lines.get(first) else { return false };
         if let Some(slot) = line.empty_slot() {
             line.fill(slot, key, value);
             return true;
         }
+        let Some(other) = self.lines.get(self.second_of(key, first)) else { return false };
         let Some(slot) = other.empty_slot() else { return false };
         other.fill(slot, key, value);
         line.one_more_elsewhere();
@@ -203,11 +214,7 @@ impl<L: Line> Lines<L> {
         loop {
             some.clear();
             some.extend(entries.by_ref().take(BATCH));
-            for (key, _) in &some {
-                if let Some(line) = self.lines.get(self.first_of(*key)) {
-                    cpu::prefetch_write_at(std::ptr::from_ref(line).cast());
-                }
-            }
+            some.iter().for_each(|(key, _)| self.prefetch_write(*key));
             if !some.iter().all(|(key, value)| self.place(*key, *value)) {
                 return false;
             }
@@ -280,12 +287,18 @@ impl<L: Line> Writer<L> {
         Some(value)
     }
 
-    /// Makes room for `additional` more keys at once.
+    /// Makes room for `additional` more keys at once. By an eighth at least, so that many small reservations cost what insertions do.
     pub(crate) fn reserve(&mut self, additional: usize) {
-        let count = lines_for::<L>(self.len + additional);
-        if count > self.current.lines.len() {
-            self.rebuild(count, None);
+        let (count, now) = (lines_for::<L>(self.len + additional), self.current.lines.len());
+        if count > now {
+            self.rebuild(count.max(larger(now)), None);
         }
+    }
+
+    /// Asks for the line that will be written for `key`.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: L::Key) {
+        self.current.prefetch_write(key);
     }
 
     /// Bytes of the lines.

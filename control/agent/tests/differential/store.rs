@@ -36,10 +36,30 @@ impl Store {
     }
 
     pub(crate) fn carry_out(&mut self, actions: &[Action]) {
-        for action in actions {
+        for (at, action) in actions.iter().enumerate() {
+            if let Action::Expect { macs, ipv4, ipv6 } = action {
+                assert_eq!((*macs, *ipv4, *ipv6), self.newcomers(&actions[at..]), "room for what is new");
+            }
             self.carry_out_one(action);
         }
         self.check();
+    }
+
+    /// Entries that these actions bind and of which there are none yet.
+    fn newcomers(&self, actions: &[Action]) -> (usize, usize, usize) {
+        let (mut macs, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+        for action in actions {
+            match action {
+                Action::BindMac { space, mac, .. } => _ = macs.insert((*space, *mac)),
+                Action::BindEndpoint { vpc, address, .. } => _ = addresses.insert((*vpc, *address)),
+                Action::UnbindMac { .. } | Action::UnbindEndpoint { .. } => panic!("{action:?} after Expect"),
+                _ => {}
+            }
+        }
+        macs.retain(|key| !self.macs.contains_key(key));
+        addresses.retain(|key| !self.endpoints.contains_key(key));
+        let ipv4 = addresses.iter().filter(|(_, address)| address.is_ipv4()).count();
+        (macs.len(), ipv4, addresses.len() - ipv4)
     }
 
     fn is_there(&self, location: Location) -> bool {
@@ -72,6 +92,7 @@ impl Store {
                     "something leads to {index:?}"
                 );
             }
+            Action::Expect { .. } => {}
             Action::Announce { port } => assert!(self.ports.contains_key(&port.0)),
             Action::SetVpc { vpc, plan } => assert_ne!(self.vpcs.insert(vpc, (*plan).clone()), Some(*plan)),
             Action::SetSubnet { subnet, plan } => {
