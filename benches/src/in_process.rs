@@ -431,6 +431,12 @@ mod tests {
                 assert_eq!(guests[1].receive().unwrap(), 32);
                 assert_eq!(guests[0].receive().unwrap(), 7);
             }
+            // A whole ring at once, and again.
+            for round in 0..3 {
+                assert_eq!(guests[0].send(64).unwrap(), 64, "{layout:?}, round {round}");
+                while worker.step(0, &mut TimeStampClock, &mut Unobserved).packets > 0 {}
+                assert_eq!(guests[1].receive().unwrap(), 64, "{layout:?}, round {round}");
+            }
         }
     }
 }

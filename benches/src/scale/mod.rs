@@ -81,33 +81,45 @@ pub fn run(args: &ScaleArgs) -> anyhow::Result<()> {
     }
     affinity::pin(args.core)?;
     let clock = Clock::calibrate();
-    let mut site = Site::new(args.hosts, args.endpoints)?;
+    let (mut site, worker) = Site::new(args.hosts, args.endpoints)?;
     let changes = site.everybody(args.endpoints);
-    let loading = load(&mut site, changes, args)?;
+    let output =
+        traffic::beside(worker, args.worker_core, || measure(&mut site, changes, args, clock, &interrupt))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&output)?);
+    }
+    Ok(())
+}
+
+/// Both halves, printed as they come; a worker runs meanwhile.
+fn measure(
+    site: &mut Site,
+    changes: Vec<model::Difference>,
+    args: &ScaleArgs,
+    clock: Clock,
+    interrupt: &Interrupt,
+) -> anyhow::Result<Output> {
+    let loading = load(site, changes, args)?;
     if !args.json {
         print_loading(&loading);
     }
-    let traffic = if args.time.is_zero() {
-        None
-    } else {
-        let report = traffic::run(&mut site, args, clock, &interrupt)?;
-        if !args.json {
-            println!("{report}");
-        }
-        Some(report)
-    };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&Output { loading, traffic })?);
+    if args.time.is_zero() {
+        return Ok(Output { loading, traffic: None });
     }
-    Ok(())
+    let report = traffic::run(site, args, clock, interrupt)?;
+    if !args.json {
+        println!("{report}");
+    }
+    Ok(Output { loading, traffic: Some(report) })
 }
 
 fn load(site: &mut Site, changes: Vec<model::Difference>, args: &ScaleArgs) -> anyhow::Result<Loading> {
     let before = site.memory();
     let start = Instant::now();
     let times = site.apply(changes);
+    let all = site.worker_sees_all()?;
     let total = start.elapsed().as_secs_f64();
-    if !site.worker_sees_all()? {
+    if !all {
         bail!("packets to what was set do not all get through: {:?}", site.control.counters(site::PORT));
     }
     let bytes = (site.memory() - before) as f64;
@@ -150,4 +162,30 @@ fn print_loading(l: &Loading) {
         WANTED.1
     );
     println!("one change among them: {:.0} us", l.one_change * 1e6);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_flow_while_endpoints_move() {
+        let args = ScaleArgs {
+            endpoints: 1000,
+            hosts: 4,
+            changes: 1000,
+            load: 50,
+            time: Duration::from_millis(200),
+            core: 0,
+            // Not pinned itself, and a machine may have but one.
+            worker_core: 0,
+            json: true,
+        };
+        let (mut site, worker) = Site::new(args.hosts, args.endpoints).unwrap();
+        let changes = site.everybody(args.endpoints);
+        let (clock, interrupt) = (Clock::calibrate(), Interrupt::on_signals().unwrap());
+        let run = || measure(&mut site, changes, &args, clock, &interrupt);
+        let report = traffic::beside(worker, args.worker_core, run).unwrap().traffic.unwrap();
+        assert!(report.sent > 0 && report.lost == 0 && report.sent == report.received, "{report}");
+    }
 }
