@@ -21,6 +21,7 @@ pub mod icmp_error;
 pub mod ipv4;
 pub mod ipv6;
 mod mac;
+pub mod nat;
 pub mod ndp;
 mod offload;
 mod parse;
