@@ -20,7 +20,8 @@ use serde::Serialize;
 use switch::{Control, SwitchConfig, TimeStampClock, Worker};
 use tables::PortProfile;
 use virtio_driver::{
-    Arena, MemoryOptions, NetHeader, Queue, RingLayout, RxQueue, SharedMemory, TxQueue, Virtqueue, features,
+    Arena, MemoryError, MemoryOptions, NetHeader, Queue, RingLayout, RxQueue, SharedMemory, TxQueue,
+    Virtqueue, features,
 };
 use virtqueue::{Notifier, Ring, RingConfig, RingFeatures};
 
@@ -256,6 +257,9 @@ impl MinimalGuest {
                 let Some(sender) = self.senders.get_mut(at) else { break };
                 let (header, len) = sender.write(memory, address, 0).map_err(|error| broken(&error))?;
                 (self.header, self.len) = (header, len + outer as u32);
+                if outer == packet::vxlan::OUTER_LENGTH_V6 {
+                    complete_outer(memory, slot.address, self.len).map_err(|error| broken(&error))?;
+                }
             }
             if self.partial_checksums {
                 self.header = NetHeader { needs_csum: true, csum_start: 34, csum_offset: 6, ..self.header };
@@ -295,6 +299,17 @@ impl MinimalGuest {
         self.received += frames as u64;
         Ok(frames)
     }
+}
+
+/// Completes the outer UDP checksum over IPv6 of a frame in a tunnel, which holds the sum of the pseudo header.
+fn complete_outer(memory: &SharedMemory, address: u64, len: u32) -> Result<(), MemoryError> {
+    let mut frame = vec![0; len as usize];
+    memory.read(address, &mut frame)?;
+    let start = packet::vxlan::OUTER_LENGTH_V6 - packet::vxlan::HEADER_LENGTH - packet::udp::HEADER_LENGTH;
+    let offset = packet::udp::CHECKSUM_OFFSET as u16;
+    let sum = packet::checksum::Sum::ZERO;
+    let _ = packet::checksum::complete_partial(&mut frame, start as u16, offset, sum);
+    memory.write(address, &frame)
 }
 
 /// What an in-process run measured.

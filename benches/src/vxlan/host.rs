@@ -3,7 +3,7 @@
 //! The wire is a guest like any other, on the uplink's port: what its ring costs is what a port's costs, so that the difference is the tunnel's.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -42,6 +42,15 @@ impl Way {
     pub const ALL: [Self; 3] = [Self::Plain, Self::Out, Self::In];
 }
 
+/// Address family of the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Family {
+    /// IPv4: no outer UDP checksum.
+    V4,
+    /// IPv6: with one.
+    V6,
+}
+
 /// What the tunnels are made of.
 #[derive(Debug, Clone)]
 pub struct TunnelConfig {
@@ -51,6 +60,8 @@ pub struct TunnelConfig {
     pub sizes: Sizes,
     /// Different 5-tuples, at most as many as there are transmit buffers.
     pub flows: u32,
+    /// Of both tunnel end points.
+    pub underlay: Family,
 }
 
 const VPC: u16 = 1;
@@ -80,15 +91,18 @@ impl Case {
     ///
     /// [`InProcessError`].
     pub fn new(way: Way, config: &TunnelConfig) -> Result<Self, InProcessError> {
-        let attach =
-            AttachConfig { longest: config.sizes.longest() + vxlan::OUTER_LENGTH_V4 as u32, ..config.attach };
+        let before = match config.underlay {
+            Family::V4 => vxlan::OUTER_LENGTH_V4,
+            Family::V6 => vxlan::OUTER_LENGTH_V6,
+        };
+        let attach = AttachConfig { longest: config.sizes.longest() + before as u32, ..config.attach };
         let (control, worker, [guest, wire]) = match way {
             Way::Plain => {
                 let host = in_process::host(&attach)?;
                 let guests = host.guests.try_into().map_err(|_| broken("two guests"))?;
                 (host.control, host.worker, guests)
             }
-            Way::Out | Way::In => tunnel_host(&attach)?,
+            Way::Out | Way::In => tunnel_host(&attach, config.underlay)?,
         };
         let guest = MinimalGuest::new(guest, 0, &config.sizes, config.flows);
         let wire = MinimalGuest::new(wire, 1, &config.sizes, config.flows);
@@ -141,13 +155,17 @@ fn broken(what: &str) -> InProcessError {
     InProcessError::Broken(format!("{what}: wanted and not there"))
 }
 
-fn underlay(host: u8) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, host + 1))
+fn underlay(family: Family, host: u8) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, host + 1)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(host) + 1)),
+    }
 }
 
 /// The outer headers of what the other host sends.
 fn outer(config: &TunnelConfig) -> Option<Vec<u8>> {
-    let outer = vxlan::Outer::new(UNDERLAY[1], underlay(1), underlay(0), 64)?;
+    let outer =
+        vxlan::Outer::new(UNDERLAY[1], underlay(config.underlay, 1), underlay(config.underlay, 0), 64)?;
     let mut bytes = Vec::new();
     let per = vxlan::PerPacket {
         destination_mac: UNDERLAY[0],
@@ -162,9 +180,12 @@ fn outer(config: &TunnelConfig) -> Option<Vec<u8>> {
 }
 
 /// A host with one port and an uplink; the guest on the one, the wire on the other.
-fn tunnel_host(config: &AttachConfig) -> Result<(Control, Worker, [LocalGuest; 2]), InProcessError> {
+fn tunnel_host(
+    config: &AttachConfig,
+    family: Family,
+) -> Result<(Control, Worker, [LocalGuest; 2]), InProcessError> {
     let (mut control, worker) = switch()?;
-    let addresses = vec![OwnAddress { address: underlay(0), answered: true }];
+    let addresses = vec![OwnAddress { address: underlay(family, 0), answered: true }];
     control.set_uplink(&UplinkPlan { mac: UNDERLAY[0], mtu: UNDERLAY_MTU, addresses, gateways: Vec::new() });
     control.set_vpc(
         VPC,
@@ -180,7 +201,7 @@ fn tunnel_host(config: &AttachConfig) -> Result<(Control, Worker, [LocalGuest; 2
         multicast: false,
     };
     control.set_subnet(SUBNET, Some(subnet));
-    let (address, sources) = (underlay(1), vec![underlay(1)]);
+    let (address, sources) = (underlay(family, 1), vec![underlay(family, 1)]);
     control.set_vtep(OTHER_HOST, Vtep { address, sources, is_host: true, neighbour: NEIGHBOUR });
     control.neighbours().set(NEIGHBOUR, Some(UNDERLAY[1]));
     for (index, location) in [Location::Local(PORT.0), Location::Remote(OTHER_HOST)].into_iter().enumerate() {
@@ -271,9 +292,13 @@ mod tests {
                         offloads: false,
                         huge_pages: false,
                     };
-                    let mut case = Case::new(way, &TunnelConfig { attach, sizes, flows: 8 }).unwrap();
-                    for count in [32, 7, 32, 1] {
-                        assert!(case.burst(count).unwrap() > 0, "{way:?} {layout:?} {size}");
+                    for underlay in [Family::V4, Family::V6] {
+                        let sizes = sizes.clone();
+                        let config = TunnelConfig { attach, sizes, flows: 8, underlay };
+                        let mut case = Case::new(way, &config).unwrap();
+                        for count in [32, 7, 32, 1] {
+                            assert!(case.burst(count).unwrap() > 0, "{way:?} {layout:?} {size} {underlay:?}");
+                        }
                     }
                 }
             }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-pub use self::host::{Case, TunnelConfig, Way};
+pub use self::host::{Case, Family, TunnelConfig, Way};
 use crate::{affinity, attach::AttachConfig, frame::Sizes, run::Ring};
 
 /// Options of `vxlan`.
@@ -29,6 +29,12 @@ pub struct VxlanArgs {
     /// Packets per burst
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=32))]
     burst: u16,
+    /// Address family of the underlay
+    #[arg(long, value_enum, default_value = "v4")]
+    underlay: Family,
+    /// Negotiate checksum offload: the wire then completes the outer checksums, which IPv6 needs
+    #[arg(long)]
+    offloads: bool,
     /// How often the three take turns
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -108,10 +114,10 @@ fn config(args: &VxlanArgs, ring: Ring, sizes: &Sizes) -> TunnelConfig {
         layout: ring.into(),
         ring_size: 256,
         longest: sizes.longest(),
-        offloads: false,
+        offloads: args.offloads,
         huge_pages: true,
     };
-    TunnelConfig { attach, sizes: sizes.clone(), flows: args.flows }
+    TunnelConfig { attach, sizes: sizes.clone(), flows: args.flows, underlay: args.underlay }
 }
 
 fn row(args: &VxlanArgs, ring: Ring, sizes: &Sizes) -> anyhow::Result<Row> {
@@ -164,7 +170,8 @@ fn instructions(args: &VxlanArgs, ring: Ring, sizes: &Sizes, way: Way) -> anyhow
     command.arg(program).arg("vxlan").args(["--only", &name(way), "--ring", &name(ring)]);
     command.args(["--size", &sizes.to_string(), "--burst", &args.burst.to_string()]);
     command.args(["--flows", &args.flows.to_string(), "--rounds", &COUNTED_ROUNDS.to_string()]);
-    command.args(["--core", &args.core.to_string()]);
+    command.args(["--core", &args.core.to_string(), "--underlay", &name(args.underlay)]);
+    command.args(args.offloads.then_some("--offloads"));
     let output = command.output().context("running valgrind (package valgrind)")?;
     let text = String::from_utf8_lossy(&output.stderr);
     let collected = text

@@ -87,13 +87,17 @@ impl Packet {
     #[inline(always)]
     pub fn prepend_array<const N: usize>(&mut self, header: &[u8; N]) -> Option<&mut [u8; N]> {
         let start = usize::from(self.head_start).checked_sub(N)?;
-        let slot = self.bytes.get_mut(start..)?.first_chunk_mut::<N>()?;
-        *slot = header.map(MaybeUninit::new);
+        // SAFETY: start + N is `head_start`, which is at most `bytes.len()`; a reference to bytes that may not be written yet is not made
+        // before they are.
+        let slot = unsafe {
+            let slot = self.bytes.as_mut_ptr().add(start).cast::<[u8; N]>();
+            slot.write(*header);
+            &mut *slot
+        };
         self.head_start = start as u16;
         self.head_len += N as u16;
         self.len += N as u32;
-        // SAFETY: all N bytes were written just now; MaybeUninit<u8> has u8's layout.
-        Some(unsafe { &mut *slot.as_mut_ptr().cast::<[u8; N]>() })
+        Some(slot)
     }
 
     /// The private bytes without what was prepended, of a packet whose head was loaded by [`Burst::load_heads`].
@@ -474,6 +478,12 @@ impl<'m> Burst<'m> {
             self.with_offload =
                 if offload == Offload::NONE { self.with_offload & !bit } else { self.with_offload | bit };
         }
+    }
+
+    /// Those of `packets` (a bit per packet) ask for nothing any more.
+    #[inline(always)]
+    pub fn ask_nothing(&mut self, packets: u32) {
+        self.with_offload &= !packets;
     }
 
     /// The packet at `index`, to be rewritten.

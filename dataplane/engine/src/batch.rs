@@ -4,6 +4,7 @@ use crate::{DropReason, Origin, PortIndex, PuntKind};
 use arrayvec::ArrayVec;
 use buf::{BURST_PACKETS, Burst};
 use packet::Headers;
+use std::ops::Range;
 
 /// Where a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +37,8 @@ pub struct Metadata {
     pub headers: Headers,
     /// Where in the fabric it came from. Written by `decapsulate` for packets of the underlay; meaningless for others.
     pub origin: Origin,
-    /// The traffic class of the outer header. Written by `decapsulate`.
-    pub outer_class: u8,
+    /// The traffic class of the outer header. Written by `decapsulate`. Of this type so that it and `origin` fill one word.
+    pub outer_class: u16,
 }
 
 /// Up to 32 packets of one receive queue, with what the stages found out about them.
@@ -273,6 +274,33 @@ impl Iterator for Indices {
         // The mask tells the compiler what it cannot see: an index below 32 needs no bounds check.
         Some((index & 31) as usize)
     }
+}
+
+/// Indices of set bits, lowest first, in runs without a gap.
+#[derive(Clone, Copy, Debug)]
+pub struct Runs(pub u32);
+
+impl Iterator for Runs {
+    type Item = Range<usize>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Range<usize>> {
+        if self.0 == 0 {
+            return None;
+        }
+        let start = self.0.trailing_zeros();
+        let len = (self.0 >> start).trailing_ones();
+        let run = start as usize..(start + len) as usize;
+        self.0 &= !bits(run.clone());
+        Some(run)
+    }
+}
+
+/// The bits of these indices, all below 32.
+#[inline(always)]
+pub fn bits(indices: Range<usize>) -> u32 {
+    let below = |end: usize| (1u64 << (end & 63)) - 1;
+    (below(indices.end) & !below(indices.start)) as u32
 }
 
 #[cfg(test)]

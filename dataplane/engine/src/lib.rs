@@ -17,7 +17,7 @@ mod port;
 mod punt;
 
 pub use adapt::deliver_adapted;
-pub use batch::{Batch, Group, Indices, Metadata, Output, Verdicts};
+pub use batch::{Batch, Group, Indices, Metadata, Output, Runs, Verdicts, bits};
 pub use coalesce::deliver_coalesced;
 pub use counters::{CounterTotals, PortCounters};
 pub use drop_reason::DropReason;

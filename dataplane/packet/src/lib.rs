@@ -41,7 +41,7 @@ pub use error::ParseError;
 pub use headers::{Fragment, Headers, L3, L4};
 pub use mac::{MacAddr, MacAddrError};
 pub use offload::{OffloadError, validate_offload};
-pub use parse::{parse, parse_into, parse_plain};
+pub use parse::{parse, parse_into, parse_plain, parse_plain_network};
 
 /// Bytes of a packet that are copied into private memory and may influence a verdict.
 pub const HEAD_LENGTH: usize = buf::HEAD_BYTES;

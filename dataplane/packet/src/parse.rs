@@ -63,6 +63,12 @@ pub fn parse_plain(head: &[u8], frame_len: u32, out: &mut Headers) -> bool {
     plain::parse(head, frame_len as usize, out)
 }
 
+/// The same for a frame that is known to begin, up to the first byte of the IPv4 header, like one for which [`parse_plain`] was true.
+#[inline(always)]
+pub fn parse_plain_network(head: &[u8], frame_len: u32, out: &mut Headers) -> bool {
+    plain::parse_network(head, frame_len as usize, out)
+}
+
 /// The same for any frame, outermost header first.
 #[inline(never)]
 pub(crate) fn parse_any(head: &[u8], frame_len: usize, out: &mut Headers) -> Result<(), ParseError> {

@@ -19,13 +19,20 @@ const FIXED: usize = L4_OFFSET + udp::HEADER_LENGTH;
 #[inline(always)]
 pub(crate) fn parse(head: &[u8], frame_len: usize, out: &mut Headers) -> bool {
     let Some(fixed) = head.first_chunk::<FIXED>() else { return false };
+    // EtherType, version and header length.
+    let first = u32::from_be_bytes([fixed[12], fixed[13], fixed[14], fixed[15]]);
+    first & 0xffff_ff00 == 0x0800_4500 && parse_network(head, frame_len, out)
+}
+
+/// The same for a frame that begins like a plain one, up to the first byte of its IPv4 header.
+#[inline(always)]
+pub(crate) fn parse_network(head: &[u8], frame_len: usize, out: &mut Headers) -> bool {
+    let Some(fixed) = head.first_chunk::<FIXED>() else { return false };
     let be16 = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
     let be32 = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
     let total_length = usize::from(be16(L3_OFFSET + 2));
-    // EtherType, version and header length; then flags and fragment offset without "don't fragment".
-    let is_plain = be32(12) & 0xffff_ff00 == 0x0800_4500
-        && be16(L3_OFFSET + 6) & 0x3fff == 0
-        && L3_OFFSET + total_length <= frame_len;
+    // Flags and fragment offset without "don't fragment".
+    let is_plain = be16(L3_OFFSET + 6) & 0x3fff == 0 && L3_OFFSET + total_length <= frame_len;
     if !is_plain {
         return false;
     }

@@ -11,7 +11,7 @@ use crate::answers::Answers;
 use crate::neighbours::link_local_owner;
 use crate::{port_security, route};
 use buf::HEAD_BYTES;
-use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind};
+use engine::{Batch, DropReason, Indices, Metadata, Origin, Output, PortIndex, PuntKind, Runs, bits};
 use packet::{Headers, L3, L4, MacAddr, announce, arp, ethernet, icmp, ndp, vxlan};
 use std::net::IpAddr;
 use tables::{Endpoint, EndpointReader, Location, MacReader, MacTable, Network, Shares};
@@ -47,69 +47,75 @@ enum Verdict {
 pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, errors: &mut Shares) {
     let stage = Stage { tables };
     let mut last = Memo::default();
-    // Packets that follow each other between two stations are routed together.
-    let (mut flow, mut run, mut output) = (Flow::NONE, 0, None);
-    for index in Indices(batch.decapsulated & batch.undecided()) {
-        let this = plain_flow(batch, index);
-        if this.is_some_and(|this| this == flow) {
-            run |= 1 << index;
-            continue;
+    let mut rest = batch.decapsulated & batch.undecided();
+    while let Some(index) = Indices(rest).next() {
+        rest &= !bits(index..index + 1);
+        let flow = Flow::of(batch, index);
+        let output = stage.run_one(batch, index, flow.is_some(), &mut last, errors);
+        // Packets that follow each other between two stations are routed together.
+        if let (Some(flow), Some(output)) = (flow, output) {
+            let like = flow.run(batch, rest);
+            batch.route(like, output);
+            rest &= !like;
         }
-        if let Some(output) = output.take() {
-            batch.route(std::mem::take(&mut run), output);
-        }
-        flow = Flow::NONE;
-        let to = stage.run_one(batch, index, this.is_some(), &mut last, errors);
-        if let (Some(this), Some(to)) = (this, to) {
-            (flow, output) = (this, Some(to));
-        }
-    }
-    if let Some(output) = output {
-        batch.route(run, output);
     }
 }
 
-/// All that decides where an ordinary packet goes, and whether.
+/// All that decides where an ordinary packet goes, and whether: it is plain TCP or UDP without congestion marks outside, asks for nothing and is not a DHCP server's.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Flow {
-    /// The destination's and the source's MAC address, as they lie in memory, and two bytes of zero before each.
-    destination: u64,
-    link_source: u64,
+    /// The first 15 bytes, as they lie in memory: MAC addresses, EtherType, version and header length.
+    link: [u64; 2],
     /// The source's IPv4 address.
     source: u32,
-    origin: Origin,
+    /// The origin, in the lower 48 bits.
+    origin: u64,
 }
 
 impl Flow {
-    /// That of no packet.
-    const NONE: Self = Self {
-        destination: u64::MAX,
-        link_source: 0,
-        source: 0,
-        origin: Origin { vtep: 0, vpc: 0, identity: 0 },
-    };
-}
-
-/// Finds the headers of a packet that is an ordinary one, plain TCP or UDP without congestion marks outside that asks for nothing; `None` for others, and
-/// nothing is known of them then.
-#[inline(always)]
-fn plain_flow(batch: &mut Batch<'_, '_>, index: usize) -> Option<Flow> {
-    let Batch { burst, metadata, .. } = batch;
-    let (packet, metadata) = (burst.packet(index)?, &mut metadata[index]);
-    let head = packet.head();
-    let asks = burst.with_offload() >> index & 1 != 0;
-    if asks
-        || !vxlan::is_unmarked(metadata.outer_class)
-        || !packet::parse_plain(head, packet.len() as u32, &mut metadata.headers)
-        || port_security::is_dhcp_server(&metadata.headers)
-    {
-        return None;
+    /// Finds the headers of a packet if it is an ordinary one, and its flow; otherwise nothing is known of them.
+    #[inline(always)]
+    fn of(batch: &mut Batch<'_, '_>, index: usize) -> Option<Self> {
+        let Batch { burst, metadata, .. } = batch;
+        let (packet, metadata) = (burst.packet(index)?, &mut metadata[index]);
+        let head = packet.head();
+        let ordinary = burst.with_offload() >> index & 1 == 0
+            && vxlan::is_unmarked(metadata.outer_class as u8)
+            && packet::parse_plain(head, packet.len() as u32, &mut metadata.headers)
+            && !port_security::is_dhcp_server(&metadata.headers);
+        if ordinary { Self::read(head, metadata) } else { None }
     }
-    let head = head.first_chunk::<30>()?;
-    let destination = u64::from_le_bytes(*head.first_chunk()?) << 16;
-    let link_source = u64::from_le_bytes(*head[4..].first_chunk()?) >> 16 << 16;
-    let source = u32::from_ne_bytes([head[26], head[27], head[28], head[29]]);
-    Some(Flow { destination, link_source, source, origin: metadata.origin })
+
+    #[inline(always)]
+    fn read(head: &[u8], metadata: &Metadata) -> Option<Self> {
+        let head = head.first_chunk::<30>()?;
+        let word = |at: usize| Some(u64::from_ne_bytes(*head.get(at..)?.first_chunk()?));
+        let Origin { vtep, vpc, identity } = metadata.origin;
+        let class = u64::from(metadata.outer_class & vxlan::MARKS);
+        let origin = u64::from(vtep) | u64::from(vpc) << 16 | u64::from(identity) << 32 | class << 48;
+        let source = u32::from_ne_bytes([head[26], head[27], head[28], head[29]]);
+        Some(Self { link: [word(0)?, word(7)?], source, origin })
+    }
+
+    /// Packets that follow each other, from the first of `packets` (a bit per packet) that asks for nothing on, as long as they are of this flow. Finds their headers too.
+    #[inline(always)]
+    fn run(&self, batch: &mut Batch<'_, '_>, packets: u32) -> u32 {
+        let Batch { burst, metadata, .. } = batch;
+        let Some(run) = Runs(packets & !burst.with_offload()).next() else { return 0 };
+        let all = burst.packets().get(run.clone()).unwrap_or_default();
+        let mut end = run.start;
+        for (packet, metadata) in all.iter().zip(metadata.get_mut(run.clone()).unwrap_or_default()) {
+            let head = packet.head();
+            let same = Self::read(head, metadata).is_some_and(|flow| flow == *self)
+                && packet::parse_plain_network(head, packet.len() as u32, &mut metadata.headers)
+                && !port_security::is_dhcp_server(&metadata.headers);
+            if !same {
+                break;
+            }
+            end += 1;
+        }
+        bits(run.start..end)
+    }
 }
 
 /// What was found out about the packet before: those of a burst are often of one flow.
@@ -179,7 +185,7 @@ impl Stage<'_> {
         if packet::validate_offload(headers, offload, length).is_err() {
             return Verdict::Drop(DropReason::BadOffload);
         }
-        if !vxlan::decapsulate_ecn(metadata.outer_class, packet.head_mut(), headers) {
+        if !vxlan::decapsulate_ecn(metadata.outer_class as u8, packet.head_mut(), headers) {
             return Verdict::Drop(DropReason::TunnelCongestion);
         }
         let head = packet.head();

@@ -7,7 +7,7 @@
 //! [`DropReason::UnknownVni`].
 
 use buf::{Checksum, HEAD_BYTES, Offload};
-use engine::{Batch, DropReason, Origin, Output, PortIndex, PuntKind};
+use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind, Runs, bits};
 use packet::checksum::{Sum, pseudo_header};
 use packet::vxlan::{self, OUTER_LENGTH_V4, Seen, View};
 use packet::{Fragment, Headers, L3, L4, MacAddr, arp, ethernet, ndp, route, udp};
@@ -47,10 +47,12 @@ pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, ingress: PortIndex) {
     };
     let stage = Stage { tables, uplink };
     let mut last = Memo::default();
-    for index in batch.indices() {
-        match &last.seen {
-            Some(seen) if strip_like(batch, index, seen) => {}
-            _ => stage.run_one(batch, index, ingress, &mut last),
+    let mut rest = batch.alive();
+    while let Some(index) = Indices(rest).next() {
+        stage.run_one(batch, index, ingress, &mut last);
+        rest &= !bits(index..index + 1);
+        if let Some((seen, origin)) = &last.seen {
+            rest &= !strip_like(batch, rest, seen, *origin);
         }
     }
 }
@@ -64,32 +66,40 @@ struct Memo {
     seen: Option<(Seen, Origin)>,
 }
 
-/// Takes the outer headers off a frame that has those of one before, but for what may differ; false (and nothing done) if it has not.
+/// Takes the outer headers off packets that follow each other, from the first of `packets` (a bit per packet) that can be told on, as long as they have the headers of one
+/// before, but for what may differ. Returns which it was done to.
 #[inline(always)]
-fn strip_like(batch: &mut Batch<'_, '_>, index: usize, (seen, origin): &(Seen, Origin)) -> bool {
-    let asks = batch.burst.with_offload() >> index & 1 != 0;
-    if asks && !is_vouched(batch, index) {
-        return false;
+fn strip_like(batch: &mut Batch<'_, '_>, packets: u32, seen: &Seen, origin: Origin) -> u32 {
+    let asking = packets & batch.burst.with_offload();
+    let vouched = if asking == 0 { 0 } else { vouched(batch, asking) };
+    let Some(run) = Runs(packets & (!asking | vouched)).next() else { return 0 };
+    let Batch { burst, metadata, decapsulated, .. } = batch;
+    let all = burst.packets_mut().get_mut(run.clone()).unwrap_or_default();
+    let mut end = run.start;
+    for (packet, metadata) in all.iter_mut().zip(metadata.get_mut(run.clone()).unwrap_or_default()) {
+        // And one byte more, without which there is nothing to be left.
+        let Some(head) = packet.head().first_chunk::<{ OUTER_LENGTH_V4 + 1 }>() else { break };
+        let class = head[ethernet::HEADER_LENGTH + 1];
+        if !seen.is_like(head, packet.len()) || !packet.strip(OUTER_LENGTH_V4) {
+            break;
+        }
+        (metadata.origin, metadata.outer_class) = (origin, class.into());
+        end += 1;
     }
-    let Some(packet) = batch.burst.packet_mut(index) else { return false };
-    let Some(head) = packet.head().first_chunk::<OUTER_LENGTH_V4>() else { return false };
-    let class = head[ethernet::HEADER_LENGTH + 1];
-    if !seen.is_like(head, packet.len()) || !packet.strip(OUTER_LENGTH_V4) {
-        return false;
-    }
-    if asks {
-        batch.burst.set_offload(index, Offload::NONE);
-    }
-    let metadata = &mut batch.metadata[index];
-    (metadata.origin, metadata.outer_class) = (*origin, class);
-    batch.decapsulated |= 1 << index;
-    true
+    let done = bits(run.start..end);
+    burst.ask_nothing(done);
+    *decapsulated |= done;
+    done
 }
 
-/// Whether nothing is left to do to a packet: somebody vouches for its checksums, and says no more.
-fn is_vouched(batch: &Batch<'_, '_>, index: usize) -> bool {
-    let offload = batch.burst.offload(index);
-    offload.segment.is_none() && !matches!(offload.checksum, Checksum::Partial { .. })
+/// Those of `packets` of which somebody vouches for their checksums, and says no more: nothing is left to do to them.
+#[inline(never)]
+fn vouched(batch: &Batch<'_, '_>, packets: u32) -> u32 {
+    let of = |index| {
+        let offload = batch.burst.offload(index);
+        offload.segment.is_none() && !matches!(offload.checksum, Checksum::Partial { .. })
+    };
+    Indices(packets).filter(|index| of(*index)).fold(0, |all, index| all | 1 << index)
 }
 
 struct Stage<'a> {
@@ -315,7 +325,7 @@ fn strip(batch: &mut Batch<'_, '_>, index: usize, bytes: usize, origin: Origin, 
         batch.burst.set_offload(index, inner);
     }
     let metadata = &mut batch.metadata[index];
-    (metadata.origin, metadata.outer_class) = (origin, class);
+    (metadata.origin, metadata.outer_class) = (origin, class.into());
     batch.decapsulated |= 1 << index;
 }
 

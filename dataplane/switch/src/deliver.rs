@@ -176,7 +176,7 @@ impl Delivery<'_> {
                 if O::ACTIVE {
                     frames.iter().for_each(|frame| observer.forwarded(ingress, output, frame));
                 }
-                let form = Form::of(batch, packets, target.is_some_and(|target| target.uplink));
+                let form = Form::of(batch, packets, longest, target.is_some_and(|target| target.uplink));
                 let too_long = target.map_or(0, |target| target.fit(&mut frames, longest));
                 let mut report = match target {
                     Some(target) => self.send(target, port, pair, ingress, &frames, form),
@@ -290,10 +290,11 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// That of `packets`, of which none goes to the underlay again.
+    /// That of `packets`, the longest of `longest` bytes, of which none goes to the underlay again.
     #[inline(always)]
-    fn of(batch: &Batch<'_, '_>, packets: u32, to_uplink: bool) -> Self {
-        if packets & batch.decapsulated != 0 && !to_uplink && has_segments(batch, packets) {
+    fn of(batch: &Batch<'_, '_>, packets: u32, longest: usize, to_uplink: bool) -> Self {
+        let from_wire = packets & batch.decapsulated != 0 && !to_uplink;
+        if from_wire && longest >= LEAST_JOINED && has_segments(batch, packets) {
             Self::Coalesced
         } else if packets & batch.burst.with_offload() == 0 {
             Self::Plain
@@ -303,13 +304,15 @@ impl Form {
     }
 }
 
-/// Whether at least two of `packets` are TCP with so much data that joining them may pay.
+/// Bytes of a segment's data from which on joining it with others may pay.
+const LEAST_JOINED: usize = 256;
+
+/// Whether at least two of `packets` are TCP with that much data.
 #[inline(never)]
 fn has_segments(batch: &Batch<'_, '_>, packets: u32) -> bool {
-    const LEAST: u32 = 256;
     let large = |index: &usize| {
         let headers = &batch.metadata[*index].headers;
-        headers.l4 == L4::Tcp && headers.payload_length() >= LEAST
+        headers.l4 == L4::Tcp && headers.payload_length() as usize >= LEAST_JOINED
     };
     Indices(packets).filter(large).nth(1).is_some()
 }
