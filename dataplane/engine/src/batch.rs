@@ -328,6 +328,16 @@ mod tests {
     }
 
     #[test]
+    fn runs_are_the_bits_they_came_of() {
+        for packets in [0, 1, 1 << 31, u32::MAX, 0x8000_0001, 0x0ff0_7f01, 0xaaaa_aaaa, 0x7fff_ffff] {
+            let runs: Vec<_> = Runs(packets).collect();
+            assert_eq!(runs.iter().fold(0, |all, run| all | bits(run.clone())), packets);
+            assert!(runs.windows(2).all(|pair| pair[0].end < pair[1].start), "{runs:?}");
+            assert!(runs.iter().flat_map(Clone::clone).eq(Indices(packets)));
+        }
+    }
+
+    #[test]
     fn a_burst_to_as_many_places_as_it_has_packets_keeps_them_all() {
         let byte = [0u8; 60];
         let mut burst = Burst::new();

@@ -564,6 +564,29 @@ mod tests {
         assert!(all.len() > 3000 && all.iter().all(|port| *port >= 0xc000), "{}", all.len());
     }
 
+    proptest::proptest! {
+        /// Frames that are plain or nearly so: what is told at a glance is what their headers say.
+        #[test]
+        fn what_a_glance_tells_is_what_the_headers_say(
+            source_and_ports in proptest::prelude::any::<[u8; 12]>(),
+            tcp in proptest::prelude::any::<bool>(),
+            edits in proptest::collection::vec((12usize..38, proptest::prelude::any::<u8>()), 0..3),
+        ) {
+            let mut frame = inner(90);
+            frame[26..38].copy_from_slice(&source_and_ports);
+            if tcp {
+                (frame[23], frame[46]) = (6, 0x50);
+            }
+            edits.iter().for_each(|(at, value)| frame[*at] = *value);
+            if let (Ok(headers), Some(told)) = (parse(&frame, 90), of_plain(&frame)) {
+                proptest::prop_assert_eq!(told, (source_port(&frame, &headers), encapsulated_ecn(&frame, &headers)));
+            }
+            if edits.is_empty() {
+                proptest::prop_assert!(of_plain(&frame).is_some());
+            }
+        }
+    }
+
     #[test]
     fn o11_ecn_follows_rfc_6040() {
         let frame = inner(90);
