@@ -20,5 +20,6 @@ pub mod run;
 pub mod scale;
 mod segments;
 pub mod session;
+mod template;
 pub mod vxlan;
 pub mod wire;

@@ -275,7 +275,7 @@ impl Switch for OpenVswitch {
     }
 
     fn tso(&self) -> bool {
-        false
+        self.settings.contains("userspace-tso-enable=true")
     }
 
     fn modes(&self) -> &'static [&'static str] {

@@ -239,6 +239,12 @@ mod tests {
         unique.dedup();
         assert_eq!(unique.len(), all.len());
         assert!(names(true).iter().all(|name| all.contains(name)));
+        let tunnel = |quick| -> Vec<String> {
+            tunnel_visits(quick).iter().flat_map(|visit| visit.rows.iter().map(Row::name)).collect()
+        };
+        let (some, all_of_tunnel) = (tunnel(true), tunnel(false));
+        assert!(some.iter().all(|name| all_of_tunnel.contains(name)));
+        assert!(all_of_tunnel.contains(&"packed/64K/stream-in".to_string()));
         assert!(all.contains(&"packed/64/100000".to_string()) && all.contains(&"split/64K/tso".to_string()));
     }
 

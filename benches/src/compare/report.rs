@@ -373,7 +373,7 @@ fn figures_table(out: &mut String, results: &Results, distance: Distance) -> std
             "{row:<22} {:<18} {:<28} {:<28} {:>7} {:>9} {:>9}{}",
             f.contestant,
             cell(f.cycles_per_packet, 1),
-            cell(f.mpps, 2) + mark,
+            cell(f.mpps, if f.mpps.is_some_and(|mpps| mpps.median < 1.0) { 4 } else { 2 }) + mark,
             plain(f.gbps, 1),
             plain(f.latency_p50, 0),
             plain(f.latency_p99, 0),
