@@ -30,6 +30,7 @@ mod location;
 mod mac;
 pub mod members;
 mod network;
+mod prefixes;
 mod profile;
 mod ranges;
 mod routes;

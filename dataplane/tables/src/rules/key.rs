@@ -22,7 +22,7 @@ const NONE: u32 = 1 << 16;
 pub(super) const LAST: u32 = (1 << (8 + PROTOCOL_SHIFT)) - 1;
 
 /// All numbers from `first` to `last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span {
     pub(super) first: u32,
     pub(super) last: u32,

@@ -1,114 +1,170 @@
-//! A policy: the rules of all groups of a port, ready to judge packets.
+//! A policy as readers see it: the rules of all groups of a port, ready to judge packets.
 
-use super::key::{Span, key_of, spans_of};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::key::key_of;
 use super::rank::Rank;
-use super::rule::{Direction, Family, Flow, Judgement, PolicyError, Remote, Rule};
+use super::rule::{Direction, Flow, Judgement, PolicyError, Rule};
+use super::table::{Arena, Table};
+use super::writer::PolicyWriter;
+use crate::table::BATCH;
 
-/// The rules of a port, or of all ports with the same groups, in both directions. Immutable.
+/// The rules of a port, or of all ports with the same groups, in both directions. Immutable; clones are of the same.
+///
+/// A look-up takes the same steps whatever the packet is: one for the rules for any remote, one for each table of prefixes (one, unless many rules have
+/// prefixes that contain many others), and one for each group of the remote address. Each is a search by halves at most, among the places
+/// where ports and protocols begin and end.
 #[derive(Clone, Debug)]
-pub struct Policy {
-    ingress: Way,
-    egress: Way,
+pub struct Policy(Arc<Both>);
+
+#[derive(Debug)]
+pub(super) struct Both {
+    pub(super) arena: Arena,
+    pub(super) ingress: Way,
+    pub(super) egress: Way,
 }
 
 /// One direction.
-#[derive(Clone, Debug, Default)]
-struct Way {
-    open: bool,
-    rules: Vec<Compiled>,
+#[derive(Debug)]
+pub(super) struct Way {
+    /// What no rule matches passes.
+    pub(super) is_open: bool,
+    pub(super) ipv4: Table,
+    pub(super) ipv6: Table,
 }
 
-#[derive(Clone, Debug)]
-struct Compiled {
-    rank: Rank,
-    family: Option<Family>,
-    remote: Remote,
-    spans: Vec<Span>,
-}
-
-impl Compiled {
-    fn matches(&self, flow: &Flow<'_>, key: u32) -> bool {
-        self.family.is_none_or(|family| family == Family::of(flow.remote))
-            && self.spans.iter().any(|span| (span.first..=span.last).contains(&key))
-            && match self.remote {
-                Remote::Any => true,
-                Remote::Prefix(prefix) => prefix.contains(&flow.remote),
-                Remote::Group(group) => flow.groups.contains(&group),
-            }
+impl Way {
+    #[inline(always)]
+    fn table(&self, remote: IpAddr) -> &Table {
+        match remote {
+            IpAddr::V4(_) => &self.ipv4,
+            IpAddr::V6(_) => &self.ipv6,
+        }
     }
 }
 
 impl Policy {
     /// Rules that a policy may have.
     pub const MAX_RULES: usize = 1 << 16;
-    /// Port ranges that the rules of a policy may have together.
+    /// Port ranges that the rules of a policy may have together, those for each protocol and version of IP counted.
     pub const MAX_RANGES: usize = 1 << 18;
-    /// Tables that a look-up may go through.
+    /// Tables of prefixes that a look-up may go through.
     pub const MAX_TABLES: usize = 16;
+    /// Bytes that it may take.
+    pub const MAX_BYTES: usize = 32 << 20;
 
-    /// A policy of these rules, in any order. What no rule matches is denied, except that with `open_egress` all egress is allowed if there is no egress
-    /// rule at all.
+    /// A policy of these rules, in any order. What no rule matches is denied, except that with `open_egress` all egress is allowed if
+    /// there is no egress rule at all. For rules that come and go one by one use [`PolicyWriter`].
     ///
     /// # Errors
     ///
-    /// More rules or ranges than the bounds above.
+    /// More of something than the bounds above.
     pub fn compile(rules: impl IntoIterator<Item = Rule>, open_egress: bool) -> Result<Self, PolicyError> {
-        let (mut ingress, mut egress) = (Way::default(), Way::default());
-        let (mut count, mut ranges) = (0, 0);
-        for rule in rules {
-            count += 1;
-            let spans = spans_of(&rule);
-            ranges += spans.len();
-            if ranges > Self::MAX_RANGES {
-                return Err(PolicyError::TooManyRanges { ranges, bound: Self::MAX_RANGES });
-            }
-            let way = match rule.direction {
-                Direction::Ingress => &mut ingress,
-                Direction::Egress => &mut egress,
-            };
-            way.rules.push(Compiled {
-                rank: Rank::of(&rule),
-                family: rule.family,
-                remote: rule.remote,
-                spans,
-            });
-        }
-        if count > Self::MAX_RULES {
-            return Err(PolicyError::TooManyRules { rules: count, bound: Self::MAX_RULES });
-        }
-        egress.open = open_egress && egress.rules.is_empty();
-        ingress.rules.sort_by_key(|rule| rule.rank);
-        egress.rules.sort_by_key(|rule| rule.rank);
-        Ok(Self { ingress, egress })
+        let mut writer = PolicyWriter::new(open_egress);
+        rules.into_iter().try_for_each(|rule| writer.insert(&rule))?;
+        writer.policy()
     }
 
-    /// What the rules say of a packet.
+    pub(super) fn new(both: Both) -> Self {
+        Self(Arc::new(both))
+    }
+
+    #[inline(always)]
+    fn way(&self, direction: Direction) -> &Way {
+        match direction {
+            Direction::Ingress => &self.0.ingress,
+            Direction::Egress => &self.0.egress,
+        }
+    }
+
+    /// What the rules say of a packet. For many use [`Policy::judge_batch`].
+    #[inline]
     #[must_use]
     pub fn judge(&self, direction: Direction, flow: &Flow<'_>) -> Judgement {
-        let way = match direction {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
-        };
-        let key = key_of(flow);
-        let first = way.rules.iter().find(|rule| rule.matches(flow, key));
-        first.map_or(Rank::NONE, |rule| rule.rank).judgement(way.open)
+        let way = self.way(direction);
+        let table = way.table(flow.remote);
+        table.judge(&self.0.arena, flow.remote, flow.groups, key_of(flow)).judgement(way.is_open)
+    }
+
+    /// The same for many, to the same positions of `out`; positions that only one of them has are left alone. What the look-ups
+    /// read is asked for 32 at a time.
+    pub fn judge_batch(&self, direction: Direction, flows: &[Flow<'_>], out: &mut [Judgement]) {
+        let way = self.way(direction);
+        for (flows, out) in flows.chunks(BATCH).zip(out.chunks_mut(BATCH)) {
+            let mut ranks = [Rank::NONE; BATCH];
+            self.judge_chunk(way, flows, &mut ranks);
+            for (rank, out) in ranks.iter().zip(out) {
+                *out = rank.judgement(way.is_open);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn judge_chunk(&self, way: &Way, flows: &[Flow<'_>], ranks: &mut [Rank; BATCH]) {
+        let arena = &self.0.arena;
+        let mut keys = [0; BATCH];
+        let mut addresses = [IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED); BATCH];
+        let mut families = [false; 2];
+        for (((key, address), rank), flow) in
+            keys.iter_mut().zip(&mut addresses).zip(ranks.iter_mut()).zip(flows)
+        {
+            (*key, *address) = (key_of(flow), flow.remote);
+            families[usize::from(flow.remote.is_ipv6())] = true;
+            let table = way.table(flow.remote);
+            *rank = arena.find(table.any, *key);
+            if !table.groups.is_empty() {
+                *rank = (*rank).min(table.judge_groups(arena, flow.groups, *key));
+            }
+        }
+        let addresses = addresses.get(..flows.len()).unwrap_or_default();
+        for (table, is_ipv6) in [(&way.ipv4, false), (&way.ipv6, true)] {
+            if !families[usize::from(is_ipv6)] {
+                continue;
+            }
+            for prefixes in &table.prefixes {
+                let mut offsets = [0; BATCH];
+                prefixes.find_batch(addresses, &mut offsets);
+                let offsets = offsets.get(..flows.len()).unwrap_or_default();
+                offsets.iter().for_each(|offset| arena.prefetch(*offset));
+                for (((offset, key), rank), address) in
+                    offsets.iter().zip(&keys).zip(ranks.iter_mut()).zip(addresses)
+                {
+                    if address.is_ipv6() == is_ipv6 {
+                        *rank = (*rank).min(arena.find(*offset, *key));
+                    }
+                }
+            }
+        }
     }
 
     /// Rules of this direction name groups: whoever asks looks up those of the remote address before.
     #[must_use]
     pub fn needs_groups(&self, direction: Direction) -> bool {
-        let way = match direction {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
-        };
-        way.rules.iter().any(|rule| matches!(rule.remote, Remote::Group(_)))
+        let way = self.way(direction);
+        !way.ipv4.groups.is_empty() || !way.ipv6.groups.is_empty()
+    }
+
+    /// How many tables of prefixes a look-up of either version of IP goes through.
+    #[must_use]
+    pub fn tables(&self, direction: Direction) -> [usize; 2] {
+        let way = self.way(direction);
+        [way.ipv4.prefixes.len(), way.ipv6.prefixes.len()]
+    }
+
+    /// Bytes it takes, shared by all clones.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let ways = [&self.0.ingress, &self.0.egress];
+        let tables = ways.iter().map(|way| way.ipv4.memory_bytes() + way.ipv6.memory_bytes()).sum::<usize>();
+        size_of::<Both>() + self.0.arena.memory_bytes() + tables
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::Action;
+    use crate::rules::{Action, Family, Remote};
 
     fn rule(action: Action, priority: u16, counter: u32) -> Rule {
         Rule {

@@ -29,6 +29,22 @@ impl Rank {
         )
     }
 
+    /// Its upper and its lower half.
+    pub(super) const fn halves(self) -> [u32; 2] {
+        [(self.0 >> 32) as u32, self.0 as u32]
+    }
+
+    /// Of what [`Rank::halves`] gave.
+    #[inline(always)]
+    pub(super) const fn from_halves(high: u32, low: u32) -> Self {
+        Self((high as u64) << 32 | low as u64)
+    }
+
+    #[cfg(test)]
+    pub(super) const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
     /// What it says; `open` if no rule did.
     #[inline(always)]
     pub(super) fn judgement(self, open: bool) -> Judgement {

@@ -134,6 +134,13 @@ pub enum PolicyError {
         /// The most there may be.
         bound: usize,
     },
+    /// What readers look at would take more memory than [`Policy::MAX_BYTES`](super::Policy::MAX_BYTES).
+    TooLarge {
+        /// So much.
+        bytes: usize,
+        /// The most there may be.
+        bound: usize,
+    },
 }
 
 impl std::fmt::Display for PolicyError {
@@ -149,6 +156,10 @@ impl std::fmt::Display for PolicyError {
                 to,
                 "prefixes nested so deeply, with so many rules at each level, that {tables} tables would be looked through, \
                  and there are at most {bound}: fewer rules whose prefixes contain many others"
+            ),
+            Self::TooLarge { bytes, bound } => write!(
+                to,
+                "compiled rules of {bytes} bytes, and a policy has at most {bound}: fewer rules whose prefixes contain many others"
             ),
         }
     }
