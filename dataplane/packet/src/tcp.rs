@@ -26,6 +26,8 @@ pub const RST: u8 = 0x04;
 pub const ACK: u8 = 0x10;
 /// No more data follows.
 pub const FIN: u8 = 0x01;
+/// The urgent pointer says something.
+pub const URG: u8 = 0x20;
 /// Hand the data to the receiver.
 pub const PSH: u8 = 0x08;
 /// Congestion window reduced (RFC 3168).

@@ -6,6 +6,7 @@
 //! * [`RouteTable`]: longest prefix match; immutable, replaced as a whole.
 //! * [`Location`], [`Endpoint`], [`NextHop`]: what the tables say.
 //! * [`Network`], [`Neighbours`]: VPCs, subnets, routes and tunnels; where the underlay's next hops are.
+//! * [`sessions`]: what was decided about a flow, for both directions; written by workers.
 //! * [`PortProfile`]: what one port may send as.
 //! * [`Generations`]: whether what a session was judged by changed since.
 //! * [`rules`]: security group rules, compiled. [`members`]: which addresses are members of which groups.
@@ -35,6 +36,7 @@ mod profile;
 mod ranges;
 mod routes;
 pub mod rules;
+pub mod sessions;
 mod table;
 mod token_bucket;
 

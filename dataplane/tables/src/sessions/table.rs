@@ -1,0 +1,515 @@
+//! The table: what workers share, and what control threads ask it.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use packet::tcp;
+
+use super::half::{self, COUNT, JUDGED, REMOVED, SEQUENCE, TIME, WAY, join, protocol, split};
+use super::hash::Hasher;
+use super::index::Index;
+use super::key::{Key, Key4, Key6, sealed::Sealed};
+use super::limbo::Quiescence;
+use super::memory::Arena;
+use super::pool::{CALLED, COLD, HALF_OPEN, LIVE, Pool};
+use super::quota::{PORTS, PortCounts, Ports};
+use super::tcp::{Peer, SENT, TcpState};
+use super::{Options, Quota, SessionRef, SessionWorker, Timeouts};
+use crate::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+/// Workers there may be.
+pub(super) const WORKERS: usize = 16;
+/// "towpath!"
+const MAGIC: u64 = 0x746f_7770_6174_6821;
+/// Of the layout of everything in the file.
+const VERSION: u64 = 1;
+/// Bytes before the first pool.
+const HEADER: usize = 4096;
+/// Words of the header.
+const HEADER_WORDS: usize = 6;
+
+/// Where the numbers of IPv6 sessions begin.
+const FAMILY_SHIFT: u32 = 24;
+
+/// The number of a session among those of both families.
+#[inline(always)]
+pub(super) const fn number(family: usize, record: u32) -> u32 {
+    (family as u32) << FAMILY_SHIFT | record
+}
+
+/// Family and record.
+#[inline(always)]
+pub(super) const fn parts(number: u32) -> (usize, u32) {
+    ((number >> FAMILY_SHIFT) as usize & 1, number & ((1 << FAMILY_SHIFT) - 1))
+}
+
+/// Family, and half in its pool.
+#[inline(always)]
+pub(super) const fn half_parts(session: u32) -> (usize, u32) {
+    ((session >> (FAMILY_SHIFT + 1)) as usize & 1, session & ((2 << FAMILY_SHIFT) - 1))
+}
+
+/// Sessions that a worker should look at, from others.
+#[derive(Default)]
+pub(super) struct Calls {
+    any: AtomicU32,
+    numbers: Mutex<Vec<u32>>,
+}
+
+/// What happened since the table was made; each adds up over all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "counts named by what they count")]
+pub struct Statistics {
+    pub ipv4: u32,
+    pub ipv4_capacity: u32,
+    pub ipv6: u32,
+    pub ipv6_capacity: u32,
+    pub created: u64,
+    pub expired: u64,
+    /// Removed because the rules or an address changed, or the port left.
+    pub cut: u64,
+    /// Half-open ones given up for newer ones of the same port.
+    pub displaced: u64,
+    pub refused_table_full: u64,
+    pub refused_quota: u64,
+    pub refused_share: u64,
+    pub refused_crowded: u64,
+    /// Bytes of memory mapped.
+    pub bytes: u64,
+    /// On reserved 2 MiB pages.
+    pub huge_pages: bool,
+}
+
+/// Counts of one worker.
+#[derive(Default)]
+#[repr(align(64))]
+pub(super) struct Counts(pub(super) [AtomicU64; 8]);
+
+pub(super) const CREATED: usize = 0;
+pub(super) const EXPIRED: usize = 1;
+pub(super) const CUT: usize = 2;
+pub(super) const DISPLACED: usize = 3;
+pub(super) const TABLE_FULL: usize = 4;
+pub(super) const OVER_QUOTA: usize = 5;
+pub(super) const OVER_SHARE: usize = 6;
+pub(super) const CROWDED: usize = 7;
+
+/// The table of sessions. See the [module](super).
+pub struct Sessions {
+    arena: Arena,
+    pub(super) pools: [Pool; 2],
+    pub(super) hasher: Hasher,
+    pub(super) timeouts: Timeouts,
+    pub(super) quota: Quota,
+    pub(super) ports: Ports,
+    pub(super) quiescence: Quiescence,
+    calls: Box<[Calls]>,
+    taken: [AtomicBool; WORKERS],
+    /// Records that rested with workers that are gone.
+    pub(super) orphans: Mutex<Vec<u32>>,
+    /// One per worker, and one for control threads.
+    pub(super) counts: Box<[Counts]>,
+}
+
+/// A session, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Where the initiator's packets enter; see [`super::attachment_of_port`] and [`super::UNDERLAY`].
+    pub attachment: u32,
+    /// Where the responder's packets enter.
+    pub answers: u32,
+    /// Who began.
+    pub initiator: (IpAddr, u16),
+    /// With whom.
+    pub responder: (IpAddr, u16),
+    /// IP protocol.
+    pub protocol: u8,
+    /// Of TCP.
+    pub state: Option<TcpState>,
+    /// Nothing, or not enough, came from the other side yet.
+    pub half_open: bool,
+    /// The port that pays.
+    pub owner: u16,
+    /// Packets and bytes of the initiator and of the responder.
+    pub counts: [(u64, u64); 2],
+    /// The counters of the egress and the ingress rule that let it pass.
+    pub rules: [u32; 2],
+    /// Milliseconds since it was made.
+    pub age: u64,
+    /// Milliseconds since its last packet.
+    pub idle: u32,
+    /// Milliseconds until it ends if no packet comes.
+    pub left: u32,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while holding these.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes of a pool, and of all that is in front of its parts.
+fn pool_bytes(capacity: u32, lines_each: usize) -> [usize; 4] {
+    let capacity = capacity as usize;
+    let index = Index::buckets_for(capacity as u32) as usize * 64;
+    [index, capacity * lines_each * 64, capacity * COLD * 8, capacity * 8]
+        .map(|bytes| bytes.next_multiple_of(64))
+}
+
+fn damaged(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the memory of sessions cannot be taken over: {text}"))
+}
+
+fn pool<K: Sealed>(arena: &Arena, offset: usize, capacity: u32) -> Option<Pool> {
+    let sizes = pool_bytes(capacity, K::LINES);
+    let [index, lines, cold, links] = [0, 1, 2, 3].map(|part| offset + sizes[..part].iter().sum::<usize>());
+    Some(Pool::new(
+        Index::new(arena.region(index, Index::buckets_for(capacity) as usize)?),
+        arena.region(lines, capacity as usize * K::LINES)?,
+        K::LINES,
+        arena.region(cold, capacity as usize * COLD)?,
+        arena.region(links, capacity as usize)?,
+        capacity,
+    ))
+}
+
+impl Sessions {
+    /// A new, empty table.
+    ///
+    /// # Errors
+    ///
+    /// No memory; sizes out of range ([`io::ErrorKind::InvalidInput`]).
+    pub fn create(options: &Options) -> io::Result<Arc<Self>> {
+        let sizes = [options.ipv4, options.ipv6];
+        if sizes.iter().any(|size| !(1..=Options::MOST).contains(size)) {
+            let text = format!("limits.sessions: {sizes:?} is not between 1 and {}", Options::MOST);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let bytes = Self::bytes(sizes);
+        #[cfg(not(loom))]
+        let arena = Arena::create("towpath-sessions", bytes, options.huge_pages)?;
+        #[cfg(loom)]
+        let (arena, _) = (Arena, bytes);
+        let header = arena.region::<AtomicU64>(0, HEADER_WORDS).ok_or_else(|| damaged("it is too short"))?;
+        let [a, b] = options.secret;
+        let words = [MAGIC, VERSION, join(sizes[0], sizes[1]), a, b, 0];
+        // The magic number last: half a header is none.
+        for (word, value) in header.iter().zip(words).rev() {
+            word.store(value, Release);
+        }
+        Self::assemble(arena, sizes, options)
+    }
+
+    /// The table that another process, or an earlier one, made: sizes and secret are its, lives and quotas those of `options`.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidData`] if it is none, or of another version or size.
+    #[cfg(not(loom))]
+    pub fn open(file: OwnedFd, options: &Options) -> io::Result<Arc<Self>> {
+        let arena = Arena::open(file)?;
+        let header = arena.region::<AtomicU64>(0, HEADER_WORDS).ok_or_else(|| damaged("it is too short"))?;
+        let [magic, version, sizes, a, b, _] = std::array::from_fn(|word| header[word].load(Acquire));
+        if magic != MAGIC || version != VERSION {
+            return Err(damaged(&format!(
+                "its header says {magic:#x} version {version}, not {MAGIC:#x} version {VERSION}"
+            )));
+        }
+        let sizes = <[u32; 2]>::from(split(sizes));
+        if sizes.iter().any(|size| !(1..=Options::MOST).contains(size)) || arena.length() < Self::bytes(sizes)
+        {
+            return Err(damaged(&format!("{} bytes are not of {sizes:?} sessions", arena.length())));
+        }
+        let sessions = Self::assemble(arena, sizes, &Options { secret: [a, b], ..options.clone() })?;
+        for pool in &sessions.pools {
+            for record in pool.recover() {
+                let owner = pool.get_cold(record).owner;
+                match pool.state(record) & HALF_OPEN {
+                    0 => sessions.ports.add_open(owner),
+                    _ => sessions.ports.add(owner),
+                }
+            }
+        }
+        Ok(sessions)
+    }
+
+    fn bytes(sizes: [u32; 2]) -> usize {
+        let [ipv4, ipv6] = sizes;
+        HEADER
+            + pool_bytes(ipv4, Key4::LINES).iter().sum::<usize>()
+            + pool_bytes(ipv6, Key6::LINES).iter().sum::<usize>()
+    }
+
+    fn assemble(arena: Arena, sizes: [u32; 2], options: &Options) -> io::Result<Arc<Self>> {
+        let second = HEADER + pool_bytes(sizes[0], Key4::LINES).iter().sum::<usize>();
+        let pools = (pool::<Key4>(&arena, HEADER, sizes[0]), pool::<Key6>(&arena, second, sizes[1]));
+        let (Some(ipv4), Some(ipv6)) = pools else { return Err(damaged("it is too short")) };
+        Ok(Arc::new(Self {
+            arena,
+            pools: [ipv4, ipv6],
+            hasher: Hasher::new(options.secret),
+            timeouts: options.timeouts,
+            quota: options.quota,
+            ports: Ports::new(if cfg!(loom) { 2 } else { PORTS }),
+            quiescence: Quiescence::new(WORKERS),
+            calls: (0..WORKERS).map(|_| Calls::default()).collect(),
+            taken: [const { AtomicBool::new(false) }; WORKERS],
+            orphans: Mutex::default(),
+            counts: (0..=WORKERS).map(|_| Counts::default()).collect(),
+        }))
+    }
+
+    /// The memory file, to be handed to another process.
+    #[cfg(not(loom))]
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.arena.file()
+    }
+
+    /// The half for worker number `number`; `None` if it is taken, or not below 16. It ages the sessions that an earlier worker of that number made; `now`: milliseconds.
+    pub fn worker(self: &Arc<Self>, number: u8, now: u32) -> Option<SessionWorker> {
+        let taken = self.taken.get(usize::from(number))?;
+        (!taken.swap(true, Acquire)).then(|| SessionWorker::new(self.clone(), number, now))
+    }
+
+    pub(super) fn dismiss(&self, number: u8) {
+        self.quiescence.off_line(number.into());
+        if let Some(taken) = self.taken.get(usize::from(number)) {
+            taken.store(false, Release);
+        }
+    }
+
+    /// Numbers of the sessions that worker `worker` ages.
+    pub(super) fn aged_by(&self, worker: u8) -> impl Iterator<Item = u32> + '_ {
+        self.live().filter(move |number| {
+            let (family, record) = parts(*number);
+            self.pools[family].worker(record) == worker
+        })
+    }
+
+    /// Numbers of the sessions in the table.
+    fn live(&self) -> impl Iterator<Item = u32> + '_ {
+        self.pools.iter().enumerate().flat_map(|(family, pool)| {
+            (0..pool.ever_used())
+                .filter(|record| pool.state(*record) & LIVE != 0)
+                .map(move |record| number(family, record))
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn hash<K: Key>(&self, key: K) -> u64 {
+        self.hasher.of(&key.words()[..if K::LINES == 2 { 2 } else { 5 }])
+    }
+
+    /// Takes a session out of the table; whether this call did. Its record is its worker's to free.
+    pub(super) fn remove(&self, session: u32) -> bool {
+        match parts(session) {
+            (0, record) => self.remove_key::<Key4>(record),
+            (_, record) => self.remove_key::<Key6>(record),
+        }
+    }
+
+    fn remove_key<K: Key>(&self, record: u32) -> bool {
+        let pool = &self.pools[K::FAMILY];
+        let halves = [record << 1, record << 1 | 1];
+        let keys = halves.map(|half| pool.key::<K>(half));
+        let hashes = keys.map(|key| self.hash(key));
+        let locks = pool.index.lock(hashes);
+        // Whoever makes and removes sessions of these keys is kept out; the record may have become another session's before.
+        if halves.map(|half| pool.key::<K>(half)) != keys {
+            return false;
+        }
+        let before = pool.clear_state(record, LIVE | HALF_OPEN);
+        if before & LIVE == 0 {
+            return false;
+        }
+        for (half, hash) in halves.into_iter().zip(hashes) {
+            pool.index.remove(hash, half);
+            pool.half(half)[WAY].store(join(REMOVED, 0), Relaxed);
+        }
+        drop(locks);
+        let owner = pool.get_cold(record).owner;
+        self.ports.remove(owner);
+        if before & HALF_OPEN != 0 {
+            self.ports.opened(owner);
+        }
+        true
+    }
+
+    /// Asks the session's worker to look at it.
+    pub(super) fn call(&self, session: u32) {
+        let (family, record) = parts(session);
+        let pool = &self.pools[family];
+        if pool.set_state(record, CALLED) & CALLED == 0
+            && let Some(calls) = self.calls.get(usize::from(pool.worker(record)))
+        {
+            lock(&calls.numbers).push(session);
+            calls.any.store(1, Release);
+        }
+    }
+
+    /// What worker `worker` was asked to look at.
+    #[inline(always)]
+    pub(super) fn calls(&self, worker: usize, into: &mut Vec<u32>) {
+        let calls = &self.calls[worker];
+        if calls.any.load(Relaxed) != 0 {
+            let mut numbers = lock(&calls.numbers);
+            calls.any.store(0, Relaxed);
+            into.append(&mut numbers);
+        }
+    }
+
+    /// The session can no longer be given up.
+    pub(super) fn opened(&self, session: u32) {
+        let (family, record) = parts(session);
+        let pool = &self.pools[family];
+        if pool.clear_state(record, HALF_OPEN) & HALF_OPEN != 0 {
+            self.ports.opened(pool.get_cold(record).owner);
+        }
+    }
+
+    /// The two TCP peers of a session.
+    pub(super) fn peers(pool: &Pool, record: u32) -> [Peer; 2] {
+        [record << 1, record << 1 | 1].map(|half| peer(pool.half(half)))
+    }
+
+    /// When the last packet came, and how long the session lives from then, in milliseconds.
+    pub(super) fn life(&self, session: u32) -> (u32, u32) {
+        let (family, record) = parts(session);
+        let pool = &self.pools[family];
+        let halves = [pool.half(record << 1), pool.half(record << 1 | 1)];
+        let [first, second] = halves.map(|half| split(half[TIME].load(Relaxed)).1);
+        let seen = if second.wrapping_sub(first) as i32 > 0 { second } else { first };
+        let timeouts = &self.timeouts;
+        let life = match protocol(halves[0][half::KEY].load(Relaxed)) {
+            tcp::PROTOCOL => {
+                let [initiator, responder] = Self::peers(pool, record);
+                super::tcp::timeout(&initiator, &responder, &timeouts.tcp)
+            }
+            17 if halves[1][JUDGED].load(Relaxed) as u16 & SENT == 0 => timeouts.udp_unreplied,
+            17 => timeouts.udp_stream,
+            1 | 58 => timeouts.icmp,
+            _ => timeouts.other,
+        };
+        (seen, life)
+    }
+
+    /// Removes every session that `port` pays for or takes part in: it left. For control threads: looks at the whole table.
+    pub fn forget_port(&self, port: u16) -> usize {
+        self.cut_where(|sessions, session| {
+            let (family, record) = parts(session);
+            let pool = &sessions.pools[family];
+            let enters =
+                |half| (pool.half(half)[half::KEY].load(Relaxed) >> 40) as u32 & (super::UNDERLAY | 0xffff);
+            pool.get_cold(record).owner == port
+                || [record << 1, record << 1 | 1].map(enters).contains(&super::attachment_of_port(port))
+        })
+    }
+
+    fn cut_where(&self, chosen: impl Fn(&Self, u32) -> bool) -> usize {
+        let mut removed = 0;
+        for session in self.live().filter(|session| chosen(self, *session)) {
+            if self.remove(session) {
+                self.call(session);
+                removed += 1;
+            }
+        }
+        self.counts[WORKERS].0[CUT].fetch_add(removed, Relaxed);
+        removed as usize
+    }
+
+    /// What port `port` has.
+    pub fn port_counts(&self, port: u16) -> PortCounts {
+        self.ports.counts(port)
+    }
+
+    /// What happened so far, and how full the table is.
+    pub fn statistics(&self) -> Statistics {
+        let sum = |which: usize| self.counts.iter().map(|counts| counts.0[which].load(Relaxed)).sum::<u64>();
+        let [ipv4, ipv6] = [0, 1].map(|family| self.pools[family].live());
+        Statistics {
+            ipv4,
+            ipv4_capacity: self.pools[0].capacity(),
+            ipv6,
+            ipv6_capacity: self.pools[1].capacity(),
+            created: sum(CREATED),
+            expired: sum(EXPIRED),
+            cut: sum(CUT),
+            displaced: sum(DISPLACED),
+            refused_table_full: sum(TABLE_FULL),
+            refused_quota: sum(OVER_QUOTA),
+            refused_share: sum(OVER_SHARE),
+            refused_crowded: sum(CROWDED),
+            #[cfg(not(loom))]
+            bytes: self.arena.length() as u64,
+            #[cfg(not(loom))]
+            huge_pages: self.arena.is_huge(),
+            #[cfg(loom)]
+            bytes: 0,
+            #[cfg(loom)]
+            huge_pages: false,
+        }
+    }
+
+    /// Up to `most` sessions that `chosen` chooses, at `now`. For control threads: looks at the whole table.
+    pub fn list(&self, now: u32, most: usize, chosen: impl Fn(&Listed) -> bool) -> Vec<Listed> {
+        self.live()
+            .map(|session| self.listed(session, now))
+            .filter(|listed| chosen(listed))
+            .take(most)
+            .collect()
+    }
+
+    /// One session.
+    pub fn describe(&self, session: SessionRef, now: u32) -> Listed {
+        self.listed(session.number(), now)
+    }
+
+    fn listed(&self, session: u32, now: u32) -> Listed {
+        match parts(session) {
+            (0, record) => self.listed_key::<Key4>(record, session, now),
+            (_, record) => self.listed_key::<Key6>(record, session, now),
+        }
+    }
+
+    fn listed_key<K: Key>(&self, record: u32, session: u32, now: u32) -> Listed {
+        let pool = &self.pools[K::FAMILY];
+        let [first, second] = [record << 1, record << 1 | 1];
+        let (key, answer) = (pool.key::<K>(first), pool.key::<K>(second));
+        let ((source, destination), ports) = (key.addresses(), key.ports());
+        let (cold, (seen, life)) = (pool.get_cold(record), self.life(session));
+        let [initiator, responder] = Self::peers(pool, record);
+        let idle = now.wrapping_sub(seen);
+        Listed {
+            attachment: key.attachment(),
+            answers: answer.attachment(),
+            initiator: (source, ports.0),
+            responder: (destination, ports.1),
+            protocol: key.protocol(),
+            state: (key.protocol() == tcp::PROTOCOL).then(|| super::tcp::state(&initiator, &responder)),
+            half_open: pool.state(record) & HALF_OPEN != 0,
+            owner: cold.owner,
+            counts: [pool.counts(first), pool.counts(second)],
+            rules: cold.rules,
+            age: u64::from((now / 1000).wrapping_sub(cold.created) & 0xff_ffff) * 1000,
+            idle,
+            left: life.saturating_sub(idle),
+        }
+    }
+}
+
+/// What a half's sender said, of TCP.
+#[inline(always)]
+pub(super) fn peer(half: &[AtomicU64; 8]) -> Peer {
+    let (end, edge) = split(half[SEQUENCE].load(Relaxed));
+    Peer {
+        flags: half[JUDGED].load(Relaxed) as u16,
+        end,
+        edge,
+        acknowledged: split(half[COUNT].load(Relaxed)).0,
+    }
+}

@@ -1,0 +1,681 @@
+//! A worker's half of the table: look-ups, checks, making and removing sessions, aging them.
+
+use std::sync::Arc;
+
+use super::half::{
+    self, COUNT, JUDGED, KEY, REMOVED, REWRITE, SEQUENCE, TIME, WAY, from_underlay, join, protocol, split,
+};
+use super::key::{Key, Key4, Key6, sealed::Sealed};
+use super::limbo::Limbo;
+use super::pool::{CALLED, Cold, HALF_OPEN, LIVE, Pool, RESTS};
+use super::quota::Candidates;
+use super::table::{
+    CREATED, CROWDED, CUT, DISPLACED, EXPIRED, OVER_QUOTA, OVER_SHARE, Sessions, TABLE_FULL, half_parts,
+    lock, number, parts, peer,
+};
+use super::tcp::{self, Peer, SENT, Step};
+use super::wheel::Wheel;
+use super::{Checked, Created, Facts, Found, New, Refused, SessionRef, Side, Way};
+use crate::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed},
+};
+
+/// Keys that are looked up at once.
+const BURST: usize = 32;
+/// Sessions looked at per step.
+const LOOKS: usize = 64;
+/// Ticks of the wheel per step.
+const TICKS: u32 = 4096;
+/// Free records that a worker takes from the table at once; it keeps up to twice as many.
+const LEASE: u32 = 256;
+/// Half-open sessions that may turn out not to be any more before a port is refused.
+const TRIES: usize = 64;
+
+/// A worker's half of the table. What look-ups return is good until [`SessionWorker::step`].
+pub struct SessionWorker {
+    sessions: Arc<Sessions>,
+    number: u8,
+    leases: [Vec<u32>; 2],
+    wheel: Wheel,
+    limbo: Limbo,
+    candidates: Candidates,
+    called: Vec<u32>,
+    now: u32,
+}
+
+impl SessionWorker {
+    pub(super) fn new(sessions: Arc<Sessions>, number: u8, now: u32) -> Self {
+        let mut limbo = Limbo::default();
+        std::mem::take(&mut *lock(&sessions.orphans)).into_iter().for_each(|record| limbo.rest(record));
+        let mut wheel = Wheel::new(now);
+        for session in sessions.aged_by(number) {
+            let (seen, life) = sessions.life(session);
+            wheel.insert(session, seen.wrapping_add(life), now, |number| links(&sessions, number));
+        }
+        sessions.quiescence.pass(number.into());
+        Self {
+            sessions,
+            number,
+            leases: [Vec::new(), Vec::new()],
+            wheel,
+            limbo,
+            candidates: Candidates::default(),
+            called: Vec::new(),
+            now,
+        }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Finds the halves that have these keys. `out` is as long as `keys`; longer ends are left alone.
+    #[inline]
+    pub fn look_up4(&self, keys: &[Key4], out: &mut [Found]) {
+        self.look_up(keys, out);
+    }
+
+    /// Finds the halves that have these keys. `out` is as long as `keys`; longer ends are left alone.
+    #[inline]
+    pub fn look_up6(&self, keys: &[Key6], out: &mut [Found]) {
+        self.look_up(keys, out);
+    }
+
+    #[inline(always)]
+    fn look_up<K: Key>(&self, keys: &[K], out: &mut [Found]) {
+        for (keys, out) in keys.chunks(BURST).zip(out.chunks_mut(BURST)) {
+            self.look_up_burst(keys, out);
+        }
+    }
+
+    #[inline(always)]
+    fn look_up_burst<K: Key>(&self, keys: &[K], out: &mut [Found]) {
+        let pool = &self.sessions.pools[K::FAMILY];
+        let mut hashes = [0; BURST];
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.sessions.hash(*key);
+            pool.index.prefetch(*hash);
+        }
+        let mut guesses = [u32::MAX; BURST];
+        for (guess, hash) in guesses.iter_mut().zip(hashes).take(keys.len()) {
+            if let Some(half) = pool.index.guess(hash) {
+                pool.prefetch(half);
+                *guess = half;
+            }
+        }
+        for (((found, key), hash), guess) in out.iter_mut().zip(keys).zip(hashes).zip(guesses) {
+            let words = key.words();
+            *found = if guess != u32::MAX && pool.has_key(guess, &words) {
+                Found(number(K::FAMILY, 0) << 1 | guess)
+            } else {
+                find::<K>(pool, hash, &words)
+            };
+        }
+    }
+
+    /// Finds one half: of a packet inside an ICMP error, for example, whose [`Key::reversed`] is the half that such an error goes with.
+    #[inline]
+    pub fn find<K: Key>(&self, key: K) -> Found {
+        find::<K>(&self.sessions.pools[K::FAMILY], self.sessions.hash(key), &key.words())
+    }
+
+    /// The way of a half that rests on nothing that changed: of an ICMP error about a packet of the other direction. Follows and counts nothing.
+    pub fn related<K: Key>(&self, key: K, epoch: u32, sum: impl FnOnce(SessionRef) -> u32) -> Option<Way> {
+        let session = self.find(key).session()?;
+        let (family, half) = half_parts(session.0);
+        let own = self.sessions.pools[family].half(half);
+        let way = own[WAY].load(Acquire);
+        if !is_current(own, way, epoch, || sum(session)) {
+            return None;
+        }
+        Some(half::way(own[KEY].load(Relaxed), split(way).0, own[REWRITE].load(Relaxed)))
+    }
+
+    /// Whether the half that a look-up found is good for a packet, whose connection it then follows and which it counts. `epoch` is the host's, `now` in milliseconds;
+    /// if the half is of another epoch, `sum` says what its stamp would be today.
+    #[inline]
+    pub fn check(
+        &mut self,
+        found: Found,
+        facts: &Facts,
+        epoch: u32,
+        now: u32,
+        sum: impl FnOnce(SessionRef) -> u32,
+    ) -> Checked {
+        let Some(session) = found.session() else { return Checked::Gone };
+        let (family, half) = half_parts(session.0);
+        let pool = &self.sessions.pools[family];
+        let own = pool.half(half);
+        let (judged, first) = (own[JUDGED].load(Relaxed), own[KEY].load(Relaxed));
+        let output = match current_output(session, own, facts, epoch, sum) {
+            Ok(output) => output,
+            Err(checked) => return checked,
+        };
+        let (mut acknowledged, counters) = split(own[COUNT].load(Relaxed));
+        if protocol(first) == packet::tcp::PROTOCOL {
+            match follow(session, pool, facts) {
+                Followed::Accepted(before, after) => {
+                    acknowledged = after.acknowledged;
+                    note(&self.sessions, session, own, before, after);
+                }
+                Followed::Ignored => {}
+                Followed::Invalid => return Checked::Invalid(session),
+                Followed::Reopened => {
+                    self.cut_as(session, CUT);
+                    return Checked::Gone;
+                }
+            }
+        } else if judged as u16 & SENT == 0 {
+            own[JUDGED].store(judged | u64::from(SENT), Relaxed);
+            self.sessions.opened(session.number());
+        }
+        own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(now), Relaxed);
+        own[COUNT].store(join(acknowledged, counted(pool, half, counters, facts.length)), Relaxed);
+        Checked::Pass(half::way(first, output, own[REWRITE].load(Relaxed)))
+    }
+
+    /// Makes a session, unless there is one already.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: nothing changed but that the port may have lost its oldest half-open session.
+    pub fn create<K: Key>(&mut self, new: &New<K>) -> Result<Created, Refused> {
+        let keys = [new.initiator.key, new.responder.key];
+        if keys[0] == keys[1] {
+            return Err(Refused::Mirror);
+        }
+        let flags = first_peer(keys[0].protocol(), &new.facts).ok_or(Refused::Invalid)?;
+        let hashes = keys.map(|key| self.sessions.hash(key));
+        if let Some(there) = self.present(keys, hashes) {
+            return Ok(there);
+        }
+        let record = self
+            .admit::<K>(new.owner, new.now)
+            .inspect_err(|refused| self.count_refused(new.owner, *refused))?;
+        self.write(record, new, flags);
+        match self.add(record, keys, hashes) {
+            Ok(()) => {
+                self.enlist::<K>(record, new);
+                Ok(Created::New(SessionRef(number(K::FAMILY, record) << 1)))
+            }
+            Err(other) => {
+                self.leases[K::FAMILY].push(record);
+                other.ok_or(Refused::Crowded).inspect_err(|refused| self.count_refused(new.owner, *refused))
+            }
+        }
+    }
+
+    /// The session that has one of these keys.
+    fn present<K: Key>(&self, keys: [K; 2], hashes: [u64; 2]) -> Option<Created> {
+        let pool = &self.sessions.pools[K::FAMILY];
+        let [first, second] = [0, 1].map(|side| find::<K>(pool, hashes[side], &keys[side].words()).session());
+        match (first, second) {
+            (None, None) => None,
+            (Some(first), Some(second)) if first == second.opposite() => Some(Created::Existing(first)),
+            (Some(session), _) | (None, Some(session)) => Some(Created::Clash(session)),
+        }
+    }
+
+    /// A record for a new session of `owner`, if it may have one.
+    fn admit<K: Key>(&mut self, owner: u16, now: u32) -> Result<u32, Refused> {
+        let sessions = self.sessions.clone();
+        let pool = &sessions.pools[K::FAMILY];
+        let lease = LEASE.min(pool.capacity() / 64).max(1);
+        if self.leases[K::FAMILY].is_empty() {
+            pool.lease(&mut self.leases[K::FAMILY], lease);
+        }
+        let free = pool.free() + self.leases[K::FAMILY].len() as u32;
+        if let Err(refused) = sessions.ports.admits(owner, &sessions.quota, free)
+            && !self.displace(owner, now)
+        {
+            return Err(refused);
+        }
+        self.leases[K::FAMILY].pop().ok_or_else(|| {
+            self.displace(owner, now);
+            Refused::TableFull
+        })
+    }
+
+    /// Gives up the oldest half-open session that `owner` has from this worker; whether there was one.
+    #[cold]
+    fn displace(&mut self, owner: u16, now: u32) -> bool {
+        for _ in 0..TRIES {
+            let Some((session, _)) = self.candidates.pop(owner) else { return false };
+            if is_half_open(&self.sessions, session, owner) {
+                self.now = now;
+                self.cut_as(SessionRef(session << 1), DISPLACED);
+                self.sessions.ports.displaced(owner);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn count_refused(&self, owner: u16, refused: Refused) {
+        let which = match refused {
+            Refused::TableFull => TABLE_FULL,
+            Refused::Quota => OVER_QUOTA,
+            Refused::Share => OVER_SHARE,
+            Refused::Crowded => CROWDED,
+            Refused::Invalid | Refused::Mirror => return,
+        };
+        self.sessions.ports.refused(owner);
+        self.count(which);
+    }
+
+    /// This worker's counts have no other writer.
+    #[inline(always)]
+    fn count(&self, which: usize) {
+        let count = &self.sessions.counts[usize::from(self.number)].0[which];
+        count.store(count.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// Fills a record that nobody sees yet.
+    fn write<K: Key>(&self, record: u32, new: &New<K>, first: Peer) {
+        let pool = &self.sessions.pools[K::FAMILY];
+        let created = new.now / 1000;
+        pool.set_cold(record, &Cold { worker: self.number, owner: new.owner, created, rules: new.rules });
+        let counters = counted(pool, record << 1, 0, new.facts.length);
+        let silent = if new.facts.tcp.is_some() { Peer::SILENT } else { Peer { flags: 0, ..Peer::SILENT } };
+        for (half, side, peer, counters) in
+            [(record << 1, &new.initiator, first, counters), (record << 1 | 1, &new.responder, silent, 0)]
+        {
+            let own = pool.half(half);
+            pool.set_key(half, &side.key.words());
+            own[TIME].store(join(side.stamp, new.now), Relaxed);
+            own[SEQUENCE].store(join(peer.end, peer.edge), Relaxed);
+            own[COUNT].store(join(peer.acknowledged, counters), Relaxed);
+            set_side(own, side, new.epoch, peer.flags);
+        }
+    }
+
+    /// Puts a filled record into the table unless one of its keys is there: `Err(None)` if there is no room.
+    fn add<K: Key>(&self, record: u32, keys: [K; 2], hashes: [u64; 2]) -> Result<(), Option<Created>> {
+        let pool = &self.sessions.pools[K::FAMILY];
+        let _locks = pool.index.lock(hashes);
+        if let Some(there) = self.present(keys, hashes) {
+            return Err(Some(there));
+        }
+        pool.set_state(record, LIVE | HALF_OPEN);
+        if !pool.index.insert(hashes[0], record << 1) {
+            pool.clear_state(record, LIVE | HALF_OPEN);
+            return Err(None);
+        }
+        if !pool.index.insert(hashes[1], record << 1 | 1) {
+            pool.index.remove(hashes[0], record << 1);
+            pool.clear_state(record, LIVE | HALF_OPEN);
+            return Err(None);
+        }
+        Ok(())
+    }
+
+    /// Counts a new session and sees to its aging.
+    fn enlist<K: Key>(&mut self, record: u32, new: &New<K>) {
+        let session = number(K::FAMILY, record);
+        self.now = new.now;
+        self.sessions.ports.add(new.owner);
+        self.count(CREATED);
+        let (seen, life) = self.sessions.life(session);
+        let sessions = &self.sessions;
+        self.wheel.insert(session, seen.wrapping_add(life), new.now, |number| links(sessions, number));
+        self.candidates.push(new.owner, session, new.now / 1000, |session, _| {
+            is_half_open(sessions, session, new.owner)
+        });
+    }
+
+    /// Says anew what a session rests on and where its packets go, and what its rules are. Its connection, counters and quota stay. If a key is another (an end has moved),
+    /// the session goes on under the new keys.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] as of [`SessionWorker::create`], if a key is another; the session is gone then.
+    pub fn renew<K: Key>(
+        &mut self,
+        session: SessionRef,
+        initiator: &Side<K>,
+        responder: &Side<K>,
+        epoch: u32,
+        rules: [u32; 2],
+    ) -> Result<SessionRef, Refused> {
+        let record = parts(session.number()).1;
+        let pool = &self.sessions.pools[K::FAMILY];
+        let halves = [record << 1, record << 1 | 1];
+        if halves.map(|half| pool.key::<K>(half)) != [initiator.key, responder.key] {
+            return self.moved(session, [initiator, responder], epoch, rules);
+        }
+        pool.set_rules(record, rules);
+        for (half, side) in halves.into_iter().zip([initiator, responder]) {
+            let own = pool.half(half);
+            let (_, seen) = split(own[TIME].load(Relaxed));
+            own[TIME].store(join(side.stamp, seen), Relaxed);
+            set_side(own, side, epoch, own[JUDGED].load(Relaxed) as u16);
+        }
+        if pool.state(record) & LIVE == 0 {
+            // Removed meanwhile; nobody may find a way in it.
+            halves.into_iter().for_each(|half| pool.half(half)[WAY].store(join(REMOVED, 0), Relaxed));
+        }
+        Ok(session)
+    }
+
+    /// The session, under other keys.
+    #[cold]
+    fn moved<K: Key>(
+        &mut self,
+        session: SessionRef,
+        sides: [&Side<K>; 2],
+        epoch: u32,
+        rules: [u32; 2],
+    ) -> Result<SessionRef, Refused> {
+        let sessions = self.sessions.clone();
+        let pool = &sessions.pools[K::FAMILY];
+        let old = parts(session.number()).1;
+        let (cold, open) = (pool.get_cold(old), pool.state(old) & HALF_OPEN == 0);
+        let kept = [old << 1, old << 1 | 1].map(|half| Kept::of(pool, half));
+        self.cut_as(session, CUT);
+        let keys = sides.map(|side| side.key);
+        let hashes = keys.map(|key| sessions.hash(key));
+        let now = self.now;
+        let record = self.admit::<K>(cold.owner, now)?;
+        pool.set_cold(record, &Cold { worker: self.number, rules, ..cold });
+        for ((half, side), kept) in [record << 1, record << 1 | 1].into_iter().zip(sides).zip(kept) {
+            kept.fill(pool, half, side, epoch);
+        }
+        if let Err(other) = self.add(record, keys, hashes) {
+            self.leases[K::FAMILY].push(record);
+            return match other {
+                Some(Created::Existing(other) | Created::New(other) | Created::Clash(other)) => Ok(other),
+                None => Err(Refused::Crowded),
+            };
+        }
+        let session = number(K::FAMILY, record);
+        sessions.ports.add(cold.owner);
+        if open {
+            sessions.opened(session);
+        }
+        let (seen, life) = sessions.life(session);
+        self.wheel.insert(session, seen.wrapping_add(life), now, |number| links(&sessions, number));
+        Ok(SessionRef(session << 1))
+    }
+
+    /// Removes a session: the rules no longer let it pass.
+    pub fn cut(&mut self, session: SessionRef) {
+        self.cut_as(session, CUT);
+    }
+
+    fn cut_as(&mut self, session: SessionRef, why: usize) {
+        let session = session.number();
+        if !self.sessions.remove(session) {
+            return;
+        }
+        self.count(why);
+        let (family, record) = parts(session);
+        let pool = &self.sessions.pools[family];
+        if pool.worker(record) != self.number {
+            self.sessions.call(session);
+        } else if pool.state(record) & CALLED == 0 {
+            self.retire(session);
+        }
+    }
+
+    /// Takes a removed session out of the wheel and lets its record rest.
+    fn retire(&mut self, session: u32) {
+        let (family, record) = parts(session);
+        let sessions = &self.sessions;
+        self.wheel.remove(session, |number| links(sessions, number));
+        if sessions.pools[family].set_state(record, RESTS) & RESTS == 0 {
+            self.limbo.rest(session);
+        }
+    }
+
+    /// To be called once per burst, between packets: halves found before are not good any more. Looks at up to 64 sessions whose time may be over, and costs a few loads when
+    /// there are none.
+    #[inline]
+    pub fn step(&mut self, now: u32) {
+        self.now = now;
+        self.sessions.quiescence.pass(self.number.into());
+        self.sessions.calls(self.number.into(), &mut self.called);
+        if !self.called.is_empty() {
+            self.answer_calls();
+        }
+        self.age(now);
+        if !self.limbo.is_empty() {
+            self.reuse();
+        }
+    }
+
+    fn age(&mut self, now: u32) {
+        let mut ticks = TICKS;
+        for _ in 0..LOOKS {
+            let Some(session) = self.wheel.due(now, &mut ticks) else { break };
+            self.look_at(session, now);
+        }
+    }
+
+    #[cold]
+    fn answer_calls(&mut self) {
+        let from = self.called.len().saturating_sub(LOOKS);
+        let mut called = std::mem::take(&mut self.called);
+        for session in called.drain(from..) {
+            let (family, record) = parts(session);
+            self.sessions.pools[family].clear_state(record, CALLED);
+            self.look_at(session, self.now);
+        }
+        self.called = called;
+    }
+
+    /// Removes a session whose time is over, or puts it where it will be.
+    fn look_at(&mut self, session: u32, now: u32) {
+        let (family, record) = parts(session);
+        let state = self.sessions.pools[family].state(record);
+        if state & LIVE == 0 {
+            return self.retire(session);
+        }
+        let (seen, life) = self.sessions.life(session);
+        if now.wrapping_sub(seen) as i32 >= life as i32 {
+            return self.cut_as(SessionRef(session << 1), EXPIRED);
+        }
+        let sessions = &self.sessions;
+        self.wheel.remove(session, |number| links(sessions, number));
+        self.wheel.insert(session, seen.wrapping_add(life), now, |number| links(sessions, number));
+    }
+
+    #[cold]
+    fn reuse(&mut self) {
+        let (sessions, leases) = (&self.sessions, &mut self.leases);
+        self.limbo.release(&sessions.quiescence, |session| {
+            let (family, record) = parts(session);
+            leases[family].push(record);
+        });
+        for (lease, pool) in leases.iter_mut().zip(&sessions.pools) {
+            let keep = LEASE.min(pool.capacity() / 64).max(1) as usize;
+            if lease.len() > 2 * keep {
+                pool.give_back(&lease[keep..]);
+                lease.truncate(keep);
+            }
+        }
+    }
+
+    /// When [`SessionWorker::step`] may have something to do, in milliseconds; `None`: not before somebody makes a session.
+    pub fn next_deadline(&self) -> Option<u32> {
+        if !self.called.is_empty() || !self.limbo.is_empty() {
+            return Some(self.now);
+        }
+        self.wheel.next_deadline()
+    }
+
+    /// Says that this worker looks at nothing until its next [`SessionWorker::step`]: it goes to sleep.
+    pub fn off_line(&mut self) {
+        self.sessions.quiescence.off_line(self.number.into());
+    }
+}
+
+impl Drop for SessionWorker {
+    fn drop(&mut self) {
+        for (lease, pool) in self.leases.iter_mut().zip(&self.sessions.pools) {
+            pool.give_back(lease);
+        }
+        lock(&self.sessions.orphans).append(&mut self.limbo.take());
+        self.sessions.dismiss(self.number);
+    }
+}
+
+/// What a half keeps when its session goes on under other keys.
+struct Kept {
+    peer: Peer,
+    packets: u64,
+    bytes: u64,
+    seen: u32,
+}
+
+impl Kept {
+    fn of(pool: &Pool, half: u32) -> Self {
+        let own = pool.half(half);
+        let (packets, bytes) = pool.counts(half);
+        Self { peer: peer(own), packets, bytes, seen: split(own[TIME].load(Relaxed)).1 }
+    }
+
+    fn fill<K: Key>(&self, pool: &Pool, half: u32, side: &Side<K>, epoch: u32) {
+        let own = pool.half(half);
+        pool.set_key(half, &side.key.words());
+        pool.add_count(half, self.packets, self.bytes);
+        own[TIME].store(join(side.stamp, self.seen), Relaxed);
+        own[SEQUENCE].store(join(self.peer.end, self.peer.edge), Relaxed);
+        own[COUNT].store(join(self.peer.acknowledged, 0), Relaxed);
+        set_side(own, side, epoch, self.peer.flags);
+    }
+}
+
+/// What becomes of a TCP packet, and what its sender said before and with it.
+enum Followed {
+    Accepted(Peer, Peer),
+    Ignored,
+    Invalid,
+    Reopened,
+}
+
+#[inline(always)]
+fn follow(session: SessionRef, pool: &Pool, facts: &Facts) -> Followed {
+    let Some(tcp) = &facts.tcp else { return Followed::Invalid };
+    let half = half_parts(session.0).1;
+    let (sender, other) = (peer(pool.half(half)), peer(pool.half(half ^ 1)));
+    match tcp::step(session.is_initiator(), sender, &other, tcp) {
+        Step::Accept(peer) => Followed::Accepted(sender, peer),
+        Step::Ignore => Followed::Ignored,
+        Step::Invalid => Followed::Invalid,
+        Step::Reopen => Followed::Reopened,
+    }
+}
+
+/// Writes what a TCP packet said into its half, but for what it acknowledged.
+#[inline(always)]
+fn note(sessions: &Sessions, session: SessionRef, own: &[AtomicU64; 8], before: Peer, after: Peer) {
+    own[SEQUENCE].store(join(after.end, after.edge), Relaxed);
+    if after.flags != before.flags {
+        own[JUDGED].store(own[JUDGED].load(Relaxed) & !0xffff | u64::from(after.flags), Relaxed);
+        turned(sessions, session, before, after);
+    }
+}
+
+/// The flags of a TCP half changed: the connection may stand elsewhere.
+#[cold]
+fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) {
+    let (family, half) = half_parts(session.0);
+    let other = peer(sessions.pools[family].half(half ^ 1));
+    let state = |sender: &Peer| match session.is_initiator() {
+        true => tcp::state(sender, &other),
+        false => tcp::state(&other, sender),
+    };
+    let (old, new) = (state(&before), state(&after));
+    if old.is_half_open() && !new.is_half_open() {
+        sessions.opened(session.number());
+    }
+    let tcp = &sessions.timeouts.tcp;
+    if new.timeout(tcp) < old.timeout(tcp) {
+        sessions.call(session.number());
+    }
+}
+
+/// The small counters of a half with one more packet; the cold ones take what does not fit.
+#[inline(always)]
+fn counted(pool: &Pool, half: u32, counters: u32, length: u32) -> u32 {
+    half::count(counters, length).unwrap_or_else(|| {
+        let (packets, bytes) = half::counted(counters);
+        pool.add_count(half, packets + 1, bytes + u64::from(length));
+        0
+    })
+}
+
+/// Where packets of the half go, if it is good for this one.
+#[inline(always)]
+fn current_output(
+    session: SessionRef,
+    own: &[AtomicU64; 8],
+    facts: &Facts,
+    epoch: u32,
+    sum: impl FnOnce(SessionRef) -> u32,
+) -> Result<u32, Checked> {
+    let way = own[WAY].load(Acquire);
+    let output = split(way).0;
+    if output == REMOVED {
+        return Err(Checked::Gone);
+    }
+    let elsewhere = from_underlay(own[KEY].load(Relaxed)) && output >> 16 != u32::from(facts.origin);
+    let other = own[JUDGED].load(Relaxed) >> 16 != facts.destination_mac;
+    match other || elsewhere || !is_current(own, way, epoch, || sum(session)) {
+        true => Err(Checked::Stale(session)),
+        false => Ok(output),
+    }
+}
+
+/// Whether what the half rests on is as it was. If the epoch changed and nothing of that did, the half is of this epoch now.
+#[inline(always)]
+fn is_current(own: &[AtomicU64; 8], way: u64, epoch: u32, sum: impl FnOnce() -> u32) -> bool {
+    let (output, seen) = split(way);
+    if seen == epoch {
+        return output != REMOVED;
+    }
+    if output == REMOVED || split(own[TIME].load(Relaxed)).0 != sum() {
+        return false;
+    }
+    // Not over what somebody who judged again has put there.
+    own[WAY].compare_exchange(way, join(output, epoch), Relaxed, Relaxed).is_ok()
+}
+
+/// What one half says of the initiator's first packet; `None` if no connection begins so.
+fn first_peer(protocol: u8, facts: &Facts) -> Option<Peer> {
+    match protocol {
+        packet::tcp::PROTOCOL => tcp::open(facts.tcp.as_ref()?),
+        _ => Some(Peer { flags: SENT, ..Peer::SILENT }),
+    }
+}
+
+/// Says where packets of a half go; last what makes it valid.
+fn set_side<K: Key>(own: &[AtomicU64; 8], side: &Side<K>, epoch: u32, flags: u16) {
+    let first = side.key.words()[0];
+    own[JUDGED].store(side.mac.to_u64() << 16 | u64::from(flags), Relaxed);
+    own[REWRITE].store(half::rewrite_word(&side.way), Relaxed);
+    own[WAY].store(
+        join(half::output_word(&side.way, side.origin, first), epoch),
+        crate::atomic::Ordering::Release,
+    );
+}
+
+#[inline(always)]
+fn find<K: Sealed>(pool: &Pool, hash: u64, words: &[u64; 5]) -> Found {
+    let half = pool.index.find(hash, |half| pool.has_key(half, words));
+    half.map_or(Found::NONE, |half| Found(number(K::FAMILY, 0) << 1 | half))
+}
+
+fn links(sessions: &Sessions, session: u32) -> &AtomicU64 {
+    let (family, record) = parts(session);
+    sessions.pools[family].links(record)
+}
+
+fn is_half_open(sessions: &Sessions, session: u32, owner: u16) -> bool {
+    let (family, record) = parts(session);
+    let pool = &sessions.pools[family];
+    let state = pool.state(record);
+    state & LIVE != 0 && state & HALF_OPEN != 0 && pool.get_cold(record).owner == owner
+}

@@ -1,0 +1,237 @@
+//! Sessions as their callers see them.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use packet::MacAddr;
+use packet::tcp::{ACK, FIN, RST, SYN};
+use towpath_tables::sessions::*;
+
+const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const MAC_A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const MAC_B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const EPOCH: u32 = 7;
+
+fn options(sessions: u32) -> Options {
+    Options { ipv4: sessions, ipv6: sessions, ..Options::new([1, 2]) }
+}
+
+fn table(sessions: u32) -> (Arc<Sessions>, SessionWorker) {
+    let table = Sessions::create(&options(sessions)).unwrap();
+    let worker = table.worker(0, 0).unwrap();
+    (table, worker)
+}
+
+/// Both directions of a flow from port 1, address A, to port 2, address B.
+fn sides<K: Key>(key: K) -> [Side<K>; 2] {
+    let way = |output| Way { output, rewrite: None };
+    [
+        Side { key, mac: MAC_B, way: way(2), origin: 0, stamp: 10 },
+        Side { key: key.reversed(attachment_of_port(2)), mac: MAC_A, way: way(1), origin: 0, stamp: 20 },
+    ]
+}
+
+fn udp(port: u16) -> Key4 {
+    Key4::new(attachment_of_port(1), A, B, 17, port, 53)
+}
+
+fn tcp(port: u16) -> Key4 {
+    Key4::new(attachment_of_port(1), A, B, 6, port, 80)
+}
+
+fn new<K: Key>(key: K, now: u32) -> New<K> {
+    let [initiator, responder] = sides(key);
+    New { owner: 1, initiator, responder, epoch: EPOCH, facts: to(MAC_B, 100), rules: [3, 4], now }
+}
+
+fn to(mac: MacAddr, length: u32) -> Facts {
+    Facts { destination_mac: mac.to_u64(), origin: 0, length, tcp: None }
+}
+
+fn segment(mac: MacAddr, flags: u8, sequence: u32, acknowledgement: u32, payload: u32) -> Facts {
+    let tcp = TcpFacts { flags, sequence, acknowledgement, window: 1000, payload, scale: None };
+    Facts { tcp: Some(tcp), ..to(mac, 40 + payload) }
+}
+
+fn made(created: Result<Created, Refused>) -> SessionRef {
+    match created {
+        Ok(Created::New(session)) => session,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn never(_: SessionRef) -> u32 {
+    panic!("the epoch is the same")
+}
+
+#[test]
+fn both_directions_are_found_and_counted() {
+    let (table, mut worker) = table(100);
+    let keys = [udp(1), udp(2), udp(1).reversed(2)];
+    let mut found = [Found::NONE; 3];
+    worker.look_up4(&keys, &mut found);
+    assert!(found.iter().all(|found| found.is_none()));
+    let session = made(worker.create(&new(udp(1), 5)));
+    assert!(session.is_initiator());
+    worker.look_up4(&keys, &mut found);
+    assert_eq!(found, [session.into(), Found::NONE, session.opposite().into()]);
+    let Checked::Pass(way) = worker.check(found[0], &to(MAC_B, 60), EPOCH, 6, never) else { panic!() };
+    assert_eq!(way, Way { output: 2, rewrite: None });
+    assert!(table.describe(session, 6).half_open);
+    let Checked::Pass(way) = worker.check(found[2], &to(MAC_A, 70), EPOCH, 7, never) else { panic!() };
+    assert_eq!(way.output, 1);
+    let listed = table.describe(session, 10);
+    assert_eq!(listed.counts, [(2, 160), (1, 70)]);
+    assert_eq!((listed.idle, listed.half_open, listed.rules, listed.owner), (3, false, [3, 4], 1));
+    assert_eq!((listed.initiator, listed.responder), ((A.into(), 1), (B.into(), 53)));
+    assert_eq!(table.port_counts(1), PortCounts { sessions: 1, ..PortCounts::default() });
+    worker.cut(session);
+    worker.look_up4(&keys, &mut found);
+    assert!(found.iter().all(|found| found.is_none()));
+    assert_eq!(worker.check(session.into(), &to(MAC_B, 60), EPOCH, 6, never), Checked::Gone);
+}
+
+#[test]
+fn ipv6_sessions_are_told_apart_by_every_bit_of_their_addresses() {
+    let (_, mut worker) = table(1000);
+    let address = |bit: u32| Ipv6Addr::from_bits(1 << 127 ^ 1 << bit);
+    let keys: Vec<Key6> = (0..127)
+        .flat_map(|bit| {
+            let (a, b) = (address(bit), Ipv6Addr::LOCALHOST);
+            [Key6::new(1, a, b, 17, 1, 2), Key6::new(1, b, a, 17, 1, 2)]
+        })
+        .collect();
+    let sessions: Vec<SessionRef> = keys.iter().map(|key| made(worker.create(&new(*key, 0)))).collect();
+    let mut found = vec![Found::NONE; keys.len()];
+    worker.look_up6(&keys, &mut found);
+    assert!(found.iter().zip(&sessions).all(|(found, session)| found.session() == Some(*session)));
+    let answers: Vec<Key6> = keys.iter().map(|key| key.reversed(2)).collect();
+    worker.look_up6(&answers, &mut found);
+    assert!(found.iter().zip(&sessions).all(|(found, session)| found.session() == Some(session.opposite())));
+}
+
+#[test]
+fn what_a_session_rests_on_is_compared_when_the_epoch_is_another() {
+    let (_, mut worker) = table(100);
+    let session = made(worker.create(&new(udp(1), 0)));
+    assert!(matches!(worker.check(session.into(), &to(MAC_B, 60), 8, 0, |_| 10), Checked::Pass(_)));
+    assert!(matches!(worker.check(session.into(), &to(MAC_B, 60), 8, 0, never), Checked::Pass(_)));
+    assert_eq!(worker.check(session.into(), &to(MAC_B, 60), 9, 0, |_| 11), Checked::Stale(session));
+    assert_eq!(worker.check(session.into(), &to(MAC_A, 60), 8, 0, never), Checked::Stale(session));
+    let [mut initiator, responder] = sides(udp(1));
+    initiator.stamp = 11;
+    initiator.way.rewrite = Some((MAC_A, 16_383));
+    assert_eq!(worker.renew(session, &initiator, &responder, 9, [1, 2]), Ok(session));
+    assert_eq!(worker.check(session.into(), &to(MAC_B, 60), 9, 0, never), Checked::Pass(initiator.way));
+    assert_eq!(worker.related(udp(1), 9, never), Some(initiator.way));
+    assert_eq!(worker.related(udp(1), 10, |_| 12), None);
+    assert_eq!(worker.related(udp(2), 9, never), None);
+}
+
+#[test]
+fn from_the_underlay_the_origin_counts() {
+    let (_, mut worker) = table(100);
+    let key = Key4::new(attachment_of_vpc(5), A, B, 17, 1, 2);
+    let [mut initiator, responder] = sides(key);
+    initiator.origin = 77;
+    let session = made(worker.create(&New { initiator, responder, ..new(key, 0) }));
+    let facts = Facts { origin: 77, ..to(MAC_B, 60) };
+    let Checked::Pass(way) = worker.check(session.into(), &facts, EPOCH, 0, never) else { panic!() };
+    assert_eq!(way.output, 2);
+    assert_eq!(worker.check(session.into(), &to(MAC_B, 60), EPOCH, 0, never), Checked::Stale(session));
+}
+
+#[test]
+fn whoever_comes_second_gets_the_first_session() {
+    let (_, mut worker) = table(100);
+    let session = made(worker.create(&new(udp(1), 0)));
+    assert_eq!(worker.create(&new(udp(1), 0)), Ok(Created::Existing(session)));
+    let [initiator, responder] = sides(udp(1));
+    let crossed = New { initiator: responder, responder: initiator, ..new(udp(1), 0) };
+    assert_eq!(worker.create(&crossed), Ok(Created::Existing(session.opposite())));
+    let mut moved = new(udp(1), 0);
+    moved.responder.key = udp(1).reversed(attachment_of_vpc(1));
+    assert_eq!(worker.create(&moved), Ok(Created::Clash(session)));
+    let goes_on = worker.renew(session, &moved.initiator, &moved.responder, EPOCH, [0, 0]).unwrap();
+    assert_ne!(goes_on, session);
+    assert_eq!(worker.find(udp(1)), goes_on.into());
+    assert_eq!(worker.find(udp(1).reversed(2)), Found::NONE);
+    assert_eq!(worker.find(moved.responder.key), goes_on.opposite().into());
+    let mut mirror = new(udp(1), 0);
+    mirror.responder.key = mirror.initiator.key;
+    assert_eq!(worker.create(&mirror), Err(Refused::Mirror));
+}
+
+#[test]
+fn a_connection_is_followed_from_open_to_close() {
+    let (table, mut worker) = table(100);
+    let facts = segment(MAC_B, SYN, 100, 0, 0);
+    let session = made(worker.create(&New { facts, ..new(tcp(1), 0) }));
+    let state = |now| table.describe(session, now).state.unwrap();
+    let (there, back) = (Found::from(session), Found::from(session.opposite()));
+    let steps = [
+        (back, segment(MAC_A, SYN | ACK, 500, 101, 0), TcpState::SynReceived),
+        (there, segment(MAC_B, ACK, 101, 501, 0), TcpState::Established),
+        (there, segment(MAC_B, ACK, 101, 501, 900), TcpState::Established),
+        (back, segment(MAC_A, ACK, 501, 1001, 0), TcpState::Established),
+        (there, segment(MAC_B, FIN | ACK, 1001, 501, 0), TcpState::FinWait),
+        (back, segment(MAC_A, ACK, 501, 1002, 0), TcpState::CloseWait),
+        (back, segment(MAC_A, FIN | ACK, 501, 1002, 0), TcpState::LastAck),
+        (there, segment(MAC_B, ACK, 1002, 502, 0), TcpState::TimeWait),
+    ];
+    for (number, (found, facts, expected)) in steps.into_iter().enumerate() {
+        assert!(matches!(worker.check(found, &facts, EPOCH, 1, never), Checked::Pass(_)), "step {number}");
+        assert_eq!(state(1), expected, "step {number}");
+    }
+    let again = segment(MAC_B, SYN, 5000, 0, 0);
+    assert_eq!(worker.check(there, &again, EPOCH, 1, never), Checked::Gone, "a new connection");
+    assert_eq!(worker.find(tcp(1)), Found::NONE);
+    let _ = RST;
+}
+
+#[test]
+fn sessions_end_when_their_time_is_over_and_records_are_used_again() {
+    let (table, mut worker) = table(64);
+    for round in 0..100u32 {
+        let now = round * 40_000;
+        worker.step(now);
+        worker.step(now);
+        worker.step(now);
+        for port in 0..60 {
+            made(worker.create(&new(udp(port), now)));
+        }
+        worker.step(now + 29_000);
+        assert!(!worker.find(udp(59)).is_none(), "round {round}");
+        assert!(worker.next_deadline().is_some());
+        worker.step(now + 30_100);
+        worker.step(now + 30_200);
+        assert!((0..60).all(|port| worker.find(udp(port)).is_none()), "round {round}");
+    }
+    assert_eq!(table.statistics().expired, 6000);
+    assert_eq!(table.port_counts(1).sessions, 0);
+}
+
+#[test]
+fn a_later_process_finds_every_session() {
+    let (table, mut worker) = table(1000);
+    for port in 0..500 {
+        made(worker.create(&new(udp(port), 0)));
+    }
+    let file = table.file().try_clone_to_owned().unwrap();
+    drop((worker, table));
+    let table = Sessions::open(file, &options(1)).unwrap();
+    let mut worker = table.worker(0, 1000).unwrap();
+    for port in 0..500 {
+        let found = worker.find(udp(port));
+        assert!(matches!(worker.check(found, &to(MAC_B, 60), EPOCH, 1000, never), Checked::Pass(_)));
+    }
+    assert_eq!(table.port_counts(1).sessions, 500);
+    made(worker.create(&new(udp(500), 1000)));
+    for now in (30_000..32_000).step_by(10) {
+        worker.step(now);
+    }
+    assert_eq!(table.statistics().expired, 501);
+}
