@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use packet::MacAddr;
-use packet::tcp::{ACK, FIN, RST, SYN};
+use packet::tcp::{ACK, FIN, SYN, Segment};
 use towpath_tables::sessions::*;
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -25,35 +25,43 @@ fn table(sessions: u32) -> (Arc<Sessions>, SessionWorker) {
     (table, worker)
 }
 
+fn way(output: u32) -> Way {
+    Way { output, rewrite: None, translate: false }
+}
+
 /// Both directions of a flow from port 1, address A, to port 2, address B.
 fn sides<K: Key>(key: K) -> [Side<K>; 2] {
-    let way = |output| Way { output, rewrite: None };
-    [
-        Side { key, mac: MAC_B, way: way(2), origin: 0, stamp: 10 },
-        Side { key: key.reversed(attachment_of_port(2)), mac: MAC_A, way: way(1), origin: 0, stamp: 20 },
-    ]
+    let side = |key, mac, output, stamp| Side { key, way: Some((mac, way(output))), stamp };
+    [side(key, MAC_B, 2, 10), side(key.reversed(attachment_of_port(2)), MAC_A, 1, 20)]
+}
+
+fn key4(protocol: u8, ports: [u16; 2]) -> Key4 {
+    match AnyKey::new(attachment_of_port(1), A.into(), B.into(), protocol, ports) {
+        Some(AnyKey::V4(key)) => key,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn udp(port: u16) -> Key4 {
-    Key4::new(attachment_of_port(1), A, B, 17, port, 53)
+    key4(17, [port, 53])
 }
 
 fn tcp(port: u16) -> Key4 {
-    Key4::new(attachment_of_port(1), A, B, 6, port, 80)
+    key4(6, [port, 80])
 }
 
 fn new<K: Key>(key: K, now: u32) -> New<K> {
     let [initiator, responder] = sides(key);
-    New { owner: 1, initiator, responder, epoch: EPOCH, facts: to(MAC_B, 100), rules: [3, 4], now }
+    New { owner: 1, initiator, responder, epoch: EPOCH, facts: packet(MAC_B, 100), rules: [3, 4], now }
 }
 
-fn to(mac: MacAddr, length: u32) -> Facts {
-    Facts { destination_mac: mac.to_u64(), origin: 0, length, tcp: None }
+fn packet(mac: MacAddr, length: u32) -> Facts {
+    Facts { destination_mac: mac.to_u64(), length, tcp: None }
 }
 
-fn segment(mac: MacAddr, flags: u8, sequence: u32, acknowledgement: u32, payload: u32) -> Facts {
-    let tcp = TcpFacts { flags, sequence, acknowledgement, window: 1000, payload, scale: None };
-    Facts { tcp: Some(tcp), ..to(mac, 40 + payload) }
+fn segment(mac: MacAddr, flags: u8, sequence: u32, acknowledgment: u32, payload: u32) -> Facts {
+    let tcp = Segment { flags, sequence, acknowledgment, window: 1000, payload, scale: None };
+    Facts { tcp: Some(tcp), ..packet(mac, 40 + payload) }
 }
 
 fn made(created: Result<Created, Refused>) -> SessionRef {
@@ -63,7 +71,7 @@ fn made(created: Result<Created, Refused>) -> SessionRef {
     }
 }
 
-fn never(_: SessionRef) -> u32 {
+fn never(_: SessionRef, _: &Way) -> u32 {
     panic!("the epoch is the same")
 }
 
@@ -78,11 +86,11 @@ fn both_directions_are_found_and_counted() {
     assert!(session.is_initiator());
     worker.look_up4(&keys, &mut found);
     assert_eq!(found, [session.into(), Found::NONE, session.opposite().into()]);
-    let Checked::Pass(way) = worker.check(found[0], &to(MAC_B, 60), EPOCH, 6, never) else { panic!() };
-    assert_eq!(way, Way { output: 2, rewrite: None });
+    let Checked::Pass(to) = worker.check(found[0], &packet(MAC_B, 60), EPOCH, 6, never) else { panic!() };
+    assert_eq!(to, way(2));
     assert!(table.describe(session, 6).half_open);
-    let Checked::Pass(way) = worker.check(found[2], &to(MAC_A, 70), EPOCH, 7, never) else { panic!() };
-    assert_eq!(way.output, 1);
+    let Checked::Pass(to) = worker.check(found[2], &packet(MAC_A, 70), EPOCH, 7, never) else { panic!() };
+    assert_eq!(to.output, 1);
     let listed = table.describe(session, 10);
     assert_eq!(listed.counts, [(2, 160), (1, 70)]);
     assert_eq!((listed.idle, listed.half_open, listed.rules, listed.owner), (3, false, [3, 4], 1));
@@ -91,7 +99,7 @@ fn both_directions_are_found_and_counted() {
     worker.cut(session);
     worker.look_up4(&keys, &mut found);
     assert!(found.iter().all(|found| found.is_none()));
-    assert_eq!(worker.check(session.into(), &to(MAC_B, 60), EPOCH, 6, never), Checked::Gone);
+    assert_eq!(worker.check(session.into(), &packet(MAC_B, 60), EPOCH, 6, never), Checked::Gone);
 }
 
 #[test]
@@ -101,7 +109,7 @@ fn ipv6_sessions_are_told_apart_by_every_bit_of_their_addresses() {
     let keys: Vec<Key6> = (0..127)
         .flat_map(|bit| {
             let (a, b) = (address(bit), Ipv6Addr::LOCALHOST);
-            [Key6::new(1, a, b, 17, 1, 2), Key6::new(1, b, a, 17, 1, 2)]
+            [Key6::new(1, &Key6::addresses(a, b), 17, 7), Key6::new(1, &Key6::addresses(b, a), 17, 7)]
         })
         .collect();
     let sessions: Vec<SessionRef> = keys.iter().map(|key| made(worker.create(&new(*key, 0)))).collect();
@@ -117,31 +125,38 @@ fn ipv6_sessions_are_told_apart_by_every_bit_of_their_addresses() {
 fn what_a_session_rests_on_is_compared_when_the_epoch_is_another() {
     let (_, mut worker) = table(100);
     let session = made(worker.create(&new(udp(1), 0)));
-    assert!(matches!(worker.check(session.into(), &to(MAC_B, 60), 8, 0, |_| 10), Checked::Pass(_)));
-    assert!(matches!(worker.check(session.into(), &to(MAC_B, 60), 8, 0, never), Checked::Pass(_)));
-    assert_eq!(worker.check(session.into(), &to(MAC_B, 60), 9, 0, |_| 11), Checked::Stale(session));
-    assert_eq!(worker.check(session.into(), &to(MAC_A, 60), 8, 0, never), Checked::Stale(session));
+    assert!(matches!(worker.check(session.into(), &packet(MAC_B, 60), 8, 0, |_, _| 10), Checked::Pass(_)));
+    assert!(matches!(worker.check(session.into(), &packet(MAC_B, 60), 8, 0, never), Checked::Pass(_)));
+    assert_eq!(worker.check(session.into(), &packet(MAC_B, 60), 9, 0, |_, _| 11), Checked::Stale(session));
+    assert_eq!(worker.check(session.into(), &packet(MAC_A, 60), 8, 0, never), Checked::Stale(session));
     let [mut initiator, responder] = sides(udp(1));
-    initiator.stamp = 11;
-    initiator.way.rewrite = Some((MAC_A, 16_383));
+    let routed = Way { rewrite: Some((MAC_A, 16_383)), ..way(3) };
+    (initiator.stamp, initiator.way) = (11, Some((MAC_B, routed)));
     assert_eq!(worker.renew(session, &initiator, &responder, 9, [1, 2]), Ok(session));
-    assert_eq!(worker.check(session.into(), &to(MAC_B, 60), 9, 0, never), Checked::Pass(initiator.way));
-    assert_eq!(worker.related(udp(1), 9, never), Some(initiator.way));
-    assert_eq!(worker.related(udp(1), 10, |_| 12), None);
+    assert_eq!(worker.check(session.into(), &packet(MAC_B, 60), 9, 0, never), Checked::Pass(routed));
+    assert_eq!(worker.related(udp(1), 9, never), Some(routed));
+    assert_eq!(worker.related(udp(1), 10, |_, _| 12), None);
     assert_eq!(worker.related(udp(2), 9, never), None);
 }
 
 #[test]
-fn from_the_underlay_the_origin_counts() {
+fn a_half_without_a_way_is_stale_until_somebody_finds_it() {
     let (_, mut worker) = table(100);
-    let key = Key4::new(attachment_of_vpc(5), A, B, 17, 1, 2);
-    let [mut initiator, responder] = sides(key);
-    initiator.origin = 77;
-    let session = made(worker.create(&New { initiator, responder, ..new(key, 0) }));
-    let facts = Facts { origin: 77, ..to(MAC_B, 60) };
-    let Checked::Pass(way) = worker.check(session.into(), &facts, EPOCH, 0, never) else { panic!() };
-    assert_eq!(way.output, 2);
-    assert_eq!(worker.check(session.into(), &to(MAC_B, 60), EPOCH, 0, never), Checked::Stale(session));
+    let [initiator, mut responder] = sides(udp(1));
+    responder.way = None;
+    let session = made(worker.create(&New { initiator, responder, ..new(udp(1), 0) }));
+    let (back, facts) = (session.opposite(), packet(MAC_A, 60));
+    assert_eq!(worker.check(back.found(), &facts, EPOCH, 0, never), Checked::Stale(back));
+    assert_eq!(worker.check(back.found(), &packet(MacAddr::ZERO, 60), 8, 0, never), Checked::Stale(back));
+    assert_eq!(worker.related(udp(1).reversed(2), EPOCH, never), None);
+    worker.renew_half(back, Some((MAC_A, Way { translate: true, ..way(1) })), 5, EPOCH, [6, 7]);
+    assert_eq!(
+        worker.check(back.found(), &facts, EPOCH, 0, never),
+        Checked::Pass(Way { translate: true, ..way(1) })
+    );
+    assert!(matches!(worker.check(session.found(), &packet(MAC_B, 60), EPOCH, 0, never), Checked::Pass(_)));
+    assert_eq!((worker.stamp(session), worker.stamp(back), worker.rules(back)), (10, 5, [6, 7]));
+    assert_eq!(worker.keys(back), (AnyKey::V4(udp(1)), AnyKey::V4(udp(1).reversed(2))));
 }
 
 #[test]
@@ -189,7 +204,6 @@ fn a_connection_is_followed_from_open_to_close() {
     let again = segment(MAC_B, SYN, 5000, 0, 0);
     assert_eq!(worker.check(there, &again, EPOCH, 1, never), Checked::Gone, "a new connection");
     assert_eq!(worker.find(tcp(1)), Found::NONE);
-    let _ = RST;
 }
 
 #[test]
@@ -226,7 +240,7 @@ fn a_later_process_finds_every_session() {
     let mut worker = table.worker(0, 1000).unwrap();
     for port in 0..500 {
         let found = worker.find(udp(port));
-        assert!(matches!(worker.check(found, &to(MAC_B, 60), EPOCH, 1000, never), Checked::Pass(_)));
+        assert!(matches!(worker.check(found, &packet(MAC_B, 60), EPOCH, 1000, never), Checked::Pass(_)));
     }
     assert_eq!(table.port_counts(1).sessions, 500);
     made(worker.create(&new(udp(500), 1000)));

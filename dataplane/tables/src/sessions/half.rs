@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | 0, 1 | the key, or its first two words | |
 //! | 2 | MAC address judged for, 48 bits | [flags](super::tcp), 16 bits |
-//! | 3 | new destination MAC address, 48 bits | subnet, 16 bits; all ones: not routed |
-//! | 4 | output; from the underlay tunnel end point and port, 16 bits each | epoch |
+//! | 3 | new destination MAC address, 48 bits | subnet, 14 bits, above them [`TRANSLATES`] and [`NOT_ROUTED`] |
+//! | 4 | output, [`UNKNOWN`] or [`REMOVED`] | epoch |
 //! | 5 | stamp | last seen, milliseconds |
 //! | 6 | TCP: end of what was sent | TCP: end of what the other side may send |
 //! | 7 | TCP: what was acknowledged | packets, 11 bits, and bytes, 21 bits, not yet in the cold part |
@@ -24,8 +24,11 @@ pub(super) const COUNT: usize = 7;
 
 /// The output of a session that was removed.
 pub(super) const REMOVED: u32 = u32::MAX;
-/// The subnet of a half that does not rewrite.
-const NO_SUBNET: u64 = 0xffff;
+/// The output of a half whose way nobody asked for yet.
+pub(super) const UNKNOWN: u32 = u32::MAX - 1;
+const SUBNET: u64 = 0x3fff;
+const TRANSLATES: u64 = 1 << 14;
+const NOT_ROUTED: u64 = 1 << 15;
 
 const BYTES_BITS: u32 = 21;
 const MOST_BYTES: u32 = (1 << BYTES_BITS) - 1;
@@ -43,12 +46,6 @@ pub(super) const fn split(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
-/// Whether the packets with this first key word come from the underlay.
-#[inline(always)]
-pub(super) const fn from_underlay(first: u64) -> bool {
-    first >> 63 != 0
-}
-
 /// The protocol in a first key word.
 #[inline(always)]
 pub(super) const fn protocol(first: u64) -> u8 {
@@ -57,20 +54,16 @@ pub(super) const fn protocol(first: u64) -> u8 {
 
 #[inline(always)]
 pub(super) fn rewrite_word(way: &Way) -> u64 {
-    way.rewrite.map_or(NO_SUBNET, |(mac, subnet)| mac.to_u64() << 16 | u64::from(subnet))
-}
-
-/// The output as stored; for the underlay with who may send such packets.
-#[inline(always)]
-pub(super) fn output_word(way: &Way, origin: u16, first: u64) -> u32 {
-    if from_underlay(first) { u32::from(origin) << 16 | way.output & 0xffff } else { way.output }
+    let routed =
+        way.rewrite.map_or(NOT_ROUTED, |(mac, subnet)| mac.to_u64() << 16 | u64::from(subnet) & SUBNET);
+    if way.translate { routed | TRANSLATES } else { routed }
 }
 
 #[inline(always)]
-pub(super) fn way(first: u64, output: u32, rewrite: u64) -> Way {
-    let output = if from_underlay(first) { output & 0xffff } else { output };
-    let routed = rewrite & NO_SUBNET != NO_SUBNET;
-    Way { output, rewrite: routed.then(|| (MacAddr::from_u64(rewrite >> 16), rewrite as u16)) }
+pub(super) fn way(output: u32, rewrite: u64) -> Way {
+    let routed = rewrite & NOT_ROUTED == 0;
+    let rewritten = routed.then(|| (MacAddr::from_u64(rewrite >> 16), (rewrite & SUBNET) as u16));
+    Way { output, rewrite: rewritten, translate: rewrite & TRANSLATES != 0 }
 }
 
 /// The small counters with one more packet; `None` if they would overflow: then the cold part takes them.
@@ -108,15 +101,12 @@ mod tests {
 
     #[test]
     fn ways_are_words_and_back() {
-        let local = 5u64 << 40;
-        let underlay = 1u64 << 63;
         let mac = MacAddr([2, 0, 0, 0, 1, 255]);
         for rewrite in [None, Some((mac, 0)), Some((MacAddr::ZERO, 16_383))] {
-            let whole = Way { output: 0x2_0001, rewrite };
-            assert_eq!(way(local, output_word(&whole, 9, local), rewrite_word(&whole)), whole);
-            let port = Way { output: 77, rewrite };
-            let word = output_word(&port, 65_534, underlay);
-            assert_eq!((way(underlay, word, rewrite_word(&port)), word >> 16), (port, 65_534));
+            for translate in [false, true] {
+                let whole = Way { output: 0x2_0001, rewrite, translate };
+                assert_eq!(way(whole.output, rewrite_word(&whole)), whole);
+            }
         }
     }
 }

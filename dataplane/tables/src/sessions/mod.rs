@@ -36,23 +36,26 @@ mod tcp;
 mod wheel;
 mod worker;
 
-pub use key::{Key, Key4, Key6, UNDERLAY, attachment_of_port, attachment_of_vpc};
+pub use key::{AnyKey, Key, Key4, Key6, UNDERLAY, attachment_of_port, attachment_of_vpc};
 pub use options::{Options, Quota, TcpTimeouts, Timeouts};
 pub use quota::PortCounts;
 pub use table::{Listed, Sessions, Statistics};
-pub use tcp::{TcpFacts, TcpState};
+pub use tcp::TcpState;
 pub use worker::SessionWorker;
 
 use packet::MacAddr;
+use packet::tcp::Segment;
 
 /// Where packets of one direction of a session go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Way {
-    /// The output, as the caller numbers outputs; not `u32::MAX`. For packets from the underlay below 2^16: a local port.
+    /// The output, as the caller numbers outputs; below `u32::MAX - 1`.
     pub output: u32,
     /// If the packet is routed: its new destination MAC address, and the number (below 2^14) of the subnet it comes out in, whose gateway
     /// is its new source.
     pub rewrite: Option<(MacAddr, u16)>,
+    /// Whether the packet's addresses and ports become those of the opposite half's key, reversed.
+    pub translate: bool,
 }
 
 /// One half of a session; good until its worker's next [`SessionWorker::step`].
@@ -72,6 +75,13 @@ impl SessionRef {
     #[must_use]
     pub const fn opposite(self) -> SessionRef {
         SessionRef(self.0 ^ 1)
+    }
+
+    /// As a look-up finds it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn found(self) -> Found {
+        Found(self.0)
     }
 
     /// The session without its direction: equal for both halves of one.
@@ -97,6 +107,13 @@ impl Found {
         if self.0 == u32::MAX { None } else { Some(SessionRef(self.0)) }
     }
 
+    /// Whether there is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_some(self) -> bool {
+        self.0 != u32::MAX
+    }
+
     /// Whether there is none.
     #[inline(always)]
     #[must_use]
@@ -116,12 +133,10 @@ impl From<SessionRef> for Found {
 pub struct Facts {
     /// Its destination MAC address as it came ([`MacAddr::to_u64`]).
     pub destination_mac: u64,
-    /// From the underlay: the number of the tunnel end point it came from; else anything.
-    pub origin: u16,
     /// Bytes, for the counters.
     pub length: u32,
     /// If it is TCP: its header. A session of TCP refuses packets without.
-    pub tcp: Option<TcpFacts>,
+    pub tcp: Option<Segment>,
 }
 
 /// What a check says.
@@ -129,8 +144,8 @@ pub struct Facts {
 pub enum Checked {
     /// The session is good for this packet.
     Pass(Way),
-    /// The session rests on something that changed, or the packet has another destination MAC address or origin than it was judged for:
-    /// judge again, then [`SessionWorker::renew`] or [`SessionWorker::cut`]. Nothing was written.
+    /// The half has no way yet, or rests on something that changed, or the packet has another destination MAC address than it was judged for:
+    /// judge again, then [`SessionWorker::renew_half`] or [`SessionWorker::cut`]. Nothing was written.
     Stale(SessionRef),
     /// The packet does not belong into the connection (RFC 9293 section 3.10.7.4): out of window, impossible flags. Drop it; nothing was written.
     Invalid(SessionRef),
@@ -143,12 +158,8 @@ pub enum Checked {
 pub struct Side<K> {
     /// What its packets look like.
     pub key: K,
-    /// The destination MAC address they have.
-    pub mac: MacAddr,
-    /// Where they go.
-    pub way: Way,
-    /// From the underlay: the number of the tunnel end point they come from; else anything.
-    pub origin: u16,
+    /// The destination MAC address they have, and where they go; `None`: nobody asked yet, so the first packet will.
+    pub way: Option<(MacAddr, Way)>,
     /// The sum of the counters that the decision rests on.
     pub stamp: u32,
 }
@@ -170,6 +181,21 @@ pub struct New<K> {
     pub rules: [u32; 2],
     /// Milliseconds.
     pub now: u32,
+}
+
+impl<K> New<K> {
+    fn with_keys<L>(&self, initiator: L, responder: L) -> New<L> {
+        let side = |side: &Side<K>, key| Side { key, way: side.way, stamp: side.stamp };
+        New {
+            owner: self.owner,
+            initiator: side(&self.initiator, initiator),
+            responder: side(&self.responder, responder),
+            epoch: self.epoch,
+            facts: self.facts,
+            rules: self.rules,
+            now: self.now,
+        }
+    }
 }
 
 /// What became of a session to be made.

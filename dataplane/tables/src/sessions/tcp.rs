@@ -9,26 +9,9 @@
 //! * a FIN counts as acknowledged when its sequence number is, not when any packet follows it;
 //! * retransmissions are not counted: data that stays unacknowledged shortens the life of an established connection from its first.
 
-use packet::tcp::{ACK, FIN, RST, SYN, URG};
+use packet::tcp::{ACK, FIN, RST, SYN, Segment, URG};
 
 use super::TcpTimeouts;
-
-/// The header of a TCP packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TcpFacts {
-    /// The lower eight flags.
-    pub flags: u8,
-    /// Sequence number.
-    pub sequence: u32,
-    /// Acknowledgement number.
-    pub acknowledgement: u32,
-    /// The window field as it stands there.
-    pub window: u16,
-    /// Bytes of data.
-    pub payload: u32,
-    /// Of a SYN: the shift of its window scale option (RFC 7323), if it has a valid one. Above 14 counts as 14.
-    pub scale: Option<u8>,
-}
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -206,7 +189,7 @@ impl Peer {
     }
 
     /// From its SYN, or from a packet in the middle.
-    fn begin(&mut self, facts: &TcpFacts, window: u32, end: u32) {
+    fn begin(&mut self, facts: &Segment, window: u32, end: u32) {
         let scale = facts.scale.map_or(SCALE, |scale| u16::from(scale.min(14)));
         let scale = if facts.flags & SYN != 0 { scale } else { self.flags & SCALE };
         self.flags = self.flags & !(SCALE | WINDOW) | scale;
@@ -262,7 +245,7 @@ pub(super) fn timeout(initiator: &Peer, responder: &Peer, timeouts: &TcpTimeouts
 }
 
 /// The initiator after the first packet of a session; `None` if no connection begins so, nor goes on.
-pub(super) fn open(facts: &TcpFacts) -> Option<Peer> {
+pub(super) fn open(facts: &Segment) -> Option<Peer> {
     let mut peer = Peer::SILENT;
     let kind = kind(facts.flags)?;
     let end = facts.sequence.wrapping_add(facts.payload).wrapping_add(u32::from(kind == Kind::Syn));
@@ -271,7 +254,7 @@ pub(super) fn open(facts: &TcpFacts) -> Option<Peer> {
         Kind::Syn => peer.flags |= SENT_SYN,
         Kind::Ack => {
             peer.flags |= SENT | LIBERAL;
-            peer.acknowledge(facts.acknowledgement, facts.window.into());
+            peer.acknowledge(facts.acknowledgment, facts.window.into());
         }
         _ => return None,
     }
@@ -299,7 +282,7 @@ impl Peer {
 
 /// A packet of the initiator (`from_initiator`) or of the responder.
 #[inline(always)]
-pub(super) fn step(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &TcpFacts) -> Step {
+pub(super) fn step(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &Segment) -> Step {
     const OPEN: u16 = SENT;
     const CLOSES: u16 = SENT_FIN | SENT_RST;
     let Some(kind) = kind(facts.flags) else { return Step::Invalid };
@@ -315,7 +298,7 @@ pub(super) fn step(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &
 }
 
 #[cold]
-fn seldom(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &TcpFacts, kind: Kind) -> Step {
+fn seldom(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &Segment, kind: Kind) -> Step {
     use TcpState::{Closed, SynReceived, SynSent, SynSent2, TimeWait};
     let state = match from_initiator {
         true => state(&sender, receiver),
@@ -354,7 +337,7 @@ fn seldom(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &TcpFacts,
 }
 
 /// A reset counts if it is exactly where the other side waits (RFC 5961 section 3.2); elsewhere in the window it may go on, to be challenged.
-fn reset(sender: Peer, receiver: &Peer, facts: &TcpFacts, state: TcpState) -> Step {
+fn reset(sender: Peer, receiver: &Peer, facts: &Segment, state: TcpState) -> Step {
     let closed = |mut sender: Peer| {
         sender.flags |= SENT_RST;
         Step::Accept(sender)
@@ -379,7 +362,7 @@ fn reset(sender: Peer, receiver: &Peer, facts: &TcpFacts, state: TcpState) -> St
 
 /// Whether the packet lies where its sender may send and acknowledges what was sent, and what its sender said then. `restarts`: a SYN that replaces an earlier one.
 #[inline(always)]
-fn in_window(mut sender: Peer, receiver: &Peer, facts: &TcpFacts, restarts: bool) -> Step {
+fn in_window(mut sender: Peer, receiver: &Peer, facts: &Segment, restarts: bool) -> Step {
     let (syn, fin) = (facts.flags & SYN != 0, facts.flags & FIN != 0);
     let mut first = facts.sequence;
     let mut end = first.wrapping_add(facts.payload).wrapping_add(u32::from(syn) + u32::from(fin));
@@ -388,7 +371,7 @@ fn in_window(mut sender: Peer, receiver: &Peer, facts: &TcpFacts, restarts: bool
     if begins {
         sender.begin(facts, window, end);
     }
-    let acknowledges = facts.flags & ACK != 0 && !(facts.flags & RST != 0 && facts.acknowledgement == 0);
+    let acknowledges = facts.flags & ACK != 0 && !(facts.flags & RST != 0 && facts.acknowledgment == 0);
     if first == end && (facts.flags & RST == 0 || first == 0 && !receiver.has(ACKNOWLEDGES)) {
         // Nothing but an acknowledgement: some stacks number it as they like.
         (first, end) = (sender.end, sender.end);
@@ -398,7 +381,7 @@ fn in_window(mut sender: Peer, receiver: &Peer, facts: &TcpFacts, restarts: bool
         receiver.is_silent() || after(end, sender.end.wrapping_sub(receiver.window()).wrapping_sub(1));
     let acknowledged = !acknowledges || receiver.is_silent() || {
         let oldest = receiver.end.wrapping_sub(sender.window().max(LEAST_WINDOW)).wrapping_sub(1);
-        !after(facts.acknowledgement, receiver.end) && after(facts.acknowledgement, oldest)
+        !after(facts.acknowledgment, receiver.end) && after(facts.acknowledgment, oldest)
     };
     let liberal = (sender.flags | receiver.flags) & LIBERAL != 0 && facts.flags & RST == 0;
     if !(liberal || allowed && recent && acknowledged) {
@@ -409,7 +392,7 @@ fn in_window(mut sender: Peer, receiver: &Peer, facts: &TcpFacts, restarts: bool
         sender.end = end;
     }
     if acknowledges {
-        sender.acknowledge(facts.acknowledgement, window);
+        sender.acknowledge(facts.acknowledgment, window);
     }
     Step::Accept(sender)
 }

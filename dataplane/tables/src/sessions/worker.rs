@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use packet::MacAddr;
+
 use super::half::{
-    self, COUNT, JUDGED, KEY, REMOVED, REWRITE, SEQUENCE, TIME, WAY, from_underlay, join, protocol, split,
+    self, COUNT, JUDGED, KEY, REMOVED, REWRITE, SEQUENCE, TIME, UNKNOWN, WAY, join, protocol, split,
 };
 use super::key::{Key, Key4, Key6, sealed::Sealed};
 use super::limbo::Limbo;
@@ -15,10 +17,10 @@ use super::table::{
 };
 use super::tcp::{self, Peer, SENT, Step};
 use super::wheel::Wheel;
-use super::{Checked, Created, Facts, Found, New, Refused, SessionRef, Side, Way};
+use super::{AnyKey, Checked, Created, Facts, Found, New, Refused, SessionRef, Side, Way};
 use crate::atomic::{
     AtomicU64,
-    Ordering::{Acquire, Relaxed},
+    Ordering::{Acquire, Relaxed, Release},
 };
 
 /// Keys that are looked up at once.
@@ -121,16 +123,29 @@ impl SessionWorker {
         find::<K>(&self.sessions.pools[K::FAMILY], self.sessions.hash(key), &key.words())
     }
 
+    /// Finds one half.
+    pub fn find_any(&self, key: AnyKey) -> Found {
+        match key {
+            AnyKey::V4(key) => self.find(key),
+            AnyKey::V6(key) => self.find(key),
+        }
+    }
+
     /// The way of a half that rests on nothing that changed: of an ICMP error about a packet of the other direction. Follows and counts nothing.
-    pub fn related<K: Key>(&self, key: K, epoch: u32, sum: impl FnOnce(SessionRef) -> u32) -> Option<Way> {
+    pub fn related<K: Key>(
+        &self,
+        key: K,
+        epoch: u32,
+        sum: impl FnOnce(SessionRef, &Way) -> u32,
+    ) -> Option<Way> {
         let session = self.find(key).session()?;
         let (family, half) = half_parts(session.0);
         let own = self.sessions.pools[family].half(half);
         let way = own[WAY].load(Acquire);
-        if !is_current(own, way, epoch, || sum(session)) {
+        if split(way).0 == UNKNOWN || !is_current(session, own, way, epoch, sum) {
             return None;
         }
-        Some(half::way(own[KEY].load(Relaxed), split(way).0, own[REWRITE].load(Relaxed)))
+        Some(half::way(split(way).0, own[REWRITE].load(Relaxed)))
     }
 
     /// Whether the half that a look-up found is good for a packet, whose connection it then follows and which it counts. `epoch` is the host's, `now` in milliseconds;
@@ -142,7 +157,7 @@ impl SessionWorker {
         facts: &Facts,
         epoch: u32,
         now: u32,
-        sum: impl FnOnce(SessionRef) -> u32,
+        sum: impl FnOnce(SessionRef, &Way) -> u32,
     ) -> Checked {
         let Some(session) = found.session() else { return Checked::Gone };
         let (family, half) = half_parts(session.0);
@@ -173,7 +188,7 @@ impl SessionWorker {
         }
         own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(now), Relaxed);
         own[COUNT].store(join(acknowledged, counted(pool, half, counters, facts.length)), Relaxed);
-        Checked::Pass(half::way(first, output, own[REWRITE].load(Relaxed)))
+        Checked::Pass(half::way(output, own[REWRITE].load(Relaxed)))
     }
 
     /// Makes a session, unless there is one already.
@@ -204,6 +219,23 @@ impl SessionWorker {
                 self.leases[K::FAMILY].push(record);
                 other.ok_or(Refused::Crowded).inspect_err(|refused| self.count_refused(new.owner, *refused))
             }
+        }
+    }
+
+    /// [`SessionWorker::create`] for keys of either family.
+    ///
+    /// # Errors
+    ///
+    /// As there; [`Refused::Mirror`] if the two keys are of different families.
+    pub fn create_any(&mut self, new: &New<AnyKey>) -> Result<Created, Refused> {
+        match (new.initiator.key, new.responder.key) {
+            (AnyKey::V4(initiator), AnyKey::V4(responder)) => {
+                self.create(&new.with_keys(initiator, responder))
+            }
+            (AnyKey::V6(initiator), AnyKey::V6(responder)) => {
+                self.create(&new.with_keys(initiator, responder))
+            }
+            _ => Err(Refused::Mirror),
         }
     }
 
@@ -287,7 +319,7 @@ impl SessionWorker {
             own[TIME].store(join(side.stamp, new.now), Relaxed);
             own[SEQUENCE].store(join(peer.end, peer.edge), Relaxed);
             own[COUNT].store(join(peer.acknowledged, counters), Relaxed);
-            set_side(own, side, new.epoch, peer.flags);
+            set_way(own, side.way, new.epoch, peer.flags);
         }
     }
 
@@ -345,18 +377,57 @@ impl SessionWorker {
         if halves.map(|half| pool.key::<K>(half)) != [initiator.key, responder.key] {
             return self.moved(session, [initiator, responder], epoch, rules);
         }
-        pool.set_rules(record, rules);
-        for (half, side) in halves.into_iter().zip([initiator, responder]) {
-            let own = pool.half(half);
-            let (_, seen) = split(own[TIME].load(Relaxed));
-            own[TIME].store(join(side.stamp, seen), Relaxed);
-            set_side(own, side, epoch, own[JUDGED].load(Relaxed) as u16);
-        }
-        if pool.state(record) & LIVE == 0 {
-            // Removed meanwhile; nobody may find a way in it.
-            halves.into_iter().for_each(|half| pool.half(half)[WAY].store(join(REMOVED, 0), Relaxed));
+        for (side, with) in [(session, initiator), (session.opposite(), responder)] {
+            let half = if session.is_initiator() { side } else { side.opposite() };
+            self.renew_half(half, with.way, with.stamp, epoch, rules);
         }
         Ok(session)
+    }
+
+    /// Says anew where packets of one half go (`None`: nobody knows), what that rests on, and what the session's rules are.
+    pub fn renew_half(
+        &mut self,
+        session: SessionRef,
+        way: Option<(MacAddr, Way)>,
+        stamp: u32,
+        epoch: u32,
+        rules: [u32; 2],
+    ) {
+        let (family, half) = half_parts(session.0);
+        let pool = &self.sessions.pools[family];
+        let own = pool.half(half);
+        pool.set_rules(half >> 1, rules);
+        own[TIME].store(join(stamp, split(own[TIME].load(Relaxed)).1), Relaxed);
+        set_way(own, way, epoch, own[JUDGED].load(Relaxed) as u16);
+        if pool.state(half >> 1) & LIVE == 0 {
+            // Removed meanwhile; nobody may find a way in it.
+            own[WAY].store(join(REMOVED, 0), Relaxed);
+        }
+    }
+
+    /// The keys of the initiator and of the responder.
+    pub fn keys(&self, session: SessionRef) -> (AnyKey, AnyKey) {
+        let initiator = if session.is_initiator() { session } else { session.opposite() };
+        (self.key(initiator), self.key(initiator.opposite()))
+    }
+
+    /// The key of a half.
+    pub fn key(&self, session: SessionRef) -> AnyKey {
+        let (family, half) = half_parts(session.0);
+        let pool = &self.sessions.pools[family];
+        if family == Key4::FAMILY { AnyKey::V4(pool.key(half)) } else { AnyKey::V6(pool.key(half)) }
+    }
+
+    /// The counters of the rules that let a session pass.
+    pub fn rules(&self, session: SessionRef) -> [u32; 2] {
+        let (family, record) = parts(session.number());
+        self.sessions.pools[family].get_cold(record).rules
+    }
+
+    /// The sum that a half rests on.
+    pub fn stamp(&self, session: SessionRef) -> u32 {
+        let (family, half) = half_parts(session.0);
+        split(self.sessions.pools[family].half(half)[TIME].load(Relaxed)).0
     }
 
     /// The session, under other keys.
@@ -543,7 +614,7 @@ impl Kept {
         own[TIME].store(join(side.stamp, self.seen), Relaxed);
         own[SEQUENCE].store(join(self.peer.end, self.peer.edge), Relaxed);
         own[COUNT].store(join(self.peer.acknowledged, 0), Relaxed);
-        set_side(own, side, epoch, self.peer.flags);
+        set_way(own, side.way, epoch, self.peer.flags);
     }
 }
 
@@ -614,16 +685,15 @@ fn current_output(
     own: &[AtomicU64; 8],
     facts: &Facts,
     epoch: u32,
-    sum: impl FnOnce(SessionRef) -> u32,
+    sum: impl FnOnce(SessionRef, &Way) -> u32,
 ) -> Result<u32, Checked> {
     let way = own[WAY].load(Acquire);
     let output = split(way).0;
     if output == REMOVED {
         return Err(Checked::Gone);
     }
-    let elsewhere = from_underlay(own[KEY].load(Relaxed)) && output >> 16 != u32::from(facts.origin);
     let other = own[JUDGED].load(Relaxed) >> 16 != facts.destination_mac;
-    match other || elsewhere || !is_current(own, way, epoch, || sum(session)) {
+    match other || output == UNKNOWN || !is_current(session, own, way, epoch, sum) {
         true => Err(Checked::Stale(session)),
         false => Ok(output),
     }
@@ -631,12 +701,19 @@ fn current_output(
 
 /// Whether what the half rests on is as it was. If the epoch changed and nothing of that did, the half is of this epoch now.
 #[inline(always)]
-fn is_current(own: &[AtomicU64; 8], way: u64, epoch: u32, sum: impl FnOnce() -> u32) -> bool {
+fn is_current(
+    session: SessionRef,
+    own: &[AtomicU64; 8],
+    way: u64,
+    epoch: u32,
+    sum: impl FnOnce(SessionRef, &Way) -> u32,
+) -> bool {
     let (output, seen) = split(way);
     if seen == epoch {
         return output != REMOVED;
     }
-    if output == REMOVED || split(own[TIME].load(Relaxed)).0 != sum() {
+    let stamp = split(own[TIME].load(Relaxed)).0;
+    if output == REMOVED || stamp != sum(session, &half::way(output, own[REWRITE].load(Relaxed))) {
         return false;
     }
     // Not over what somebody who judged again has put there.
@@ -652,14 +729,12 @@ fn first_peer(protocol: u8, facts: &Facts) -> Option<Peer> {
 }
 
 /// Says where packets of a half go; last what makes it valid.
-fn set_side<K: Key>(own: &[AtomicU64; 8], side: &Side<K>, epoch: u32, flags: u16) {
-    let first = side.key.words()[0];
-    own[JUDGED].store(side.mac.to_u64() << 16 | u64::from(flags), Relaxed);
-    own[REWRITE].store(half::rewrite_word(&side.way), Relaxed);
-    own[WAY].store(
-        join(half::output_word(&side.way, side.origin, first), epoch),
-        crate::atomic::Ordering::Release,
-    );
+fn set_way(own: &[AtomicU64; 8], way: Option<(MacAddr, Way)>, epoch: u32, flags: u16) {
+    let (mac, rewrite, output) =
+        way.map_or((0, 0, UNKNOWN), |(mac, way)| (mac.to_u64(), half::rewrite_word(&way), way.output));
+    own[JUDGED].store(mac << 16 | u64::from(flags), Relaxed);
+    own[REWRITE].store(rewrite, Relaxed);
+    own[WAY].store(join(output, epoch), Release);
 }
 
 #[inline(always)]
