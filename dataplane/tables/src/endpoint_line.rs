@@ -139,7 +139,8 @@ impl Line for Ipv4Line {
     type Key = Ipv4Key;
     type Value = Endpoint;
     const SLOTS: usize = IPV4_SLOTS;
-    const FULL: (usize, usize) = (19, 8);
+    const FULL: (usize, usize) = (2, 1);
+    const DEPTH: usize = 6;
 
     #[inline(always)]
     fn control(&self) -> &AtomicU32 {
@@ -208,7 +209,8 @@ impl Line for Ipv6Line {
     type Key = Ipv6Key;
     type Value = Endpoint;
     const SLOTS: usize = IPV6_SLOTS;
-    const FULL: (usize, usize) = (4, 3);
+    const FULL: (usize, usize) = (5, 3);
+    const DEPTH: usize = 10;
 
     #[inline(always)]
     fn control(&self) -> &AtomicU32 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::endpoint_line::{Ipv4Key, Ipv4Line, Ipv6Key, Ipv6Line};
 use crate::location::Endpoint;
-use crate::table::{BATCH, TableReader, Writer};
+use crate::table::{BATCH, Pending, TableReader, Writer};
 
 /// The key of either family.
 enum Key {
@@ -168,19 +168,38 @@ impl EndpointReader {
                     Key::Ipv6(key) => ipv6.prefetch(key),
                 };
             }
-            let mut last = None;
-            let mut found = (None, 0);
-            for ((pair, first), out) in keys.iter().zip(firsts).zip(out) {
-                if last != Some(*pair) {
+            let (mut last, mut found) = (None, Some(None));
+            let mut elsewhere = Pending::default();
+            for (position, ((pair, first), out)) in keys.iter().zip(firsts).zip(&mut *out).enumerate() {
+                let is_new = last != Some(*pair);
+                if is_new {
                     last = Some(*pair);
-                    let (vpc, address) = *pair;
-                    found = match key(vpc, address) {
-                        Key::Ipv4(key) => ipv4.find_from(key, first as usize),
-                        Key::Ipv6(key) => ipv6.find_from(key, first as usize),
+                    found = match key(pair.0, pair.1) {
+                        Key::Ipv4(key) => ipv4.find_or_prefetch(key, first as usize),
+                        Key::Ipv6(key) => ipv6.find_or_prefetch(key, first as usize),
                     };
-                    lines_read += found.1;
+                    lines_read += 1;
                 }
-                *out = found.0;
+                match found {
+                    Some(found) => *out = found,
+                    None => elsewhere.push(position, is_new),
+                }
+            }
+            let mut found = None;
+            for (position, is_new) in elsewhere.iter() {
+                let (Some(pair), Some(first), Some(out)) =
+                    (keys.get(position), firsts.get(position), out.get_mut(position))
+                else {
+                    continue;
+                };
+                if is_new {
+                    found = match key(pair.0, pair.1) {
+                        Key::Ipv4(key) => ipv4.find_in_both(key, *first as usize),
+                        Key::Ipv6(key) => ipv6.find_in_both(key, *first as usize),
+                    };
+                    lines_read += 1;
+                }
+                *out = found;
             }
         }
         lines_read

@@ -17,8 +17,8 @@
 //! chain grows: a guest that knew the hash could not make a look-up slower, only make the writer's table larger). How entries
 //! change under readers is told in `line.rs` and `endpoint_line.rs`, how tables grow in `table.rs`, how routes are found in `ranges.rs`.
 //!
-//! A MAC entry and an IPv4 endpoint together take at most 64 bytes at any fill from some 2,000 addresses on, a MAC entry and an
-//! IPv6 endpoint 86, while entries are only added; after removals up to half as much again.
+//! A MAC entry and an endpoint of either family together take at most 64 bytes at any fill from some 2,000 addresses on, while
+//! entries are only added; after removals up to half as much again.
 
 mod atomic;
 mod endpoint_line;

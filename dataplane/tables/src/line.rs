@@ -58,6 +58,8 @@ pub(crate) trait Line: Default + Send + Sync {
     const SLOTS: usize;
     /// Entries per line above which a table grows, as a fraction.
     const FULL: (usize, usize);
+    /// How many keys may move, one after another, to make room for one. Up to `SLOTS` to this power of lines are looked at.
+    const DEPTH: usize;
 
     /// The control word.
     fn control(&self) -> &AtomicU32;

@@ -48,7 +48,8 @@ impl Line for MacLine {
     type Key = u64;
     type Value = u32;
     const SLOTS: usize = SLOTS;
-    const FULL: (usize, usize) = (9, 4);
+    const FULL: (usize, usize) = (7, 2);
+    const DEPTH: usize = 5;
 
     #[inline(always)]
     fn control(&self) -> &AtomicU32 {

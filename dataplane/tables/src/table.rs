@@ -1,7 +1,7 @@
 //! Tables of lines: placement, growth, and the writer's and readers' halves that the tables of each kind share.
 //!
 //! A key belongs to its first line or, when that is full, its second (two hash functions). When both are full, keys of either
-//! move to their other lines, one after another over up to [`DEPTH`] lines. When that fails too, or on average more
+//! move to their other lines, one after another over up to [`Line::DEPTH`] lines. When that fails too, or on average more
 //! keys than [`Line::FULL`] are in a line, a table an eighth larger and with a new hash is built and published whole; its readers
 //! take it up at their next burst. A table that has lost most of its keys is replaced by a smaller one likewise.
 //!
@@ -19,8 +19,6 @@ use crate::line::{ATTEMPTS, Line, Look};
 
 /// Lines of a new table.
 const FIRST_LINES: usize = 16;
-/// How many keys may move, one after another, to make room for one.
-const DEPTH: usize = 6;
 /// Keys that a batch looks up at a time.
 pub(crate) const BATCH: usize = 32;
 
@@ -94,10 +92,26 @@ impl<L: Line> Lines<L> {
         }
     }
 
+    /// The value of `key` as its first line, `first`, tells; nothing if it is perhaps elsewhere, or the line was changing. Then its second line is asked for.
+    #[inline(always)]
+    pub(crate) fn find_or_prefetch(&self, key: L::Key, first: usize) -> Option<Option<L::Value>> {
+        let Some(line) = self.lines.get(first) else { return Some(None) };
+        match line.try_find(key) {
+            Some(Look { value: Some(value), .. }) => Some(Some(value)),
+            Some(look) if !look.elsewhere() => Some(None),
+            _ => {
+                if let Some(other) = self.lines.get(self.second_of(key, first)) {
+                    cpu::prefetch_read(other);
+                }
+                None
+            }
+        }
+    }
+
     /// The value of a key that is perhaps elsewhere, or whose line was changing.
     #[cold]
     #[inline(never)]
-    fn find_in_both(&self, key: L::Key, first: usize) -> Option<L::Value> {
+    pub(crate) fn find_in_both(&self, key: L::Key, first: usize) -> Option<L::Value> {
         let (line, other) = (self.lines.get(first)?, self.lines.get(self.second_of(key, first))?);
         let attempt = || {
             let look = line.try_find(key)?;
@@ -135,7 +149,7 @@ impl<L: Line> Lines<L> {
             return true;
         }
         let first = self.first_of(key);
-        let room = self.make_room(first, DEPTH) || self.make_room(self.second_of(key, first), DEPTH);
+        let room = self.make_room(first, L::DEPTH) || self.make_room(self.second_of(key, first), L::DEPTH);
         room && self.place_directly(key, value)
     }
 
@@ -361,9 +375,9 @@ impl<L: Line> TableReader<L> {
         self.0.get().find(key)
     }
 
-    /// Looks all keys up, 32 at a time: hashes all, prefetches all, compares all. Hands each value to `found` in order and
-    /// returns how many lines were read. A key equal to the one before it, as in a guest's stream of packets to one other,
-    /// costs a comparison.
+    /// Looks all keys up, 32 at a time: hashes all, prefetches all, compares all; then those that are not where they belong, whose second lines were
+    /// asked for meanwhile. Hands each value with its position to `found` and returns how many lines were read. A key
+    /// equal to the one before it, as in a guest's stream of packets to one other, costs a comparison.
     #[inline(always)]
     pub(crate) fn lookup_batch(
         &self,
@@ -380,25 +394,64 @@ impl<L: Line> TableReader<L> {
                     continue;
                 }
                 last = Some(*key);
-                let first = table.first_of(*key);
-                *to = first as u32;
-                if let Some(line) = table.lines.get(first) {
-                    cpu::prefetch_read(line);
+                *to = table.prefetch(*key);
+            }
+            let (mut last, mut value) = (None, Some(None));
+            let mut elsewhere = Pending::default();
+            for (position, (first, key)) in firsts.iter().zip(keys).enumerate() {
+                let is_new = last != Some(*key);
+                if is_new {
+                    last = Some(*key);
+                    value = table.find_or_prefetch(*key, *first as usize);
+                    lines_read += 1;
+                }
+                match value {
+                    Some(value) => found(chunk * BATCH + position, value),
+                    None => elsewhere.push(position, is_new),
                 }
             }
-            let mut last = None;
             let mut value = None;
-            for (position, (first, key)) in firsts.iter().zip(keys).enumerate() {
-                if last != Some(*key) {
-                    last = Some(*key);
-                    let lines;
-                    (value, lines) = table.find_from(*key, *first as usize);
-                    lines_read += lines;
+            for (position, is_new) in elsewhere.iter() {
+                let (Some(key), Some(first)) = (keys.get(position), firsts.get(position)) else { continue };
+                if is_new {
+                    value = table.find_in_both(*key, *first as usize);
+                    lines_read += 1;
                 }
                 found(chunk * BATCH + position, value);
             }
         }
         lines_read
+    }
+}
+
+/// Positions of a batch that are looked up once more, and whether their keys are those of the ones before.
+#[derive(Default)]
+pub(crate) struct Pending {
+    positions: u32,
+    new: u32,
+}
+
+impl Pending {
+    const FITS: () = assert!(BATCH <= u32::BITS as usize);
+
+    #[inline(always)]
+    pub(crate) fn push(&mut self, position: usize, is_new: bool) {
+        let () = Self::FITS;
+        self.positions |= 1 << (position % BATCH);
+        self.new |= u32::from(is_new) << (position % BATCH);
+    }
+
+    /// In order. The key of one that is not new is that of the one before.
+    #[inline(always)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, bool)> + use<> {
+        let (mut positions, new) = (self.positions, self.new);
+        std::iter::from_fn(move || {
+            let position = positions.trailing_zeros();
+            (positions != 0).then(|| {
+                positions &= positions - 1;
+                (position as usize, new >> position & 1 != 0)
+            })
+        })
     }
 }
 

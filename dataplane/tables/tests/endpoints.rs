@@ -225,33 +225,46 @@ fn endpoint_readers_see_no_mixture() {
 /// MAC entry and endpoint entry together, at every fill.
 #[test]
 fn an_ipv4_address_takes_at_most_64_bytes() {
+    takes_at_most_64_bytes(|number| IpAddr::V4((number as u32).into()));
+}
+
+#[test]
+fn an_ipv6_address_takes_at_most_64_bytes() {
+    takes_at_most_64_bytes(|number| IpAddr::V6((0xfd00 << 112 | u128::from(number)).into()));
+}
+
+fn takes_at_most_64_bytes(address: impl Fn(u64) -> IpAddr) {
     let (mut endpoints, mut macs) = (EndpointWriter::new([5, 6]), MacWriter::new([7, 8]));
     let check = |endpoints: &EndpointWriter, macs: &MacWriter, least: usize| {
-        let (bytes, count) = (endpoints.memory_bytes() + macs.memory_bytes(), endpoints.len());
+        // An empty table of the other family is there, too.
+        let (bytes, count) = (endpoints.memory_bytes() + macs.memory_bytes() - 1024, endpoints.len());
         assert!(count < least || bytes <= 64 * count, "{bytes} bytes for {count} addresses");
     };
     for number in 0..60_000 {
         let endpoint = made(number, number);
-        endpoints.insert(1, IpAddr::V4((number as u32).into()), endpoint);
+        endpoints.insert(1, address(number), endpoint);
         macs.insert(MacTable::key(1, MacAddr::from_u64(1 << 40 | number)), endpoint.location.pack());
         check(&endpoints, &macs, 2_000);
     }
     // Changes of what is there do not make the tables grow.
     let before = endpoints.memory_bytes();
-    for number in 60_000..200_000u64 {
-        assert!(endpoints.remove(1, IpAddr::V4((number as u32 - 60_000).into())).is_some());
-        assert_eq!(endpoints.insert(1, IpAddr::V4((number as u32).into()), made(number, number)), None);
+    for number in 60_000..200_000 {
+        assert!(endpoints.remove(1, address(number - 60_000)).is_some());
+        assert_eq!(endpoints.insert(1, address(number), made(number, number)), None);
     }
     assert_eq!(endpoints.memory_bytes(), before);
     // A table that is left by most of its keys becomes smaller.
-    for number in 140_000..199_000u64 {
-        assert!(endpoints.remove(1, IpAddr::V4((number as u32).into())).is_some());
+    for number in 140_000..199_000 {
+        assert!(endpoints.remove(1, address(number)).is_some());
     }
     assert!(endpoints.memory_bytes() <= before / 20, "{} of {before} bytes", endpoints.memory_bytes());
-    for number in 199_000..200_000u64 {
-        assert_eq!(endpoints.get(1, IpAddr::V4((number as u32).into())), Some(made(number, number)));
+    for number in 199_000..200_000 {
+        assert_eq!(endpoints.get(1, address(number)), Some(made(number, number)));
     }
-    // Room made beforehand is enough.
+}
+
+#[test]
+fn room_made_beforehand_is_enough() {
     let mut reserved = EndpointWriter::new([9, 9]);
     reserved.reserve(10_000, 5_000);
     let before = reserved.memory_bytes();
