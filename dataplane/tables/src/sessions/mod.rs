@@ -22,6 +22,7 @@
 //!
 //! Times are milliseconds of `CLOCK_BOOTTIME`, as `u32`, which wrap after 49 days; no session is left alone for that long.
 
+mod fragments;
 mod half;
 mod hash;
 mod index;
@@ -36,6 +37,7 @@ mod tcp;
 mod wheel;
 mod worker;
 
+pub use fragments::FragmentKey;
 pub use key::{AnyKey, Key, Key4, Key6, UNDERLAY, attachment_of_port, attachment_of_vpc};
 pub use options::{Options, Quota, TcpTimeouts, Timeouts};
 pub use quota::PortCounts;

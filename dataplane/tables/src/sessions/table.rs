@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use packet::tcp;
 
+use super::fragments::Fragments;
 use super::half::{self, COUNT, JUDGED, REMOVED, SEQUENCE, TIME, WAY, join, protocol, split};
 use super::hash::Hasher;
 use super::index::Index;
@@ -109,6 +110,7 @@ pub struct Sessions {
     pub(super) quota: Quota,
     pub(super) ports: Ports,
     pub(super) quiescence: Quiescence,
+    pub(super) fragments: Fragments,
     calls: Box<[Calls]>,
     taken: [AtomicBool; WORKERS],
     /// Records that rested with workers that are gone.
@@ -255,8 +257,9 @@ impl Sessions {
             hasher: Hasher::new(options.secret),
             timeouts: options.timeouts,
             quota: options.quota,
-            ports: Ports::new(if cfg!(loom) { 2 } else { PORTS }),
+            ports: Ports::new(PORTS),
             quiescence: Quiescence::new(WORKERS),
+            fragments: Fragments::new(options.secret),
             calls: (0..WORKERS).map(|_| Calls::default()).collect(),
             taken: [const { AtomicBool::new(false) }; WORKERS],
             orphans: Mutex::default(),

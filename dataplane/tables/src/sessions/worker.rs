@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use packet::MacAddr;
 
+use super::fragments::FragmentKey;
 use super::half::{
     self, COUNT, JUDGED, KEY, REMOVED, REWRITE, SEQUENCE, TIME, UNKNOWN, WAY, join, protocol, split,
 };
@@ -498,6 +499,16 @@ impl SessionWorker {
         if sessions.pools[family].set_state(record, RESTS) & RESTS == 0 {
             self.limbo.rest(session);
         }
+    }
+
+    /// Whether a fragment that is not the first follows one that was let pass ([`SessionWorker::note_fragment`] with the same port).
+    pub fn is_fragment_known(&self, key: &FragmentKey, port: u16, now: u32) -> bool {
+        self.sessions.fragments.is_known(key, port, now)
+    }
+
+    /// A first fragment was let pass; `port`, of this host, sent it or gets it, and has room for 256 such.
+    pub fn note_fragment(&self, key: &FragmentKey, port: u16, now: u32) {
+        self.sessions.fragments.note(key, port, now);
     }
 
     /// To be called once per burst, between packets: halves found before are not good any more. Looks at up to 64 sessions whose time may be over, and costs a few loads when
