@@ -2,7 +2,7 @@
 
 use crate::backend::Daemon;
 use crate::config::{Config, Machine};
-use crate::host::{self, HostHandle, HostParts};
+use crate::host::{self, HostHandle, HostParts, UplinkChanged};
 use crate::metrics::Snapshot;
 use crate::uplink::{Uplink, UplinkInfo};
 use crate::worker::{self, WorkerConfig, WorkerHandle};
@@ -63,14 +63,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let uplink = Uplink::open(&config).map_err(|problem| report(&[*problem]))?;
     let info = uplink.as_ref().map(|uplink| uplink.info.clone());
     let set = load_manifests(&config, info.as_ref()).map_err(|problems| report(&problems))?;
-    let (host, control_thread) = start_threads(&config, uplink)?;
+    // What the uplink is when it is another than it was.
+    let (changed, changes) = watch::channel(info.clone());
+    let hears = Box::new(move |info| drop(changed.send(Some(info))));
+    let (host, control_thread) = start_threads(&config, uplink, hears)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("api")
         .enable_all()
         .build()
         .context("the API's threads could not be started")?;
-    let served = runtime.block_on(serve(config, info, set, host.clone()));
+    let served = runtime.block_on(serve(config, changes, set, host.clone()));
     host.ask(host::Host::stop);
     let deadline = Instant::now() + SHUTDOWN_LIMIT;
     while !control_thread.is_finished() && Instant::now() < deadline {
@@ -138,6 +141,7 @@ fn summary(set: &ResourceSet) -> String {
 fn start_threads(
     config: &Config,
     uplink: Option<Uplink>,
+    uplink_changed: UplinkChanged,
 ) -> anyhow::Result<(HostHandle, std::thread::JoinHandle<()>)> {
     let threads = uplink.as_ref().map(Uplink::threads).unwrap_or_default();
     let cores: Vec<usize> = config.workers.cores.iter().map(|core| *core as usize).collect();
@@ -162,8 +166,16 @@ fn start_threads(
         handles.push(worker::start(worker, config, wakers.clone()).context("a worker could not be started")?);
     }
     let [seed, _] = secret()?;
-    let parts =
-        HostParts { name: config.host.clone(), control, workers: handles, faults, bell, uplink, seed };
+    let parts = HostParts {
+        name: config.host.clone(),
+        control,
+        workers: handles,
+        faults,
+        bell,
+        uplink,
+        uplink_changed,
+        seed,
+    };
     host::start(parts).context("the control thread could not be started")
 }
 
@@ -179,10 +191,11 @@ fn secret() -> anyhow::Result<[u64; 2]> {
 
 async fn serve(
     config: Config,
-    uplink: Option<UplinkInfo>,
+    changes: watch::Receiver<Option<UplinkInfo>>,
     set: ResourceSet,
     host: HostHandle,
 ) -> anyhow::Result<()> {
+    let uplink = changes.borrow().clone();
     let socket = ApiSocket::bind(&config.api_socket)?;
     let metrics = bind_metrics(config.metrics).await?;
     let summary = summary(&set);
@@ -209,7 +222,7 @@ async fn serve(
     tracing::info!(host = %config.host, api = %config.api_socket.display(), "towpathd runs: {summary}");
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     let ended = tokio::select! {
-        result = wait_for_signals(&config, uplink.as_ref(), &host, &backend) => result,
+        result = wait_for_signals(&config, changes, &host, &backend) => result,
         result = &mut api => Err(anyhow!("the API ended: {result:?}")),
     };
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
@@ -222,13 +235,14 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-/// Handles SIGHUP and the watchdog until SIGTERM or SIGINT.
+/// Handles SIGHUP, another uplink and the watchdog until SIGTERM or SIGINT.
 async fn wait_for_signals(
     config: &Config,
-    uplink: Option<&UplinkInfo>,
+    mut changes: watch::Receiver<Option<UplinkInfo>>,
     host: &HostHandle,
     backend: &Daemon,
 ) -> anyhow::Result<()> {
+    let mut uplink = changes.borrow().clone();
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -239,7 +253,12 @@ async fn wait_for_signals(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(config, uplink, host, backend).await,
+            _ = hangup.recv() => reload(config, uplink.as_ref(), host, backend).await,
+            // Its MTU bounds that of the VPCs, its addresses are this host's: the manifests are judged by them.
+            Ok(()) = changes.changed() => {
+                uplink = changes.borrow_and_update().clone();
+                reload(config, uplink.as_ref(), host, backend).await;
+            }
             _ = watchdog.tick() => {
                 // A sign of life only if the control thread gives one.
                 let (answer, answered) = oneshot::channel();

@@ -138,10 +138,17 @@ fn uplink(host: &Host) -> pb::Check {
         detail.push_str("; ");
         detail.push_str(lack);
     }
+    if let Some(problem) = uplink.problem() {
+        detail.push_str(&format!("; it changed since and is used as it was: {}", problem.message));
+    }
     match link {
         LinkState::Down => {
             let remedy = "check the cable or the peer, and that the interface is up (ip link set DEV up)";
             check("uplink", pb::Outcome::Fail, detail, Some(remedy))
+        }
+        LinkState::Up { .. } if uplink.problem().is_some() => {
+            let remedy = uplink.problem().map(|problem| problem.remedy.as_str());
+            check("uplink", pb::Outcome::Fail, detail, remedy)
         }
         LinkState::Up { bits_per_second: Some(speed) } if info.rate.is_some_and(|rate| rate > speed) => {
             let remedy =

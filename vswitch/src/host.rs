@@ -4,7 +4,7 @@
 
 use crate::deadlines::Deadlines;
 use crate::port::{Port, Surroundings};
-use crate::uplink::Uplink;
+use crate::uplink::{Uplink, UplinkInfo};
 use crate::upstream::TcpUpstream;
 use crate::worker::{Fault, Waker, WorkerHandle};
 use agent::{Action, Agent};
@@ -86,9 +86,14 @@ pub struct HostParts {
     pub bell: Arc<Bell>,
     /// The way to other hosts.
     pub uplink: Option<Uplink>,
+    /// Told when that is another than it was: the rules depend on it.
+    pub uplink_changed: UplinkChanged,
     /// A random number.
     pub seed: u64,
 }
+
+/// Hears what the uplink is now.
+pub type UplinkChanged = Box<dyn Fn(UplinkInfo) + Send>;
 
 /// See the module's documentation.
 pub struct Host {
@@ -107,6 +112,7 @@ pub struct Host {
     agent: Agent,
     wakers: Vec<Waker>,
     removals: Vec<(PortIndex, Removal)>,
+    uplink_changed: UplinkChanged,
     deadlines: Deadlines,
     faults: Arc<ArrayQueue<Fault>>,
     announcements: Arc<ArrayQueue<Announcement>>,
@@ -155,6 +161,7 @@ pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandl
         control: parts.control,
         uplink: parts.uplink,
         removals: Vec::new(),
+        uplink_changed: parts.uplink_changed,
         deadlines: Deadlines::default(),
         faults: parts.faults,
         epoll,
@@ -186,13 +193,7 @@ impl Host {
     /// Gives the uplink's queues to the workers.
     fn attach_uplink(&mut self) {
         let Some(uplink) = &mut self.uplink else { return };
-        let link = Link {
-            mac: uplink.info.mac,
-            addresses: uplink.info.addresses.clone(),
-            gateways: uplink.info.gateways.clone(),
-        };
-        let (mtu, kernel_answers) = (uplink.info.mtu, uplink.info.kernel_answers.clone());
-        self.fabric.set_uplink(&mut self.control, UplinkSettings { link, mtu, kernel_answers });
+        self.fabric.set_uplink(&mut self.control, settings(&uplink.info));
         for (pair, queues) in (0..).zip(uplink.take_queues()) {
             self.control.attach_tx(UPLINK, pair, queues.tx);
             let home = self.control.attach_rx(UPLINK, pair, queues.rx);
@@ -291,7 +292,7 @@ impl Host {
         let all: Vec<PortIndex> = self.ports.keys().copied().collect();
         all.into_iter().for_each(|index| self.with_port(index, Port::tick));
         self.control.reclaim();
-        self.watch_link();
+        self.watch_uplink();
         for worker in self.workers.iter().filter(|worker| worker.is_dead()) {
             tracing::error!(
                 core = worker.core,
@@ -300,10 +301,27 @@ impl Host {
         }
     }
 
-    fn watch_link(&mut self) {
+    fn watch_uplink(&mut self) {
         let Some(uplink) = &mut self.uplink else { return };
         if let Some(link) = uplink.poll_link() {
             tracing::info!(device = uplink.info.device, "the uplink's link is {link}");
+        }
+        let before = uplink.problem().map(ToString::to_string);
+        let is_new = uplink.poll_change();
+        let problem = uplink.problem().map(ToString::to_string);
+        if let Some(problem) = problem.filter(|problem| Some(problem) != before.as_ref()) {
+            tracing::error!(
+                device = uplink.info.device,
+                "the uplink changed and is used as it was before: {problem}"
+            );
+        }
+        if is_new {
+            let info = uplink.info.clone();
+            let addresses = info.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            tracing::warn!(device = info.device, mac = %info.mac, mtu = info.mtu, addresses, "the uplink changed");
+            self.fabric.change_uplink(&mut self.control, settings(&info), self.began.elapsed());
+            self.wakers.iter().for_each(Waker::wake);
+            (self.uplink_changed)(info);
         }
     }
 
@@ -406,6 +424,12 @@ impl Host {
         self.workers.iter_mut().for_each(WorkerHandle::stop);
         tracing::info!("all ports closed, all workers stopped");
     }
+}
+
+/// The uplink as the fabric knows it.
+fn settings(info: &UplinkInfo) -> UplinkSettings {
+    let link = Link { mac: info.mac, addresses: info.addresses.clone(), gateways: info.gateways.clone() };
+    UplinkSettings { link, mtu: info.mtu, kernel_answers: info.kernel_answers.clone() }
 }
 
 /// Registers the sockets a port has now. Closed ones left the epoll set by themselves.

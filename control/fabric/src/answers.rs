@@ -152,10 +152,7 @@ impl<U: Upstream> Fabric<U> {
         mac: MacAddr,
     ) {
         let Some(vpc) = self.ports.get(index).map(|port| port.vpc) else { return };
-        let frame = match address {
-            IpAddr::V4(address) => announce::gratuitous_arp(mac, address),
-            IpAddr::V6(address) => announce::unsolicited_na(mac, address),
-        };
+        let frame = announce::of_address(mac, address);
         for vtep in self.vteps_of(vpc) {
             self.transmit_tunnel(control, vtep, vpc, &frame);
         }

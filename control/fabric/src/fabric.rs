@@ -4,10 +4,11 @@ use crate::answers::Ports;
 use crate::members::Members;
 use agent::{Action, SubnetPlan, VpcPlan, VtepKind};
 use engine::PortIndex;
+use ipnet::IpNet;
 use packet::MacAddr;
-use services::Refusal;
 use services::metadata::{Limits, Proxy, Upstream};
 use services::neighbours::{Action as NextHop, Link, NeighbourId, Resolver};
+use services::{Refusal, announce};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -93,6 +94,36 @@ impl<U: Upstream> Fabric<U> {
 
     /// Gives the host an uplink, before any tunnel end point is known. Its queues are attached by the caller, to [`switch::UPLINK`].
     pub fn set_uplink(&mut self, control: &mut Control, settings: UplinkSettings) {
+        let link = self.describe_uplink(control, settings);
+        control.publish();
+        self.resolver = Some(Resolver::new(link, self.seed));
+    }
+
+    /// The uplink has other addresses, another MAC address, MTU or other routers than it had: tunnels begin there from now on, next hops are found anew
+    /// where they must be, and its neighbours are told.
+    pub fn change_uplink(&mut self, control: &mut Control, settings: UplinkSettings, now: Duration) {
+        let link = self.describe_uplink(control, settings);
+        let (mac, own) = (link.mac, link.addresses.clone());
+        match &mut self.resolver {
+            Some(resolver) => resolver.set_link(link),
+            None => self.resolver = Some(Resolver::new(link, self.seed)),
+        }
+        let numbers: Vec<u16> = self.vteps.keys().copied().collect();
+        for number in numbers {
+            let Some(Vtep { address, sources, is_host, .. }) = control.vtep(number).cloned() else {
+                continue;
+            };
+            let kind = if is_host { VtepKind::Host } else { VtepKind::Foreign };
+            self.set_vtep(control, number, (address, sources), kind, now);
+        }
+        control.publish();
+        for address in own.iter().map(IpNet::addr) {
+            self.transmit(control, UPLINK, &announce::of_address(mac, address));
+        }
+    }
+
+    /// Tells the switch what its uplink is.
+    fn describe_uplink(&mut self, control: &mut Control, settings: UplinkSettings) -> Link {
         let UplinkSettings { link, mtu, kernel_answers } = settings;
         let addresses = link
             .addresses
@@ -101,8 +132,7 @@ impl<U: Upstream> Fabric<U> {
         let (addresses, gateways) = (addresses.collect::<Vec<_>>(), link.gateways.clone());
         self.answered = addresses.iter().filter(|own| own.answered).map(|own| own.address).collect();
         control.set_uplink(&UplinkPlan { mac: link.mac, mtu, addresses, gateways });
-        control.publish();
-        self.resolver = Some(Resolver::new(link, self.seed));
+        link
     }
 
     /// What the next hops of the underlay are doing, and the tunnel end points that go by them.

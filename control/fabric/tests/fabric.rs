@@ -359,6 +359,55 @@ fn a_next_hop_that_asks_from_elsewhere_is_sent_to_there_and_told_where_we_are() 
 }
 
 #[test]
+fn an_uplink_that_becomes_another_is_used_as_that_one() {
+    let mut host = Host::new();
+    host.answer_arp();
+    drop(host.wire.receive());
+    let hello = udp([mac(0), REMOTE], [address(0)[0], address(9)[0]], [7, 7], b"hello");
+    let own = MacAddr([2, 0, 0, 0, 9, 8]);
+    let settings = |address: &str, gateways: &[&str]| UplinkSettings {
+        link: Link {
+            mac: own,
+            addresses: vec![address.parse().unwrap()],
+            gateways: gateways.iter().map(|gateway| gateway.parse().unwrap()).collect(),
+        },
+        mtu: 1500,
+        kernel_answers: vec![],
+    };
+    // Another address and MAC address on the same link: the neighbours are told, and the next hop is where it was.
+    host.fabric.change_uplink(&mut host.control, settings("192.0.2.8/24", &[]), host.now);
+    host.guests[0].send(&hello);
+    host.run();
+    let sent = host.wire.receive();
+    assert_eq!(sent[0], announce::gratuitous_arp(own, [192, 0, 2, 8].into()));
+    assert_eq!((sent.len(), &sent[1][..12]), (2, &[OTHER.0, own.0].concat()[..]));
+    assert_eq!((&sent[1][26..30], &sent[1][50..]), (&[192, 0, 2, 8][..], &hello[..]));
+    // What comes for the new one arrives, what comes for the old one does not.
+    let back = udp([REMOTE, mac(0)], [address(9)[0], address(0)[0]], [7, 7], b"back");
+    let mut outer = from_other(&back);
+    host.wire.send(&outer);
+    host.run();
+    assert!(host.guests[0].receive().is_empty());
+    outer[..6].copy_from_slice(&own.0);
+    outer[30..34].copy_from_slice(&[192, 0, 2, 8]);
+    outer[24..26].fill(0);
+    let sum = Sum::of(&outer[14..34]).finish();
+    outer[24..26].copy_from_slice(&sum.to_be_bytes());
+    host.wire.send(&outer);
+    host.run();
+    assert_eq!(host.guests[0].receive(), [back]);
+    // On another link the other host is behind a router, which is asked for.
+    host.fabric.change_uplink(&mut host.control, settings("198.51.100.8/24", &["198.51.100.1"]), host.now);
+    host.guests[0].send(&hello);
+    host.run();
+    let sent = host.wire.receive();
+    let asks = |frame: &Vec<u8>| frame[38..42] == [198, 51, 100, 1] && frame[28..32] == [198, 51, 100, 8];
+    assert_eq!((sent.len(), sent.iter().filter(|frame| asks(frame)).count()), (2, 1));
+    let next_hops: Vec<_> = host.fabric.resolver().unwrap().status().map(|(_, hop)| hop.address).collect();
+    assert_eq!(next_hops, [IpAddr::from([198, 51, 100, 1])]);
+}
+
+#[test]
 fn a_broadcast_reaches_all_of_its_subnet_and_nobody_twice() {
     let mut host = Host::new();
     host.answer_arp();

@@ -31,15 +31,18 @@ pub fn rarp(mac: MacAddr) -> Vec<u8> {
     frame(|head| announce::rarp(head, mac))
 }
 
+/// What says that `mac` has `address`: [`gratuitous_arp`] or [`unsolicited_na`].
+#[must_use]
+pub fn of_address(mac: MacAddr, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => gratuitous_arp(mac, address),
+        IpAddr::V6(address) => unsolicited_na(mac, address),
+    }
+}
+
 /// All that a port with this MAC address and these addresses has to say: one frame for each address, then one for the MAC address.
 pub fn of_port(mac: MacAddr, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<Vec<u8>> {
-    let mut frames: Vec<Vec<u8>> = addresses
-        .into_iter()
-        .map(|address| match address {
-            IpAddr::V4(address) => gratuitous_arp(mac, address),
-            IpAddr::V6(address) => unsolicited_na(mac, address),
-        })
-        .collect();
+    let mut frames: Vec<Vec<u8>> = addresses.into_iter().map(|address| of_address(mac, address)).collect();
     frames.push(rarp(mac));
     frames
 }

@@ -169,10 +169,13 @@ impl Control {
         self.fabric.vteps.get(&number)
     }
 
-    /// Makes the uplink's port, without queues yet; or changes its addresses.
+    /// Makes the uplink's port, without queues yet; or changes its MAC address, MTU and addresses.
     pub fn set_uplink(&mut self, plan: &UplinkPlan) {
-        if !self.ports.contains_key(&UPLINK) {
-            self.add(UPLINK, PortProfile::new(u16::MAX, plan.mac, plan.mtu, &[], &[]), true);
+        let profile = PortProfile::new(u16::MAX, plan.mac, plan.mtu, &[], &[]);
+        if self.ports.contains_key(&UPLINK) {
+            self.set_profile(UPLINK, profile);
+        } else {
+            self.add(UPLINK, profile, true);
         }
         let UplinkPlan { mac, addresses, gateways, .. } = plan.clone();
         let uplink = Uplink { port: UPLINK.0, mac, addresses, gateways };

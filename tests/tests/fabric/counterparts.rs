@@ -197,21 +197,7 @@ fn echoes(
     host.daemon.until_phase("vm0-eth0", "Forwarding")?;
     let mut far = ports[0].clone();
     (far.mac, far.ips) = (machine.mac.clone(), machine.addresses.iter().map(|(ip, _)| *ip).collect());
-    let packet = udp(&ports[0], &far, b"an echo, please")?;
-    let mut bytes = [0; 64];
-    let echoed = wait::until("an echo across the fabric", LIMIT, || {
-        frontend.send(&packet)?;
-        if let Ok((length, from)) = echo.recv_from(&mut bytes) {
-            echo.send_to(&bytes[..length], from)?;
-        }
-        while let Some(frame) = frontend.try_receive()? {
-            answer_arp(&mut frontend, &frame)?;
-            if frame.ends_with(b"an echo, please") && frame.starts_with(&packet[6..12]) {
-                return Ok(Some(()));
-            }
-        }
-        Ok(None)
-    });
+    let echoed = one_echo(&mut frontend, &echo, [&ports[0], &far], b"an echo, please");
     capture.stop()?;
     let told = || {
         let frames = capture.select("arp").unwrap_or_default();
@@ -220,6 +206,91 @@ fn echoes(
     };
     echoed.with_context(told)?;
     capture.assert_well_formed()
+}
+
+/// Sends a datagram to port 7 of `far`, where `echo` is, until it comes back.
+fn one_echo(
+    frontend: &mut Frontend,
+    echo: &std::net::UdpSocket,
+    [near, far]: [&Port; 2],
+    text: &[u8],
+) -> Result<()> {
+    let packet = udp(near, far, text)?;
+    let mut bytes = [0; 64];
+    wait::until("an echo across the fabric", LIMIT, || {
+        frontend.send(&packet)?;
+        if let Ok((length, from)) = echo.recv_from(&mut bytes) {
+            echo.send_to(&bytes[..length], from)?;
+        }
+        while let Some(frame) = frontend.try_receive()? {
+            answer_arp(frontend, &frame)?;
+            if frame.ends_with(text) && frame.starts_with(&packet[6..12]) {
+                return Ok(Some(()));
+            }
+        }
+        Ok(None)
+    })
+}
+
+#[test]
+#[ignore = "needs root and the binaries built: run by `make test`"]
+fn an_uplink_that_changes_while_towpathd_runs() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let underlay = Underlay::new(&scratch, &["node-a", "far"], 1500)?;
+    (0..2).try_for_each(|member| underlay.without_offloads(member))?;
+    let (near, there) = (underlay.member(0), underlay.member(1));
+    let machine = Machine::number(0, 1300);
+    let [remote, local] = [1, 0].map(|number| underlay.address(number, false));
+    let ports = [port(0, "node-a")];
+    let all = resources(&underlay, &json!({}), &[(&machine, remote)]);
+    kernel(there, &machine, VNI, [remote, local], Knowledge::All(&ports))?;
+    let host = Host::start(&scratch, &underlay, 0, (&all, &ports), &json!({}))?;
+    let echo = there.enter(|| Ok(std::net::UdpSocket::bind("10.0.1.100:7")?))?;
+    echo.set_read_timeout(Some(std::time::Duration::from_millis(200)))?;
+    let mut frontend = Frontend::attach_within(&host.socket("vm0-eth0"), LIMIT)?;
+    host.daemon.until_phase("vm0-eth0", "Forwarding")?;
+    let mut far = ports[0].clone();
+    (far.mac, far.ips) = (machine.mac.clone(), machine.addresses.iter().map(|(ip, _)| *ip).collect());
+    let both = [&ports[0], &far];
+    let until = |field: &str, value: Value| {
+        wait::until(&format!("an uplink whose {field} is {value}"), LIMIT, || {
+            let status = host.daemon.towpath_json(&["status"])?;
+            let has = status["uplink"][field] == value
+                || status["uplink"][field].as_array().is_some_and(|all| all.contains(&value));
+            Ok(has.then_some(()))
+        })
+    };
+    one_echo(&mut frontend, &echo, both, b"as it was opened").context("as it was opened")?;
+
+    near.run(&format!("ip link set {UPLINK} address 02:00:00:00:0a:0a"))?;
+    until("mac", json!("02:00:00:00:0a:0a"))?;
+    one_echo(&mut frontend, &echo, both, b"another MAC").context("another MAC address")?;
+
+    // The manifests say it too: they are read again when it comes.
+    let mut all = all;
+    for own in all.iter_mut().filter(|resource| resource["kind"] == "Host") {
+        own["spec"]["vteps"] = json!(["192.0.2.77", underlay.address(0, true)]);
+    }
+    host.daemon.write_network(&all)?;
+    near.run_all(&format!(
+        "ip address del {local}/24 dev {UPLINK}
+         ip address add 192.0.2.77/24 dev {UPLINK}"
+    ))?;
+    there.run(&format!("bridge fdb replace {} dev {} dst 192.0.2.77", ports[0].mac, machine.name))?;
+    until("addresses", json!("192.0.2.77/24"))?;
+    one_echo(&mut frontend, &echo, both, b"another address").context("another address")?;
+
+    // Packets of the VPC have what the underlay leaves them.
+    near.run(&format!("ip link set {UPLINK} mtu 1400"))?;
+    until("mtu", json!(1400))?;
+    wait::until("ports whose packets fit", LIMIT, || {
+        Ok((host.daemon.port("vm0-eth0")?["status"]["mtu"] == 1350).then_some(()))
+    })
+    .with_context(|| {
+        let told = |words: &[&str]| host.daemon.towpath_text(words).unwrap_or_default();
+        format!("{}\n{}", told(&["status"]), told(&["describe", "port", "vm0-eth0"]))
+    })?;
+    one_echo(&mut frontend, &echo, both, b"a smaller MTU").context("a smaller MTU")
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! An interface of this host's kernel, as the uplink.
 
-use super::{Device, LinkState, Opened, QueuePair, Statistics, UplinkInfo, UplinkThreads, refused};
+use super::{Device, Found, LinkState, Opened, QueuePair, Statistics, UplinkInfo, UplinkThreads, refused};
 use crate::config::UplinkConfig;
 use kernel_io::{Interface, Options};
 use model::Problem;
@@ -52,21 +52,14 @@ fn lacks(queues: &[kernel_io::QueuePair]) -> Vec<String> {
 }
 
 impl Device for KernelDevice {
+    fn look(&mut self) -> Option<Found> {
+        // One that is gone has no link either, and that is told.
+        self.interface.refresh().ok()?;
+        let kernel_io::UplinkInfo { mac, mtu, ref addresses, .. } = *self.interface.info();
+        Some(Found { mac, mtu, addresses: addresses.clone() })
+    }
+
     fn link(&mut self) -> LinkState {
-        let before = self.interface.info().clone();
-        if let Ok(true) = self.interface.refresh() {
-            let now = self.interface.info();
-            tracing::warn!(
-                device = before.device,
-                "the uplink changed: MAC {} to {}, MTU {} to {}, addresses {:?} to {:?}; restart towpathd to use what is new",
-                before.mac,
-                now.mac,
-                before.mtu,
-                now.mtu,
-                before.addresses,
-                now.addresses
-            );
-        }
         match self.interface.link_state() {
             Ok(kernel_io::LinkState::Up) => LinkState::Up { bits_per_second: None },
             Ok(kernel_io::LinkState::Down) | Err(_) => LinkState::Down,

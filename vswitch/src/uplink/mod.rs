@@ -19,7 +19,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-/// What an uplink is, from when it was opened until the daemon ends.
+/// What an uplink is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UplinkInfo {
     /// What moves its packets, as `DPDK net_ixgbe` or `af_packet`.
@@ -95,10 +95,22 @@ pub struct QueuePair {
     pub tx: Box<dyn TxQueue>,
 }
 
+/// What of a device may change while it is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    mac: MacAddr,
+    mtu: u16,
+    addresses: Vec<IpNet>,
+}
+
 /// What a driver keeps behind its queues.
 trait Device: Send {
-    /// The state of the link, without waiting; also looks whether anything else changed, and says so in the log.
+    /// The state of the link, without waiting.
     fn link(&mut self) -> LinkState;
+    /// What the device is now; `None` if it cannot be told, or cannot change.
+    fn look(&mut self) -> Option<Found> {
+        None
+    }
     /// What the device counted.
     fn statistics(&self) -> Statistics;
     /// What becomes readable when pair `pair`, armed, has a packet. `None`: its queues have no events, and arming them says so.
@@ -122,6 +134,9 @@ pub struct Uplink {
     threads: UplinkThreads,
     link: LinkState,
     link_changes: u64,
+    config: UplinkConfig,
+    found: Found,
+    problem: Option<Box<Problem>>,
 }
 
 impl fmt::Debug for Uplink {
@@ -160,6 +175,8 @@ impl Uplink {
             UplinkDriver::Kernel { ifname, xdp } => kernel::open(uplink, ifname, *xdp, pairs),
         };
         let mut opened = opened.map_err(named)?;
+        let UplinkInfo { mac, mtu, ref addresses, .. } = opened.info;
+        let found = Found { mac, mtu, addresses: addresses.clone() };
         let info = settle(opened.info, uplink).map_err(named)?;
         let link = opened.device.link();
         Ok(Some(Self {
@@ -169,6 +186,9 @@ impl Uplink {
             threads: opened.threads,
             link,
             link_changes: 0,
+            config: uplink.clone(),
+            found,
+            problem: None,
         }))
     }
 
@@ -205,6 +225,30 @@ impl Uplink {
         self.link = link;
         self.link_changes += u64::from(changed);
         changed.then_some(link)
+    }
+
+    /// Looks whether the device has another MAC address, MTU or other addresses; whether [`Uplink::info`] is new for that. To be called about once a second.
+    pub fn poll_change(&mut self) -> bool {
+        let Some(found) = self.device.look().filter(|found| *found != self.found) else { return false };
+        self.found = found.clone();
+        let Found { mac, mtu, addresses } = found;
+        match settle(UplinkInfo { mac, mtu, addresses, ..self.info.clone() }, &self.config) {
+            Ok(info) => {
+                self.problem = None;
+                let is_new = info != self.info;
+                self.info = info;
+                is_new
+            }
+            Err(problem) => {
+                self.problem = Some(problem);
+                false
+            }
+        }
+    }
+
+    /// Why what the device became cannot be used: [`Uplink::info`] is what it was before.
+    pub fn problem(&self) -> Option<&Problem> {
+        self.problem.as_deref()
     }
 
     /// What the device counted.
@@ -338,6 +382,67 @@ mod tests {
         assert!(problem.contains("uplink.mtu \"9000\": u0 has an MTU of 1500"), "{problem}");
         let rated = UplinkConfig { rate: Some(BitRate(25_000_000_000)), ..config() };
         assert_eq!(settle(info(&["192.0.2.1/24"]), &rated).unwrap().rate, Some(25_000_000_000));
+    }
+
+    /// A device that is what the test says.
+    struct Fake(std::sync::Arc<std::sync::Mutex<Found>>);
+
+    impl Device for Fake {
+        fn link(&mut self) -> LinkState {
+            LinkState::Down
+        }
+        fn look(&mut self) -> Option<Found> {
+            Some(self.0.lock().unwrap().clone())
+        }
+        fn statistics(&self) -> Statistics {
+            Statistics::default()
+        }
+        fn event_fd(&self, _: u16) -> Option<BorrowedFd<'_>> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_device_that_changes_is_used_as_it_is_unless_that_cannot_be() {
+        let opened = info(&["192.0.2.1/24", "fe80::1/64"]);
+        let UplinkInfo { mac, mtu, ref addresses, .. } = opened;
+        let found = Found { mac, mtu, addresses: addresses.clone() };
+        let device = std::sync::Arc::new(std::sync::Mutex::new(found.clone()));
+        let config = UplinkConfig { gateways: vec!["192.0.2.254".parse().unwrap()], ..config() };
+        let mut uplink = Uplink {
+            info: settle(opened, &config).unwrap(),
+            device: Box::new(Fake(device.clone())),
+            queues: Vec::new(),
+            threads: UplinkThreads::default(),
+            link: LinkState::Down,
+            link_changes: 0,
+            config,
+            found,
+            problem: None,
+        };
+        let mut become_ = |change: &dyn Fn(&mut Found)| {
+            change(&mut device.lock().unwrap());
+            let is_new = uplink.poll_change();
+            assert!(!uplink.poll_change(), "once");
+            (is_new, uplink.info.clone(), uplink.problem().map(ToString::to_string))
+        };
+        assert!(!become_(&|_| {}).0);
+        let link_local = "fe80::2/64".parse().unwrap();
+        assert!(!become_(&|found| found.addresses.push(link_local)).0, "no tunnel ends there");
+        let (is_new, now, _) = become_(&|found| (found.mac, found.mtu) = (MacAddr([2, 0, 0, 0, 0, 9]), 9000));
+        assert_eq!((is_new, now.mac, now.mtu), (true, MacAddr([2, 0, 0, 0, 0, 9]), 9000));
+        // An address goes and another comes: in between it is used as it was, and says why.
+        let (is_new, now, problem) = become_(&|found| found.addresses.clear());
+        assert_eq!((is_new, now.addresses.len()), (false, 1));
+        assert!(problem.unwrap().contains("has no address"));
+        let (is_new, _, problem) =
+            become_(&|found| found.addresses = vec!["198.51.100.1/24".parse().unwrap()]);
+        assert!(!is_new && problem.unwrap().contains("uplink.gateway"), "the gateway is not there");
+        let (is_new, now, problem) =
+            become_(&|found| found.addresses = vec!["192.0.2.7/24".parse().unwrap()]);
+        assert_eq!((is_new, problem), (true, None));
+        let own: IpAddr = "192.0.2.7".parse().unwrap();
+        assert_eq!((now.addresses[0].addr(), now.kernel_answers), (own, vec![own]));
     }
 
     #[test]

@@ -188,6 +188,12 @@ impl Resolver {
         &self.link
     }
 
+    /// The uplink has other addresses, another MAC address or other routers. Next hops stay what they are: the caller resolves his destinations again
+    /// before he releases what they were resolved to, as some may go by another next hop now.
+    pub fn set_link(&mut self, link: Link) {
+        self.link = link;
+    }
+
     /// The number of the next hop towards `destination`, which many destinations may share. A new one is solicited by the next
     /// [`Resolver::on_tick`], which is due at once.
     ///
