@@ -17,6 +17,8 @@ pub(super) enum Kind {
     OneWay(Direction),
     /// TCP in one direction of a tunnel, in pieces as large as a switch takes and gives them: busy cycles per 64 KB and throughput.
     Stream(Direction),
+    /// The same for a guest that neither sends nor takes large packets, with every switch.
+    Segments(Direction),
     /// One frame under way.
     OneInFlight,
     /// Open loop at this percentage of what the slower of towpathd, testpmd and 85 % of the generator can do.
@@ -68,6 +70,7 @@ impl Row {
             Kind::Tso => format!("{base}/tso"),
             Kind::OneWay(direction) => format!("{base}/{}/{}", self.flows, direction.name()),
             Kind::Stream(direction) => format!("{base}/stream-{}", direction.name()),
+            Kind::Segments(direction) => format!("{base}/segments-{}", direction.name()),
             Kind::OneInFlight => format!("{base}/in-flight-1"),
             Kind::Load(percent) => format!("{base}/load-{percent}"),
         }
@@ -86,7 +89,7 @@ impl Row {
     #[must_use]
     pub(super) fn takes(&self, contestant: &str) -> bool {
         match self.kind {
-            Kind::Throughput | Kind::OneWay(_) | Kind::Stream(_) => true,
+            Kind::Throughput | Kind::OneWay(_) | Kind::Stream(_) | Kind::Segments(_) => true,
             Kind::Tso => contestant == TOWPATHD,
             Kind::OneInFlight | Kind::Load(_) => contestant == TOWPATHD || contestant == "testpmd-io",
         }
@@ -145,8 +148,16 @@ pub(super) fn tunnel_visits(quick: bool) -> Vec<Visit> {
                 frames.extend(directions.map(|way| Row::new(layout, size, 1000, Kind::OneWay(way))));
             }
         }
-        let streams = directions.map(|way| Row::new(layout, "64K", 1, Kind::Stream(way))).to_vec();
-        [(false, frames), (true, streams)].map(|(tso, rows)| Visit { layout, tso, tunnel: true, rows })
+        let of = |kind: fn(Direction) -> Kind| {
+            directions.map(|way| Row::new(layout, "64K", 1, kind(way))).to_vec()
+        };
+        let (streams, segments) = (of(Kind::Stream), of(Kind::Segments));
+        [(false, frames), (true, streams), (false, segments)].map(|(tso, rows)| Visit {
+            layout,
+            tso,
+            tunnel: true,
+            rows,
+        })
     };
     layouts.iter().flat_map(of).collect()
 }

@@ -396,7 +396,7 @@ impl Sampler {
         // Switches count what they receive: a large send, or its segments.
         let pieces = match row.kind {
             Kind::Stream(Direction::Out) if switch.tso() => 1.0,
-            Kind::Stream(_) => f64::from(SEGMENTS),
+            Kind::Stream(_) | Kind::Segments(_) => f64::from(SEGMENTS),
             _ => 1.0,
         };
         let rate = if let Rate::PerSecond(rate) = rate { Some(rate) } else { None };
@@ -506,12 +506,15 @@ fn load(row: &Row, rate: Rate, payload: Payload) -> Load {
         in_flight: match row.kind {
             Kind::OneInFlight => Some(1),
             // As many as there are receive buffers for, when they arrive in segments.
-            Kind::Stream(_) => Some(STREAM_RING as usize / 64),
+            Kind::Stream(_) | Kind::Segments(_) => Some(STREAM_RING as usize / 64),
             _ => None,
         },
         senders: match row.kind {
-            Kind::OneInFlight | Kind::OneWay(Direction::Out) | Kind::Stream(Direction::Out) => Senders::First,
-            Kind::OneWay(Direction::In) | Kind::Stream(Direction::In) => Senders::Second,
+            Kind::OneInFlight => Senders::First,
+            Kind::OneWay(way) | Kind::Stream(way) | Kind::Segments(way) => match way {
+                Direction::Out => Senders::First,
+                Direction::In => Senders::Second,
+            },
             _ => Senders::Both,
         },
         latency_every,
@@ -525,9 +528,10 @@ const STREAM_RING: u16 = 1024;
 /// `offloads`: whether this end of the pair has large sends.
 fn attach_config(visit: &Visit, offloads: bool) -> AttachConfig {
     let longest = visit.rows.iter().map(|row| row.sizes.longest()).max().unwrap_or(1514);
-    let longest = if visit.tso && !offloads { 1514 } else { longest };
+    let streams = visit.tunnel && longest > 1514;
+    let longest = if streams && !offloads { 1514 } else { longest };
     let outer = if visit.tunnel { OUTER as u32 } else { 0 };
-    let ring_size = if visit.tunnel && visit.tso { STREAM_RING } else { 256 };
+    let ring_size = if streams { STREAM_RING } else { 256 };
     let layout: RingLayout = visit.layout;
     AttachConfig { layout, ring_size, longest: longest + outer, offloads, huge_pages: true }
 }
