@@ -10,11 +10,17 @@ use crate::world::World;
 /// A checker found something.
 pub fn change(world: &mut World) -> anyhow::Result<()> {
     let guest = world.random.below(world.scene.guests.len());
-    let choice = world.random.below(8);
+    // Who moves goes on moving.
+    if world.random.chance(300)
+        && let Some(moving) = world.scene.network.ports.iter().position(|port| port.moves.is_some())
+    {
+        return migrate(world, moving);
+    }
+    let choice = world.random.below(11);
     let present = world.scene.network.ports[guest].present;
     let name = match choice {
         0 if present => {
-            world.scene.network.change(guest, |port| port.present = false);
+            world.scene.network.change(guest, |port| (port.present, port.moves) = (false, None));
             "port removed (L-15)"
         }
         _ if !present => {
@@ -30,6 +36,7 @@ pub fn change(world: &mut World) -> anyhow::Result<()> {
             "allowed addresses changed (L-12)"
         }
         4 | 5 => change_routes(world),
+        6..=8 if world.options.hosts > 1 => return migrate(world, guest),
         _ => {
             let subnet = world.scene.network.ports[guest].subnet;
             // A place that nobody has had: late packets cannot be taken for somebody else's.
@@ -56,9 +63,34 @@ pub fn change(world: &mut World) -> anyhow::Result<()> {
 /// A checker found something.
 pub fn restore(world: &mut World) -> anyhow::Result<()> {
     for guest in 0..world.scene.guests.len() {
-        world.scene.network.change(guest, |port| (port.present, port.up) = (true, true));
+        world.scene.network.change(guest, |port| (port.present, port.up, port.moves) = (true, true, None));
     }
     world.scene.network.change_routes(|routes| *routes = Routes::ALL);
+    apply(world)
+}
+
+/// A migration begins; the guest of one that began goes on on the other host, or the migration ends where the guest is.
+fn migrate(world: &mut World, guest: usize) -> anyhow::Result<()> {
+    let port = &world.scene.network.ports[guest];
+    let (from, moves) = (port.host, port.moves);
+    let name = match moves {
+        None => {
+            let to = (from + 1 + world.random.below(world.options.hosts - 1)) % world.options.hosts;
+            world.scene.network.change(guest, |port| port.moves = Some((from, to)));
+            "migration begun"
+        }
+        Some(_) if world.moves.iter().any(|(_, other)| *other == guest) => return Ok(()),
+        Some(_) if world.random.chance(600) => {
+            let at = world.scene.now + world.random.below(300_000) as u64;
+            return world.leave(guest, at);
+        }
+        Some(_) => {
+            world.scene.network.change(guest, |port| port.moves = None);
+            "migration ended"
+        }
+    };
+    world.scene.trace.event(world.scene.now, name, &[guest as u64]);
+    world.scene.stats.edge(name, 1);
     apply(world)
 }
 

@@ -93,7 +93,7 @@ pub fn check_stranger(network: &Network, (sent, host): (&Sent, usize), to: usize
         return found(format!("guest {to} got what {} sent, which is nobody's tunnel", outer.addresses.0));
     };
     let receives = network.since(to, sent.epoch).any(|receiver| {
-        receiver.host == host && vni(receiver.subnet.0) == outer.vni && (receiver.station.mac == destination)
+        receiver.is_on(host) && vni(receiver.subnet.0) == outer.vni && (receiver.station.mac == destination)
     });
     if !receives {
         return found(format!(
@@ -113,10 +113,12 @@ pub fn check_stranger(network: &Network, (sent, host): (&Sent, usize), to: usize
             .since(guest, sent.epoch)
             .all(|port| (port.up && port.present) && is_of(port.subnet.0) && port.owns(source))
     };
-    let there = |guest: usize| network.since(guest, sent.epoch).any(|port| port.host == from);
+    let there = |guest: usize| network.since(guest, sent.epoch).any(|port| port.is_on(from));
     let owners: Vec<usize> = (0..network.ports.len()).filter(|guest| lives(*guest)).collect();
     if !owners.is_empty()
         && !owners.iter().any(|guest| there(*guest))
+        // The host that it came from sends on what others still send there.
+        && !network.moved_between(to, (from, host))
         && !crate::network::is_link_local(source)
     {
         return found(format!(

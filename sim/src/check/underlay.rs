@@ -63,7 +63,7 @@ pub fn check_leaving(
         }
         (0..network.ports.len()).any(|guest| {
             network.since(guest, sent.epoch).any(|port| {
-                (port.host == to && port.station.mac == destination)
+                (port.is_on(to) && port.station.mac == destination)
                     && vni(port.subnet.0) == outer.vni
                     && network.reached_since(sent.epoch, from, port.subnet.0)
             })
@@ -103,7 +103,7 @@ pub fn check_announcement(
 ) -> Checked {
     let source = macs(&frame[at..]).map(|(_, source)| source);
     let here = |port: &crate::network::PortView| {
-        port.host == host && vni(port.subnet.0) == outer.vni && Some(port.station.mac) == source
+        port.is_on(host) && vni(port.subnet.0) == outer.vni && Some(port.station.mac) == source
     };
     let now = network.ports.iter().any(here);
     if now || network.past.iter().any(|(_, _, port)| here(port)) {
@@ -121,6 +121,10 @@ pub fn judge(network: &Network, host: usize, frame: &[u8]) -> Expect {
     match neighbour(frame) {
         Some(Neighbour::Asks(address)) if read::sender(frame) == Some(address) => {
             return Expect::Punt(PuntKind::UnderlayNeighbour);
+        }
+        // A tunnel end point that asks says where it is: whether that is news is known to the host alone.
+        Some(Neighbour::Asks(_)) if asker(frame).is_some_and(|asker| network.host_at(asker).is_some()) => {
+            return Expect::Any;
         }
         Some(Neighbour::Asks(address)) if address == own.address => return Expect::AnswerOr(UnderlayNotOurs),
         Some(Neighbour::Asks(_)) => return Expect::Drop(UnderlayNotOurs),
@@ -170,6 +174,11 @@ pub fn judge(network: &Network, host: usize, frame: &[u8]) -> Expect {
     judge_inner(network, (host, from, vpc), outer.class, &frame[at..])
 }
 
+/// Who asks for a neighbour.
+fn asker(frame: &[u8]) -> Option<IpAddr> {
+    read::sender(frame).or_else(|| addresses(frame).map(|(source, _)| source))
+}
+
 /// What should become of the frame in a tunnel packet of host `from`, which has a right Ethernet header.
 fn judge_inner(
     network: &Network,
@@ -193,8 +202,15 @@ fn judge_inner(
     if rare {
         return Expect::Any;
     }
-    if !lives_at(network, (host, from, vpc), source) {
-        return Expect::Drop(DropReason::TunnelSource);
+    let receiver = network.on_host(host, vpc, destination);
+    match lives_at(network, (host, from, vpc), source) {
+        Some(true) => {}
+        // What is late for who came from there.
+        Some(false) if receiver.is_some_and(|guest| network.moved_between(guest, (from, host))) => {
+            return Expect::Any;
+        }
+        Some(false) => return Expect::Drop(DropReason::TunnelSource),
+        None => return Expect::Any,
     }
     if destination == [0xff; 6] {
         return Expect::Punt(PuntKind::Broadcast);
@@ -202,22 +218,35 @@ fn judge_inner(
     if destination[0] & 1 == 1 {
         return Expect::Punt(PuntKind::Multicast);
     }
-    match network.on_host(host, vpc, destination) {
+    match receiver {
+        // Nothing goes back where it came from.
+        Some(guest) if network.ports[guest].moves.is_some() && network.ports[guest].is_on(from) => {
+            Expect::Any
+        }
         Some(guest) => Expect::To(guest),
         None => Expect::Drop(DropReason::UnknownUnicast),
     }
 }
 
-/// Whether host `from` may send from `address` in a VPC, as `host` knows it: who is known to be elsewhere may not.
-fn lives_at(network: &Network, (host, from, vpc): (usize, usize, usize), address: IpAddr) -> bool {
+/// Whether host `from` may send from `address` in a VPC, as `host` knows it: who is known to be elsewhere may not. `None`: who moves is at one of two
+/// hosts, and which of them `host` has heard of last is not known.
+fn lives_at(network: &Network, (host, from, vpc): (usize, usize, usize), address: IpAddr) -> Option<bool> {
     let peer = network.peer_of(vpc);
     let known = std::iter::once(vpc).chain(peer).find_map(|vpc| network.in_vpc(host, vpc, address));
     match known {
-        Some(guest) => network.ports[guest].host == from,
+        Some(guest) if network.ports[guest].moves.is_some() => {
+            if network.ports[guest].is_on(from) {
+                None
+            } else {
+                Some(false)
+            }
+        }
+        Some(guest) => Some(network.ports[guest].host == from),
         None => {
             let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
-            is_link_local(address)
-                || !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast)
+            let nowhere =
+                address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast;
+            Some(is_link_local(address) || !nowhere)
         }
     }
 }

@@ -116,7 +116,8 @@ fn judge_own(destination: IpAddr, frame: &[u8]) -> Expect {
 
 /// To another guest: to another host only what fits the VPC's MTU.
 fn carried(network: &Network, guest: usize, to: usize, header: &NetHeader, frame: &[u8]) -> Expect {
-    if network.ports[guest].host == network.ports[to].host {
+    let (from, to_port) = (&network.ports[guest], &network.ports[to]);
+    if from.host == to_port.host && to_port.moves.is_none() {
         return Expect::To(to);
     }
     let end = match (header.gso, transport(frame)) {
@@ -127,6 +128,10 @@ fn carried(network: &Network, guest: usize, to: usize, header: &NetHeader, frame
         }
     };
     if end > usize::from(network.mtu) + 14 {
+        if to_port.is_on(from.host) {
+            // Whether it is here or there is known to nobody but the host.
+            return Expect::Any;
+        }
         return Expect::AnswerOr(DropReason::TooBig);
     }
     Expect::To(to)

@@ -83,12 +83,15 @@ impl Network {
                 "subnet: s{}-{}, host: node-{}, mac: \"{}\", ips: [{}, \"{}\"], unfiltered: true, shutdown: {}",
                 port.subnet.0,
                 port.subnet.1,
-                port.host,
+                port.moves.map_or(port.host, |(from, _)| from),
                 mac.join(":"),
                 port.station.v4,
                 port.station.v6,
                 !port.up
             );
+            if let Some((_, to)) = port.moves {
+                let _ = write!(spec, ", migratingTo: node-{to}");
+            }
             let mut allowed = Vec::new();
             if port.vip {
                 allowed.extend(vips(port.subnet).map(|address| address.to_string()));

@@ -66,15 +66,23 @@ pub struct PortView {
     pub vip: bool,
     /// Whether it routes for [`ROUTED`], and so may send from there.
     pub router: bool,
-    /// The host it is on.
+    /// The host on which its guest runs.
     pub host: usize,
+    /// While it moves: the hosts that it moves from and to, both of which realize it.
+    pub moves: Option<(usize, usize)>,
 }
 
 impl PortView {
     /// A port that is there and open, and nothing more.
     #[must_use]
     pub fn new(subnet: (usize, usize), station: Station, host: usize) -> Self {
-        Self { present: true, up: true, subnet, station, vip: false, router: false, host }
+        Self { present: true, up: true, subnet, station, vip: false, router: false, host, moves: None }
+    }
+
+    /// Whether a host realizes it.
+    #[must_use]
+    pub fn is_on(&self, host: usize) -> bool {
+        self.moves.map_or(self.host == host, |(from, to)| from == host || to == host)
     }
 
     /// Whether the port may send packets from `address` in frames from `mac`.
@@ -203,14 +211,21 @@ impl Network {
     #[must_use]
     pub fn on_host(&self, host: usize, vpc: usize, mac: Mac) -> Option<usize> {
         self.ports.iter().position(|port| {
-            (port.present && port.up && port.host == host) && port.subnet.0 == vpc && port.station.mac == mac
+            (port.present && port.up && port.is_on(host)) && port.subnet.0 == vpc && port.station.mac == mac
         })
+    }
+
+    /// Whether a port ever moved between two hosts: who has not heard of it sends to the one, which sends on to the other.
+    #[must_use]
+    pub fn moved_between(&self, guest: usize, hosts: (usize, usize)) -> bool {
+        let (one, other) = hosts;
+        self.since(guest, 0).any(|port| port.moves.is_some() && port.is_on(one) && port.is_on(other))
     }
 
     /// Whether `host` has ports of a VPC.
     #[must_use]
     pub fn has_vpc(&self, host: usize, vpc: usize) -> bool {
-        self.ports.iter().any(|port| port.present && port.host == host && port.subnet.0 == vpc)
+        self.ports.iter().any(|port| port.present && port.is_on(host) && port.subnet.0 == vpc)
     }
 
     /// Whether `host` knows a VPC: it has ports of it, or of a peer.

@@ -100,6 +100,10 @@ plants! {
     DoubleOnWire,
     /// What goes to a peer goes to another VPC that has the same addresses.
     WrongPeer,
+    /// A host that a guest has left does not send on what is late.
+    ForgetMoved,
+    /// A guest that moved is not heard of on other hosts.
+    IgnoreMoved,
     /// A route table stays as it was first.
     StaleRoutes,
 }

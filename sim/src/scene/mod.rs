@@ -65,6 +65,8 @@ pub struct Plug {
     pub host: usize,
     /// The seat of the worker that polls it.
     pub home: usize,
+    /// While it moves: the other host that has it, and its index there.
+    pub other: Option<(usize, PortIndex)>,
     /// Interrupts raised, one counter per queue.
     pub interrupts: Vec<Counter>,
     /// Interrupts the guest has noticed.

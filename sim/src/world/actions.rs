@@ -93,6 +93,11 @@ impl World {
                 Action::SetRoutes { routes, plan }
             }
             (Plant::StaleRoutes, Action::SetRoutes { .. }) if self.scene.now > FIRST_NS => return None,
+            (Plant::ForgetMoved, Action::BindMac { space, location: Location::Remote(_), .. })
+                if space >= tables::vpc_space(0) =>
+            {
+                return None;
+            }
             (Plant::AnyTunnel, Action::SetVtep { vtep, address, mut sources, kind }) => {
                 sources.extend(strangers(address));
                 Action::SetVtep { vtep, address, sources, kind }
@@ -140,12 +145,22 @@ impl World {
         self.scene.accounts[guest].add(shards.into_iter());
         self.scene.guest_of.insert((host, index), guest);
         let plug = &mut self.scene.plugs[guest];
+        if self.scene.network.ports[guest].host != host {
+            // It is to come here.
+            plug.other = Some((host, index));
+            return Ok(());
+        }
         (plug.port, plug.host, plug.home) = (Some(index), host, home);
         let now = self.scene.now;
         self.scene.guests[guest].station = self.scene.network.ports[guest].station;
         self.scene.tampered[guest] = false;
         self.scene.guests[guest].boot(now, None, &self.scene.network)?;
         self.attach(guest)?;
+        self.begins(host, index)
+    }
+
+    /// A guest runs on a host from now on.
+    pub(super) fn begins(&mut self, host: usize, index: PortIndex) -> anyhow::Result<()> {
         let uptime = self.uptime();
         let this = &mut self.hosts[host];
         let begins = this.services.set_running(index, true, uptime);
@@ -161,6 +176,9 @@ impl World {
             self.unplug(guest)?;
             self.scene.guests[guest].nic = None;
             self.scene.plugs[guest].port = None;
+        }
+        for plug in self.scene.plugs.iter_mut().filter(|plug| plug.other == Some((host, index))) {
+            plug.other = None;
         }
         let this = &mut self.hosts[host];
         let removal = this.control.remove_port(index);

@@ -141,6 +141,10 @@ impl World {
         for event in events {
             self.scene.trace.words(self.scene.now, "heard", &format!("{event:?}"));
             let actions = self.hosts[host].agent.heard_of(event.vpc, event.vtep, event.mac, event.address);
+            if self.mischief.is(Plant::IgnoreMoved) {
+                continue;
+            }
+            self.scene.stats.edge("move heard of", u64::from(!actions.is_empty()));
             self.carry_out(host, actions)?;
         }
         if self.mischief.is(Plant::ForeignNextHop) {

@@ -1,4 +1,4 @@
-//! Guests that are migrated: what the switch writes is logged.
+//! Guests that are migrated: what the switch writes is logged, and they go on on another host.
 
 use super::World;
 use crate::check::dirty::Migration;
@@ -44,6 +44,45 @@ impl World {
             migration.check(&written.unwrap_or_default())?;
         }
         Ok(())
+    }
+
+    /// A guest stops on the host that it moves from; it goes on at `at` on the one that it moves to.
+    ///
+    /// # Errors
+    ///
+    /// A checker found something.
+    pub fn leave(&mut self, guest: usize, at: u64) -> anyhow::Result<()> {
+        let plug = &self.scene.plugs[guest];
+        let (Some(index), Some(_), host) = (plug.port, plug.other, plug.host) else { return Ok(()) };
+        self.unplug(guest)?;
+        let uptime = self.uptime();
+        self.hosts[host].services.set_running(index, false, uptime);
+        self.moves.push((at, guest));
+        Ok(())
+    }
+
+    /// A guest that left a host goes on on the other, with its stack as it was; if it is not to move any more, where it was.
+    pub(super) fn go_on(&mut self, guest: usize) -> anyhow::Result<()> {
+        let plug = &mut self.scene.plugs[guest];
+        let Some(index) = plug.port else { return Ok(()) };
+        let mut place = (plug.host, index);
+        if let Some(other) = plug.other.replace(place) {
+            place = other;
+            self.scene.stats.edge("guest goes on on another host", 1);
+        } else {
+            plug.other = None;
+        }
+        let home = self.hosts[place.0].control.home(place.1).unwrap_or(0);
+        self.unplug(guest)?;
+        let plug = &mut self.scene.plugs[guest];
+        (plug.host, plug.port, plug.home) = (place.0, Some(place.1), place.0 * self.options.workers + home);
+        self.scene.network.change(guest, |port| port.host = place.0);
+        let stack = self.scene.guests[guest].stack.take();
+        self.restart(guest, true)?;
+        if stack.is_some() {
+            self.scene.guests[guest].stack = stack;
+        }
+        self.begins(place.0, place.1)
     }
 
     pub(super) fn set_log(&self, guest: usize, log: Option<&Arc<DirtyLog>>) {

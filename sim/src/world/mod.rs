@@ -62,6 +62,8 @@ pub struct World {
     pub gone: Vec<Weak<GuestMemory>>,
     /// Guests that start again: when.
     pub restarts: Vec<(u64, usize)>,
+    /// Guests that have left a host and go on on another: when.
+    pub moves: Vec<(u64, usize)>,
     /// Packets taken from pools, and until when.
     pub held: Option<(u64, Vec<buf::OwnedPacket>)>,
     /// Guests that are migrated.
@@ -123,6 +125,7 @@ impl World {
             mischief,
             gone: Vec::new(),
             restarts: Vec::new(),
+            moves: Vec::new(),
             held: None,
             migrations: Vec::new(),
         };
@@ -174,6 +177,12 @@ impl World {
         self.restarts.retain(|(at, _)| *at > now);
         for guest in due {
             self.restart(guest, false)?;
+        }
+        let due: Vec<usize> =
+            self.moves.iter().filter(|(at, _)| *at <= now).map(|(_, guest)| *guest).collect();
+        self.moves.retain(|(at, _)| *at > now);
+        for guest in due {
+            self.go_on(guest)?;
         }
         if self.held.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.held = None;
@@ -258,7 +267,7 @@ impl World {
     /// Whether everything the faults did is undone by itself.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.restarts.is_empty() && self.held.is_none() && self.migrations.is_empty()
+        self.restarts.is_empty() && self.moves.is_empty() && self.held.is_none() && self.migrations.is_empty()
     }
 
     /// The books at the end: guests, pool, maps.

@@ -171,7 +171,7 @@ impl Checks<'_> {
         let entry = self.find_entry(port, from, batch, &frame, lies)?;
         self.ledger.changed(entry, &frame.header, &frame.bytes);
         if let Some(outer) = outer {
-            (self.edge)("encapsulate > uplink");
+            (self.edge)(if port == UPLINK { "late packet sent on" } else { "encapsulate > uplink" });
             self.check_tunnel(entry, from, &outer)?;
         } else {
             (self.edge)(if port == UPLINK { "arrive > delivery" } else { "route > delivery" });
@@ -238,7 +238,8 @@ impl Checks<'_> {
         }
         let entry = self.ledger.entry(at);
         let there = |guest: usize| match self.network.ports.get(guest) {
-            Some(port) if port.host != self.host => target == UPLINK,
+            Some(port) if target == UPLINK => port.host != self.host || port.moves.is_some(),
+            Some(port) if !port.is_on(self.host) => false,
             _ => to.is_some_and(|(to, _)| to == guest),
         };
         match entry.expect {
@@ -254,8 +255,8 @@ impl Checks<'_> {
         let entry = self.ledger.entry(at);
         if let (Expect::To(guest), true) = (entry.expect, entry.epoch == self.network.epoch) {
             let port = &self.network.ports[guest];
-            let host = self.network.hosts[port.host];
-            if outer.addresses.1 != host.address || outer.vni != vni(port.subnet.0) {
+            let host = self.network.host_at(outer.addresses.1).filter(|host| *host != self.host);
+            if !host.is_some_and(|host| port.is_on(host)) || outer.vni != vni(port.subnet.0) {
                 return wrong(format!(
                     "a frame of guest {from} for guest {guest} goes to {} with VNI {:x}",
                     outer.addresses.1, outer.vni
