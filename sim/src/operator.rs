@@ -1,7 +1,7 @@
 //! The operator: ports come, go and change while packets flow.
 
 use crate::network::{Routes, station};
-use crate::world::World;
+use crate::world::{Move, World};
 
 /// Makes one change.
 ///
@@ -10,13 +10,10 @@ use crate::world::World;
 /// A checker found something.
 pub fn change(world: &mut World) -> anyhow::Result<()> {
     let guest = world.random.below(world.scene.guests.len());
-    // Who moves goes on moving.
-    if world.random.chance(300)
-        && let Some(moving) = world.scene.network.ports.iter().position(|port| port.moves.is_some())
-    {
-        return migrate(world, moving);
+    if world.options.hosts > 1 && world.random.chance(400) && world.scene.network.ports[guest].present {
+        return migrate(world, guest);
     }
-    let choice = world.random.below(11);
+    let choice = world.random.below(8);
     let present = world.scene.network.ports[guest].present;
     let name = match choice {
         0 if present => {
@@ -36,7 +33,6 @@ pub fn change(world: &mut World) -> anyhow::Result<()> {
             "allowed addresses changed (L-12)"
         }
         4 | 5 => change_routes(world),
-        6..=8 if world.options.hosts > 1 => return migrate(world, guest),
         _ => {
             let subnet = world.scene.network.ports[guest].subnet;
             // A place that nobody has had: late packets cannot be taken for somebody else's.
@@ -51,47 +47,62 @@ pub fn change(world: &mut World) -> anyhow::Result<()> {
             "addresses changed"
         }
     };
-    world.scene.trace.event(world.scene.now, name, &[guest as u64]);
-    world.scene.stats.edge(name, 1);
+    note(world, guest, name);
     apply(world)
 }
 
-/// All ports are there and open.
+/// All ports are there and open; migrations come to their end by themselves.
 ///
 /// # Errors
 ///
 /// A checker found something.
 pub fn restore(world: &mut World) -> anyhow::Result<()> {
     for guest in 0..world.scene.guests.len() {
-        world.scene.network.change(guest, |port| (port.present, port.up, port.moves) = (true, true, None));
+        world.scene.network.change(guest, |port| (port.present, port.up) = (true, true));
     }
     world.scene.network.change_routes(|routes| *routes = Routes::ALL);
     apply(world)
 }
 
-/// A migration begins; the guest of one that began goes on on the other host, or the migration ends where the guest is.
+/// A migration begins; of one that began, the guest goes to the other host, once more perhaps.
 fn migrate(world: &mut World, guest: usize) -> anyhow::Result<()> {
-    let port = &world.scene.network.ports[guest];
-    let (from, moves) = (port.host, port.moves);
-    let name = match moves {
-        None => {
-            let to = (from + 1 + world.random.below(world.options.hosts - 1)) % world.options.hosts;
-            world.scene.network.change(guest, |port| port.moves = Some((from, to)));
-            "migration begun"
-        }
-        Some(_) if world.moves.iter().any(|(_, other)| *other == guest) => return Ok(()),
-        Some(_) if world.random.chance(600) => {
-            let at = world.scene.now + world.random.below(300_000) as u64;
-            return world.leave(guest, at);
-        }
-        Some(_) => {
-            world.scene.network.change(guest, |port| port.moves = None);
-            "migration ended"
-        }
-    };
+    let (port, now) = (&world.scene.network.ports[guest], world.scene.now);
+    if port.moves.is_some() {
+        world.moves.push((now, guest, Move::Leave));
+        return Ok(());
+    }
+    let from = port.host;
+    let to = (from + 1 + world.random.below(world.options.hosts - 1)) % world.options.hosts;
+    world.scene.network.change(guest, |port| port.moves = Some((from, to)));
+    note(world, guest, "migration begun");
+    world.plan_migration(guest);
+    apply(world)
+}
+
+/// A migration ends with the guest where it is.
+///
+/// # Errors
+///
+/// A checker found something.
+pub fn end_migration(world: &mut World, guest: usize) -> anyhow::Result<()> {
+    // Who has left comes first.
+    let leaving =
+        |world: &World| world.moves.iter().any(|(_, other, step)| *other == guest && *step == Move::GoOn);
+    if world.scene.network.ports[guest].moves.is_none() {
+        return Ok(());
+    }
+    if leaving(world) {
+        world.moves.push((world.scene.now + 200_000, guest, Move::End));
+        return Ok(());
+    }
+    world.scene.network.change(guest, |port| port.moves = None);
+    note(world, guest, "migration ended");
+    apply(world)
+}
+
+fn note(world: &mut World, guest: usize, name: &'static str) {
     world.scene.trace.event(world.scene.now, name, &[guest as u64]);
     world.scene.stats.edge(name, 1);
-    apply(world)
 }
 
 /// Makes a route or a peering, or takes it away.

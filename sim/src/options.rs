@@ -77,6 +77,8 @@ pub struct Options {
     pub offloads: Offloads,
     /// Nanoseconds from host to host.
     pub delay: u64,
+    /// Some subnets have DHCP and router advertisements.
+    pub served: bool,
     /// Workers of each host.
     pub workers: usize,
     /// Pieces of the pool for packets that wait.
@@ -102,7 +104,7 @@ impl Options {
     pub fn draw(seed: u64, steps: u64, faults: usize) -> Self {
         let mut random = Random::new(seed ^ 0x746f_7770_6174_6821);
         let workers = random.pick(&[1, 1, 2, 2, 3, 4]);
-        let hosts = random.pick(&[1, 1, 2, 2, 3]);
+        let hosts = random.pick(&[1, 1, 2, 3, 3]);
         let workers = if hosts > 1 { workers.min(2) } else { workers };
         let vpcs: &[usize] = random.pick(&[&[0][..], &[0, 1], &[0, 2], &[0, 1, 2]]);
         let count = 4 + random.below(4);
@@ -127,6 +129,7 @@ impl Options {
             uplink_pairs: random.pick(&[1, 2, 2]),
             offloads: random.pick(&[Offloads::None, Offloads::Checksum, Offloads::All]),
             delay: random.between(2_000, 60_000),
+            served: random.chance(700),
             workers,
             pool_chunks: random.pick(&[64, 1024, 4096]),
             guests,
@@ -232,7 +235,7 @@ impl fmt::Display for Options {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             out,
-            "seed {}: {} hosts (underlay IPv{}, {} queue pairs, offloads {:?}, {} us apart) with {} workers, {} pool pieces, at least {} steps and {} packets, a fault every {} steps, a change every {}",
+            "seed {}: {} hosts (underlay IPv{}, {} queue pairs, offloads {:?}, {} us apart) with {} workers, services {}, {} pool pieces, at least {} steps and {} packets, a fault every {} steps, a change every {}",
             self.seed,
             self.hosts,
             if self.underlay_v6 { 6 } else { 4 },
@@ -240,6 +243,7 @@ impl fmt::Display for Options {
             self.offloads,
             self.delay / 1000,
             self.workers,
+            self.served,
             self.pool_chunks,
             self.steps,
             self.packets,

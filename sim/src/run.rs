@@ -172,10 +172,19 @@ fn settle(world: &mut World) -> anyhow::Result<()> {
 struct Probe {
     from: usize,
     to: usize,
-    /// Packets sent for it so far; nothing if stacks talk.
-    packets: Option<Vec<usize>>,
-    /// Pings answered before.
-    pings: u64,
+    what: What,
+}
+
+/// What must pass.
+enum What {
+    /// One of these packets.
+    Packets(Vec<usize>),
+    /// One of these broadcasts.
+    Broadcasts(Vec<usize>),
+    /// A ping, and so many were answered before.
+    Ping(u64),
+    /// Answers of the switch's services, and so many of each came before.
+    Services([u64; 4]),
 }
 
 /// Every legal flow passes: from each sound guest to each neighbour that reads as a packet, and to the next one through the stacks.
@@ -187,9 +196,16 @@ fn probe(world: &mut World) -> anyhow::Result<()> {
         let mut neighbours = world.scene.network.partners(from);
         neighbours.retain(|to| sound.contains(to));
         let pings = answered(world, from);
-        probes.extend(neighbours.iter().map(|to| Probe { from, to: *to, packets: Some(Vec::new()), pings }));
+        probes.extend(neighbours.iter().map(|to| Probe { from, to: *to, what: What::Packets(Vec::new()) }));
         let next = neighbours.iter().find(|to| **to > from).or(neighbours.first());
-        probes.extend(next.map(|to| Probe { from, to: *to, packets: None, pings }));
+        probes.extend(next.map(|to| Probe { from, to: *to, what: What::Ping(pings) }));
+        let network = &world.scene.network;
+        let near = network.neighbours(from).into_iter().filter(|to| sound.contains(to));
+        probes.extend(near.map(|to| Probe { from, to, what: What::Broadcasts(Vec::new()) }));
+        if network.told(&network.ports[from]).is_some() {
+            let before = world.scene.ledger.services.told[from];
+            probes.push(Probe { from, to: from, what: What::Services(before) });
+        }
     }
     let (deadline, mut next) = (world.scene.now + LIVENESS_NS, world.scene.now);
     loop {
@@ -221,33 +237,57 @@ fn answered(world: &World, guest: usize) -> u64 {
 
 impl Probe {
     fn has_passed(&self, world: &World) -> bool {
-        match &self.packets {
-            Some(packets) => packets.iter().any(|entry| world.scene.ledger.has_arrived(*entry)),
-            None => answered(world, self.from) > self.pings,
+        let ledger = &world.scene.ledger;
+        match &self.what {
+            What::Packets(packets) => packets.iter().any(|entry| ledger.has_arrived(*entry)),
+            What::Broadcasts(packets) => packets.iter().any(|entry| ledger.has_heard(*entry, self.to)),
+            What::Ping(before) => answered(world, self.from) > *before,
+            What::Services(before) => {
+                ledger.services.told[self.from].iter().zip(before).all(|(now, before)| now > before)
+            }
         }
     }
 
     fn text(&self, world: &World) -> String {
-        let Some(packets) = &self.packets else { return format!("{} to {} (pings)", self.from, self.to) };
-        let taken = packets.iter().filter(|entry| world.scene.ledger.entry(**entry).seen).count();
-        format!("{} to {} ({taken} of {} packets taken)", self.from, self.to, packets.len())
+        let ledger = &world.scene.ledger;
+        let taken = |packets: &[usize]| packets.iter().filter(|entry| ledger.entry(**entry).seen).count();
+        let Self { from, to, .. } = self;
+        match &self.what {
+            What::Packets(packets) => {
+                format!("{from} to {to} ({} of {} packets taken)", taken(packets), packets.len())
+            }
+            What::Broadcasts(packets) => {
+                format!("{from} to {to} ({} of {} broadcasts taken)", taken(packets), packets.len())
+            }
+            What::Ping(_) => format!("{from} to {to} (pings)"),
+            What::Services(before) => {
+                format!("{from} (services: {before:?} before, {:?} now)", ledger.services.told[*from])
+            }
+        }
     }
 
     fn send(&mut self, world: &mut World) -> anyhow::Result<()> {
         let scene = &mut world.scene;
         let guest = &mut scene.guests[self.from];
         let mut acted = Acted::default();
-        match (&mut self.packets, &mut guest.stack) {
-            (Some(packets), _) => {
+        let first = scene.ledger.len();
+        match &mut self.what {
+            What::Packets(packets) => {
                 guest.send_plain(&scene.network, self.to, &mut acted);
-                let first = scene.ledger.len();
                 packets.extend(first..first + acted.sent.len());
             }
-            (None, Some(stack)) => {
-                let v6 = world.options.seed.is_multiple_of(2);
-                stack.start(crate::guest::stack::Task::Ping(scene.network.ports[self.to].station.ip(v6)));
+            What::Broadcasts(packets) => {
+                guest.call_all(&scene.network, &mut acted);
+                packets.extend(first..first + acted.sent.len());
             }
-            (None, None) => {}
+            What::Services(_) => guest.ask_services(&scene.network, &mut acted),
+            What::Ping(_) => {
+                let v6 = world.options.seed.is_multiple_of(2);
+                let to = scene.network.ports[self.to].station.ip(v6);
+                if let Some(stack) = &mut guest.stack {
+                    stack.start(crate::guest::stack::Task::Ping(to));
+                }
+            }
         }
         scene.account(self.from, acted)?;
         scene.again_guest(self.from, 1_000);

@@ -12,6 +12,7 @@
 //! | [`underlay`] | what leaves a host is right outside, and what comes in is judged as it deserves |
 //! | [`leaks`] | pool, mappings and buffers are all there at the end |
 //! | [`steering`] | a guest gets a conversation on the queue pair it last sent it on |
+//! | [`services`] | what DHCP and router advertisements say is what the subnet says, to who asked |
 //! | [`secrets`] | no guest can read what fills another's unshared memory |
 //! | [`work`] | a step stays within its bound |
 //!
@@ -26,6 +27,7 @@ pub mod isolation;
 pub mod leaks;
 pub mod ledger;
 pub mod secrets;
+pub mod services;
 pub mod steering;
 pub mod underlay;
 pub mod verdicts;

@@ -55,8 +55,8 @@ impl Services {
         let at = self.asked.iter().position(|(guest, _, asked)| *guest == to && answers(asked));
         let (epoch, asked) = match at.map(|at| self.asked.swap_remove(at)) {
             Some((_, epoch, asked)) => (epoch, Some(asked)),
-            // A router says so whenever it likes.
-            None if place == 3 => (network.epoch, None),
+            // A router says so whenever it likes; when it said this is not known.
+            None if place == 3 => (0, None),
             None => return found(format!("guest {to} is told {said:?}, and did not ask")).map(|()| false),
         };
         let mut flaws = network.since(to, epoch).filter_map(|port| {
@@ -67,10 +67,12 @@ impl Services {
         if let Some(Some(what)) = first
             && !flaws.any(|flaw| flaw.is_none())
         {
-            return found(format!("guest {to} is told {said:?}, which asked {asked:?}: {what}")).map(|()| false);
+            return found(format!("guest {to} is told {said:?}, which asked {asked:?}: {what}"))
+                .map(|()| false);
         }
         if first.is_none() {
-            return found(format!("guest {to} is told {said:?}, whose subnet has no services")).map(|()| false);
+            return found(format!("guest {to} is told {said:?}, whose subnet has no services"))
+                .map(|()| false);
         }
         self.told[to][place] += 1;
         self.edges.push(edge);

@@ -9,6 +9,7 @@ use crate::check::ledger::Expect;
 use crate::check::secrets;
 use crate::net::Station;
 use crate::net::offload::{complete, make_partial};
+use crate::net::services::told;
 use crate::network::Network;
 use crate::options::{GuestOptions, Kind};
 use crate::random::Random;
@@ -187,7 +188,7 @@ impl Guest {
             let received = nic.receive(pair, limit)?;
             acted.busy |= !received.is_empty();
             for packet in &received {
-                let raw = is_raw(&packet.bytes);
+                let raw = is_raw(&packet.bytes) || told(&packet.bytes).is_some();
                 if let Some(stack) = self.stack.as_mut().filter(|_| !raw) {
                     let mut frame = packet.bytes.clone();
                     if complete(&packet.header, &mut frame).is_some() {

@@ -13,6 +13,7 @@ use crate::net::frame::{
 use crate::net::oddities::{PROVOKED, odd_frame};
 use crate::net::offload::make_partial;
 use crate::net::read::transport;
+use crate::net::services::{self, Question};
 use crate::network::{METADATA, Network, block, vips};
 use crate::options::Kind;
 use engine::DropReason;
@@ -36,6 +37,9 @@ impl Guest {
         }
         if self.random.chance(25) {
             self.ask_all(network, acted);
+        }
+        if self.random.chance(25) {
+            self.ask_services(network, acted);
         }
         let flooding = now < self.flood_until;
         let count = if flooding { 64 } else { 1 + self.random.below(self.options.burst) };
@@ -278,6 +282,39 @@ impl Guest {
         };
         let expect = judge(network, self.index, &NetHeader::default(), &frame);
         self.send(NetHeader::default(), frame, expect, acted);
+    }
+
+    /// Sends what is for all of the subnet.
+    pub fn call_all(&mut self, network: &Network, acted: &mut Acted) {
+        let all = Station { mac: [0xff; 6], v4: std::net::Ipv4Addr::BROADCAST, v6: self.station.v6 };
+        let ports = (RAW_PORTS, RAW_PORTS);
+        let payload = self.payload(60);
+        let flow = Flow { from: self.station, to: all, v6: false, protocol: UDP, ports };
+        let frame = packet(&flow, self.numbers, &payload, Fill::Whole);
+        let expect = judge(network, self.index, &NetHeader::default(), &frame);
+        self.send(NetHeader::default(), frame, expect, acted);
+    }
+
+    /// Asks for an address and for routers as a client does, also for an address that is not its own.
+    pub fn ask_services(&mut self, network: &Network, acted: &mut Acted) {
+        let gateway = network.gateway(network.ports[self.index].subnet);
+        let number = self.random.number() as u32;
+        let address = if self.random.chance(800) {
+            self.station.v4
+        } else {
+            network.ports[self.random.below(network.ports.len())].station.v4
+        };
+        let questions = [
+            Question::Discover(number),
+            Question::Request(number ^ 0x8000_0000, address),
+            Question::Solicit(number & 0xff_ffff),
+            Question::Routers,
+        ];
+        for question in questions {
+            let frame = services::ask(question, &self.station, gateway.v4);
+            let expect = judge(network, self.index, &NetHeader::default(), &frame);
+            self.send(NetHeader::default(), frame, expect, acted);
+        }
     }
 
     /// Any other guest, there or not, of whatever VPC.

@@ -114,6 +114,7 @@ fn options(layout: RingLayout, indirect: bool, ring: Ring) -> Options {
         uplink_pairs: 1,
         offloads: crate::options::Offloads::None,
         delay: 0,
+        served: false,
         workers: 1,
         pool_chunks: 64,
         guests: vec![GuestOptions { kind: Kind::Hostile, nic: attacked, ..guest }, guest, guest],

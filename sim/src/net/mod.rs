@@ -5,6 +5,7 @@ pub mod frame;
 pub mod oddities;
 pub mod offload;
 pub mod read;
+pub mod services;
 pub mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

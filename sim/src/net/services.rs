@@ -141,7 +141,9 @@ pub fn question(frame: &[u8]) -> Option<Question> {
                 _ => None,
             }
         }
-        (546, 547) if body.first() == Some(&1) => Some(Question::Solicit(number(body.get(..4)?)? & 0xff_ffff)),
+        (546, 547) if body.first() == Some(&1) => {
+            Some(Question::Solicit(number(body.get(..4)?)? & 0xff_ffff))
+        }
         _ => None,
     }
 }
@@ -185,7 +187,9 @@ pub fn told(frame: &[u8]) -> Option<Told> {
         let body = frame.get(at.start..at.end)?;
         let (flags, lifetime) = (*body.get(5)?, u16::from_be_bytes(body.get(6..8)?.try_into().ok()?));
         let (mut options, mut left) = (Vec::new(), body.get(16..)?);
-        while let [kind, units @ 1.., ..] = left {
+        while let [kind, units, ..] = left
+            && *units > 0
+        {
             let length = usize::from(*units) * 8;
             options.push((*kind, left.get(2..length)?.to_vec()));
             left = &left[length..];
@@ -285,7 +289,8 @@ fn flaws4(
 
 fn flaws6(kind: u8, options: &[(u16, Vec<u8>)], right: &Right) -> Vec<(&'static str, bool)> {
     let is = |number: u16, bytes: &[u8]| options.iter().any(|(kind, is)| *kind == number && is == bytes);
-    let lent: Vec<&[u8]> = options.iter().filter(|(kind, _)| *kind == 5).map(|(_, bytes)| &bytes[..]).collect();
+    let lent: Vec<&[u8]> =
+        options.iter().filter(|(kind, _)| *kind == 5).map(|(_, bytes)| &bytes[..]).collect();
     vec![
         ("it is not the message that follows", kind == 7 && is(14, &[])),
         ("it is another client's", is(1, &duid(right.station.mac))),
@@ -307,7 +312,10 @@ fn flaws_of_router(
     vec![
         ("it does not say that addresses are by DHCPv6", flags & 0x80 != 0),
         ("it is no router's", lifetime > 0),
-        ("the MTU is wrong", find(5).and_then(|bytes| bytes.get(2..6)) == Some(&u32::from(right.mtu).to_be_bytes())),
+        (
+            "the MTU is wrong",
+            find(5).and_then(|bytes| bytes.get(2..6)) == Some(&u32::from(right.mtu).to_be_bytes()),
+        ),
         ("the prefix is wrong", {
             // 64 bits, on the link, and no address to be made of it.
             find(3).is_some_and(|bytes| bytes[..2] == [64, 0x80] && bytes[14..22] == prefix[..8])

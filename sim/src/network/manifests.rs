@@ -1,7 +1,7 @@
 //! The manifests that the operator writes.
 
 use super::ways::PEERING;
-use super::{Network, PEERS, ROUTED, SUBNETS, VPCS, block, vips, vni};
+use super::{LEASE, Network, PEERS, ROUTED, SUBNETS, VPCS, block, station, vips, vni};
 use crate::net::Mac;
 use model::{Environment, HostSpec, Name, ResourceSet};
 use std::collections::BTreeMap;
@@ -71,9 +71,17 @@ impl Network {
             let spec = format!("vni: {}, cidrs: [10.{second}.0.0/16, \"fd00:{block:x}::/48\"]", vni(vpc));
             resource("Vpc", format!("v{vpc}"), spec);
             for subnet in 0..SUBNETS {
-                let spec = format!(
+                let mut spec = format!(
                     "vpc: v{vpc}, routeTable: r{vpc}, cidrs: [10.{second}.{subnet}.0/24, \"fd00:{block:x}:0:{subnet:x}::/64\"]"
                 );
+                if self.served && subnet == 0 {
+                    let dns = station((vpc, subnet), 2);
+                    let _ = write!(
+                        spec,
+                        ", dhcp: {{enabled: true, dns: [{}, \"{}\"], leaseTime: {LEASE}s}}",
+                        dns.v4, dns.v6
+                    );
+                }
                 resource("Subnet", format!("s{vpc}-{subnet}"), spec);
             }
         }

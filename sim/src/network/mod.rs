@@ -5,12 +5,15 @@ mod ways;
 
 pub use ways::{PEERS, ROUTED, Routes, Way, is_routed_net};
 
+use crate::net::services::Right;
 use crate::net::{Mac, Station, link_local};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// MTU of the underlay, in bytes.
 pub const UNDERLAY_MTU: u16 = 1500;
+/// Seconds that an address is lent by DHCP.
+pub const LEASE: u32 = 7200;
 /// Where the metadata service is.
 pub const METADATA: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
@@ -151,6 +154,8 @@ pub struct Network {
     pub gateways: BTreeMap<(usize, usize), Mac>,
     /// MTU of all VPCs, in bytes.
     pub mtu: u16,
+    /// Subnets with number 0 tell their ports by DHCP and router advertisements who they are.
+    pub served: bool,
     /// Who announced each virtual address last, by host and subnet.
     pub holders: BTreeMap<Held, (usize, Mac)>,
     /// Counts changes; what was sent before one may be judged by either state.
@@ -268,6 +273,19 @@ impl Network {
             return theirs.station;
         }
         Station { mac: self.gateway(mine.subnet).mac, ..theirs.station }
+    }
+
+    /// What a port is told by DHCP and router advertisements, if it is.
+    #[must_use]
+    pub fn told(&self, port: &PortView) -> Option<Right> {
+        let dns = station(port.subnet, 2);
+        (self.served && port.subnet.1 == 0).then(|| Right {
+            station: port.station,
+            gateway: self.gateway(port.subnet),
+            dns: (dns.v4, dns.v6),
+            mtu: self.mtu,
+            lease: LEASE,
+        })
     }
 
     /// Forgets holders that may not hold their address any more.

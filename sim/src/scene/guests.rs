@@ -64,6 +64,9 @@ impl Scene {
             if self.ledger.arrived(guest, packet, &self.network)? {
                 self.stats.edge("delivery > guest, cut", 1);
             }
+            for edge in self.ledger.services.edges.drain(..) {
+                self.stats.edge(edge, 1);
+            }
         }
         acted.attacks.iter().for_each(|case| self.stats.case(*case));
         if acted.resets {

@@ -1,7 +1,7 @@
 //! What the agent decides, carried out.
 
 use super::{SUBNET_NUMBERS, World};
-use crate::network::vips;
+use crate::network::{METADATA, vips};
 use crate::plant::Plant;
 use agent::Action;
 use anyhow::Context;
@@ -97,6 +97,12 @@ impl World {
                 if space >= tables::vpc_space(0) =>
             {
                 return None;
+            }
+            (Plant::WrongLease, Action::SetSubnet { subnet, mut plan }) => {
+                if let Some(dhcp) = &mut plan.dhcp {
+                    dhcp.dns.iter_mut().for_each(|dns| *dns = METADATA[usize::from(dns.is_ipv6())]);
+                }
+                Action::SetSubnet { subnet, plan }
             }
             (Plant::AnyTunnel, Action::SetVtep { vtep, address, mut sources, kind }) => {
                 sources.extend(strangers(address));

@@ -58,6 +58,7 @@ impl Host {
             agent: Agent::new(name.clone()),
             name,
             removals: Vec::new(),
+            busy_until: 0,
         };
         Ok((host, workers))
     }

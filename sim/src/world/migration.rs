@@ -8,7 +8,47 @@ use guest_mem::DirtyLog;
 use std::any::Any;
 use std::sync::Arc;
 
+/// What comes next in a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// The guest stops where it is.
+    Leave,
+    /// It goes on on the other host.
+    GoOn,
+    /// The operator says that it is where it is.
+    End,
+}
+
 impl World {
+    /// Plans what follows when a migration has begun.
+    pub fn plan_migration(&mut self, guest: usize) {
+        let now = self.scene.now;
+        let leave = now + self.random.between(20_000, 300_000);
+        // Some are taken back: the guest never leaves.
+        if self.random.chance(850) {
+            self.moves.push((leave, guest, Move::Leave));
+        }
+        self.moves.push((leave + self.random.between(300_000, 2_000_000), guest, Move::End));
+    }
+
+    /// Takes the steps of migrations that are due.
+    pub(super) fn go_on_moving(&mut self) -> anyhow::Result<()> {
+        let now = self.scene.now;
+        let (due, later): (Vec<_>, Vec<_>) = self.moves.drain(..).partition(|(at, ..)| *at <= now);
+        self.moves = later;
+        for (_, guest, step) in due {
+            match step {
+                Move::Leave => {
+                    let gap = self.random.below(100_000) as u64;
+                    self.leave(guest, now + gap)?;
+                }
+                Move::GoOn => self.go_on(guest)?,
+                Move::End => crate::operator::end_migration(self, guest)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Logs what the switch writes to a guest, until `until`.
     ///
     /// # Errors
@@ -57,7 +97,7 @@ impl World {
         self.unplug(guest)?;
         let uptime = self.uptime();
         self.hosts[host].services.set_running(index, false, uptime);
-        self.moves.push((at, guest));
+        self.moves.push((at, guest, Move::GoOn));
         Ok(())
     }
 
@@ -69,6 +109,9 @@ impl World {
         if let Some(other) = plug.other.replace(place) {
             place = other;
             self.scene.stats.edge("guest goes on on another host", 1);
+            // Some hear of it later.
+            let deaf = self.random.below(self.hosts.len());
+            self.hosts[deaf].busy_until = self.scene.now + self.random.below(1_000_000) as u64;
         } else {
             plug.other = None;
         }

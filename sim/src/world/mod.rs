@@ -6,6 +6,8 @@ mod migration;
 pub mod queues;
 mod session;
 
+pub use migration::Move;
+
 use crate::check::dirty::Migration;
 use crate::check::steering::Place;
 use crate::check::{accounts, leaks};
@@ -62,8 +64,8 @@ pub struct World {
     pub gone: Vec<Weak<GuestMemory>>,
     /// Guests that start again: when.
     pub restarts: Vec<(u64, usize)>,
-    /// Guests that have left a host and go on on another: when.
-    pub moves: Vec<(u64, usize)>,
+    /// What migrations have before them: when, which guest, what.
+    pub moves: Vec<(u64, usize, Move)>,
     /// Packets taken from pools, and until when.
     pub held: Option<(u64, Vec<buf::OwnedPacket>)>,
     /// Guests that are migrated.
@@ -80,6 +82,8 @@ pub struct Host {
     agent: Agent,
     name: Name,
     removals: Vec<(PortIndex, Removal)>,
+    /// Its control side has other work until then, and hears nothing.
+    busy_until: u64,
 }
 
 impl World {
@@ -91,7 +95,8 @@ impl World {
     pub fn new(options: Options, plant: Option<Plant>, print: bool) -> anyhow::Result<Self> {
         let mut random = Random::new(options.seed);
         let several = options.hosts > 1;
-        let mut network = Network { mtu: options.mtu(), routes: Routes::ALL, ..Network::default() };
+        let mut network =
+            Network { mtu: options.mtu(), routes: Routes::ALL, served: options.served, ..Network::default() };
         if several {
             network.hosts = (0..options.hosts).map(|host| HostView::new(host, options.underlay_v6)).collect();
         }
@@ -159,6 +164,9 @@ impl World {
     /// A checker found something, or the system gives no memory.
     pub fn control_turn(&mut self) -> anyhow::Result<()> {
         for host in 0..self.hosts.len() {
+            if self.scene.now < self.hosts[host].busy_until {
+                continue;
+            }
             while let Some(announcement) = self.hosts[host].control.announcements().pop() {
                 self.announced(host, announcement)?;
             }
@@ -178,12 +186,7 @@ impl World {
         for guest in due {
             self.restart(guest, false)?;
         }
-        let due: Vec<usize> =
-            self.moves.iter().filter(|(at, _)| *at <= now).map(|(_, guest)| *guest).collect();
-        self.moves.retain(|(at, _)| *at > now);
-        for guest in due {
-            self.go_on(guest)?;
-        }
+        self.go_on_moving()?;
         if self.held.as_ref().is_some_and(|(until, _)| *until <= now) {
             self.held = None;
         }

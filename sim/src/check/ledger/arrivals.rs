@@ -25,6 +25,10 @@ impl Ledger {
             arrivals.answers += 1;
             return self.answered(to, received, address, mac, network).map(|()| false);
         }
+        if self.services.arrived(to, &received.bytes, network)? {
+            self.arrivals[to].packets += 1;
+            return Ok(false);
+        }
         let candidates = self.candidates(to, received);
         if candidates.is_empty() {
             if let Some(pieces) = self.joined(to, received) {
@@ -97,10 +101,12 @@ impl Ledger {
             return Err(lost(format!("guest {to} got a broadcast twice")));
         };
         got.push(to);
-        let mut sent = &self.entries[*at];
-        while let Some(origin) = sent.origin {
-            sent = &self.entries[origin];
+        let mut first = *at;
+        while let Some(origin) = self.entries[first].origin {
+            first = origin;
         }
+        self.heard.entry(first).or_default().push(to);
+        let sent = &self.entries[first];
         if sent.guest < self.guests {
             isolation::check_broadcast(network, sent, to)?;
         }

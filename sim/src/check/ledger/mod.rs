@@ -21,6 +21,7 @@ mod arrivals;
 mod forms;
 mod report;
 
+use super::services::Services;
 use super::{Checked, Violation, secrets};
 use crate::net::offload::complete_blindly;
 use crate::net::read::{Neighbour, describe, flow, neighbour, transport};
@@ -119,6 +120,10 @@ pub struct Ledger {
     questions: Vec<(usize, IpAddr, u64)>,
     /// By guest.
     pub arrivals: Vec<Arrivals>,
+    /// What guests asked of the switch's own services.
+    pub services: Services,
+    /// Broadcasts by the number of the frame that their sender sent: who got one.
+    heard: HashMap<usize, Vec<usize>>,
     /// By guest: it sent of its own accord what marks memory that nobody may see.
     pub revealed: Vec<bool>,
     /// By guest: it got segments of equal large sends that were not all delivered, so its packets cannot be counted.
@@ -139,6 +144,7 @@ impl Ledger {
             arrivals: vec![Arrivals::default(); guests + uplinks],
             uncertain: vec![false; guests + uplinks],
             revealed: vec![false; guests],
+            services: Services::new(guests),
             ..Self::default()
         }
     }
@@ -206,6 +212,9 @@ impl Ledger {
         if let Some(Neighbour::Asks(address)) = neighbour(frame).filter(|_| guest < self.guests) {
             self.questions.push((guest, address, epoch));
         }
+        if guest < self.guests {
+            self.services.sent(guest, frame, epoch);
+        }
         self.entries.push(Sent {
             guest,
             flow,
@@ -265,6 +274,12 @@ impl Ledger {
     #[must_use]
     pub fn has_arrived(&self, entry: usize) -> bool {
         self.entries[entry].reached
+    }
+
+    /// Whether guest `to` got this broadcast.
+    #[must_use]
+    pub fn has_heard(&self, entry: usize, to: usize) -> bool {
+        self.heard.get(&entry).is_some_and(|heard| heard.contains(&to))
     }
 
     /// The switch took a frame of `guest` with these bytes: its number. Of equal ones the oldest that no later one of its flow has overtaken (a
