@@ -206,9 +206,7 @@ fn judge_inner(
     match lives_at(network, (host, from, vpc), source) {
         Some(true) => {}
         // What is late for who came from there.
-        Some(false) if receiver.is_some_and(|guest| network.moved_between(guest, (from, host))) => {
-            return Expect::Any;
-        }
+        Some(false) if is_late(network, (host, from, vpc), destination) => return Expect::Any,
         Some(false) => return Expect::Drop(DropReason::TunnelSource),
         None => return Expect::Any,
     }
@@ -226,6 +224,14 @@ fn judge_inner(
         Some(guest) => Expect::To(guest),
         None => Expect::Drop(DropReason::UnknownUnicast),
     }
+}
+
+/// Whether a frame may be late for somebody who came to `host` from there, wherever that is now.
+fn is_late(network: &Network, (host, from, vpc): (usize, usize, usize), destination: [u8; 6]) -> bool {
+    (0..network.ports.len()).any(|guest| {
+        let had = |port: &crate::network::PortView| port.subnet.0 == vpc && port.station.mac == destination;
+        network.since(guest, 0).any(had) && network.moved_between(guest, (from, host))
+    })
 }
 
 /// Whether host `from` may send from `address` in a VPC, as `host` knows it: who is known to be elsewhere may not. `None`: who moves is at one of two

@@ -291,9 +291,14 @@ impl Network {
     /// Forgets holders that may not hold their address any more.
     pub fn drop_holders(&mut self) {
         let ports = &self.ports;
-        self.holders.retain(|(_, subnet, _), (guest, mac)| {
+        self.holders.retain(|(host, subnet, _), (guest, mac)| {
             let port = &ports[*guest];
-            port.present && port.up && port.vip && port.subnet == *subnet && port.station.mac == *mac
+            port.is_on(*host)
+                && port.present
+                && port.up
+                && port.vip
+                && port.subnet == *subnet
+                && port.station.mac == *mac
         });
     }
 

@@ -125,7 +125,8 @@ impl Ledger {
             self.last.get(&(entry.guest, entry.flow, to, received.pair)).copied()
         };
         let position = |(at, segment): Piece| (self.entries[at].order, segment.unwrap_or(0));
-        let fits = |piece: &Piece| self.entries[piece.0].torn || last(piece.0) < Some(position(*piece));
+        let unordered = |at: usize| self.entries[at].torn || at < self.loose;
+        let fits = |piece: &Piece| unordered(piece.0) || last(piece.0) < Some(position(*piece));
         let in_order = candidates.iter().copied().filter(fits);
         let Some((at, segment)) = in_order.min_by_key(|piece| (piece.0, position(*piece))) else {
             return Err(match candidates.first() {
@@ -182,7 +183,7 @@ impl Ledger {
             }
         };
         self.arrivals[to].packets += u64::from(first);
-        if !entry.torn {
+        if !entry.torn && at >= self.loose {
             self.last.insert((entry.guest, entry.flow, to, pair), (entry.order, segment.unwrap_or(0)));
         }
     }

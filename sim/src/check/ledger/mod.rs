@@ -124,6 +124,8 @@ pub struct Ledger {
     pub services: Services,
     /// Broadcasts by the number of the frame that their sender sent: who got one.
     heard: HashMap<usize, Vec<usize>>,
+    /// Frames before this one were on their way when a guest went from one host to another.
+    loose: usize,
     /// By guest: it sent of its own accord what marks memory that nobody may see.
     pub revealed: Vec<bool>,
     /// By guest: it got segments of equal large sends that were not all delivered, so its packets cannot be counted.
@@ -160,8 +162,10 @@ impl Ledger {
         origin: Option<usize>,
     ) -> usize {
         let expect = if odd { Expect::Any } else { judged };
-        let inner = tunnel::open(frame).map_or(frame, |(_, at)| &frame[at..]);
-        let at = self.sent_in(wire, flow(inner), &NetHeader::default(), frame, expect, epoch);
+        let (inner, vni) = tunnel::open(frame).map_or((frame, 0), |(outer, at)| (&frame[at..], outer.vni));
+        // VPCs may use the same addresses.
+        let flow = flow(inner) ^ u64::from(vni).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let at = self.sent_in(wire, flow, &NetHeader::default(), frame, expect, epoch);
         let entry = &mut self.entries[at];
         (entry.origin, entry.wire) = (origin, Some(frame.to_vec()));
         entry.unlikely = !matches!(judged, Expect::To(_) | Expect::Any);
@@ -276,6 +280,11 @@ impl Ledger {
         self.entries[entry].reached
     }
 
+    /// A guest goes on on another host: no order is promised between what was on its way before, which may wait for another next hop, and after.
+    pub fn moved(&mut self) {
+        self.loose = self.entries.len();
+    }
+
     /// Whether guest `to` got this broadcast.
     #[must_use]
     pub fn has_heard(&self, entry: usize, to: usize) -> bool {
@@ -326,9 +335,10 @@ impl Ledger {
     ///
     /// Later ones of its flow were decided before.
     pub fn decided(&mut self, entry: usize, to: usize, pair: Option<usize>) -> Checked {
+        let loose = entry < self.loose;
         let entry = &mut self.entries[entry];
         entry.decided = Some((to, pair));
-        if entry.torn {
+        if entry.torn || loose {
             return Ok(());
         }
         let last = &mut self.taken.entry((entry.guest, entry.flow)).or_default().1;
