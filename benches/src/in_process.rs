@@ -113,8 +113,14 @@ pub fn host(config: &AttachConfig) -> Result<Host, InProcessError> {
 
 /// A switch of one worker.
 pub(crate) fn switch() -> Result<(Control, Worker), InProcessError> {
-    let switch = SwitchConfig { workers: 1, pool_chunks: 1024, secret: [0x0123_4567, 0x89ab_cdef] };
-    let (control, workers) = Control::new(&switch);
+    let switch = SwitchConfig {
+        workers: 1,
+        pool_chunks: 1024,
+        secret: [0x0123_4567, 0x89ab_cdef],
+        sessions: 1 << 20,
+        now: 0,
+    };
+    let (control, workers) = Control::new(&switch)?;
     let worker = workers.into_iter().next().ok_or_else(|| InProcessError::Ring("no worker".to_string()))?;
     Ok((control, worker))
 }

@@ -45,7 +45,12 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Folder of manifests, applied at start and on SIGHUP.
     pub manifests: Option<PathBuf>,
+    /// Sessions that there may be of IPv4, and a quarter as many of IPv6; 1,024 to 16,777,216. Their memory is taken as they are used.
+    pub sessions: u32,
 }
+
+/// Sessions without a word in the file.
+const DEFAULT_SESSIONS: u32 = 1 << 20;
 
 /// The polling threads: one on each core named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,17 +206,24 @@ fn read_fields(
         "stores are not supported by this version",
         "remove the field: resources come from the folder of manifests, which is read at every start",
     );
+    let mut sessions = DEFAULT_SESSIONS;
     if let Some(mut limits) = fields.mapping(reader, "limits") {
-        limits.unsupported(
-            reader,
-            "sessions",
-            "sessions are not supported by this version",
-            "remove the field: nothing is kept for a flow",
-        );
+        sessions =
+            limits.integer(reader, "sessions", 1024..=16_777_216).map_or(sessions, |count| count as u32);
         limits.finish(reader);
     }
     fields.finish(reader);
-    Config { file: file.map(Path::to_owned), host, workers, uplink, eal, api_socket, metrics, manifests }
+    Config {
+        file: file.map(Path::to_owned),
+        host,
+        workers,
+        uplink,
+        eal,
+        api_socket,
+        metrics,
+        manifests,
+        sessions,
+    }
 }
 
 fn read_host(fields: &mut Fields<'_>, reader: &mut Reader, machine: &Machine) -> Name {
@@ -350,6 +362,7 @@ mod tests {
                 api_socket: "/run/towpath/api.sock".into(),
                 metrics: "127.0.0.1:9464".parse().unwrap(),
                 manifests: None,
+                sessions: DEFAULT_SESSIONS,
             }
         );
         assert_eq!(config.notes().len(), if HAS_DPDK { 3 } else { 4 });
@@ -364,13 +377,14 @@ mod tests {
         let config = read(
             "host: node-a\nworkers: {cores: [2, 3], idle: poll}\n\
              api: {socket: /run/x/api.sock, listen: null, tls: null}\nmetrics: {listen: '[::1]:0'}\nmanifests: manifests\n\
-             store: null\nuplink: {kernel: {ifname: u0}}\neal:\nlimits: {}\n",
+             store: null\nuplink: {kernel: {ifname: u0}}\neal:\nlimits: {sessions: 4096}\n",
         )
         .unwrap();
         assert_eq!(config.host.as_str(), "node-a");
         assert_eq!(config.workers, Workers { cores: vec![2, 3], idle: Idle::Poll });
         assert_eq!(config.api_socket, Path::new("/run/x/api.sock"));
         assert_eq!(config.metrics, "[::1]:0".parse().unwrap());
+        assert_eq!(config.sessions, 4096);
         assert_eq!(config.manifests.as_deref(), Some(Path::new("/etc/towpath/manifests")));
         assert_eq!(config.uplink.as_ref().map(|uplink| uplink.driver.device()), Some("u0"));
         assert!(config.notes().len() <= usize::from(!HAS_DPDK), "{:?}", config.notes());
@@ -382,7 +396,6 @@ mod tests {
             "store: {embedded: {path: /x}}",
             &["towpathd.yaml:1:8: store: stores are not supported by this version"],
         );
-        refused("limits: {sessions: 5}", &["limits.sessions \"5\": sessions are not supported"]);
         refused(
             "api: {listen: '0.0.0.0:1'}",
             &["api.listen \"0.0.0.0:1\": the API over TCP is not supported"],
@@ -395,6 +408,7 @@ mod tests {
         refused("hsot: a", &["1:1: hsot: unknown field; remedy: nearest known field: host"]);
         refused("workers: {core: [1]}", &["workers.core: unknown field; remedy: nearest known field: cores"]);
         refused("metrics: {liste: x}", &["metrics.liste: unknown field", "listen"]);
+        refused("limits: {sessions: 5}", &["limits.sessions \"5\": "]);
         refused("limits: {flows: 1}", &["limits.flows: unknown field", "sessions"]);
     }
 

@@ -145,8 +145,15 @@ fn start_threads(
 ) -> anyhow::Result<(HostHandle, std::thread::JoinHandle<()>)> {
     let threads = uplink.as_ref().map(Uplink::threads).unwrap_or_default();
     let cores: Vec<usize> = config.workers.cores.iter().map(|core| *core as usize).collect();
-    let switch = SwitchConfig { workers: cores.len(), pool_chunks: POOL_CHUNKS, secret: secret()? };
-    let (control, workers) = Control::new(&switch);
+    let switch = SwitchConfig {
+        workers: cores.len(),
+        pool_chunks: POOL_CHUNKS,
+        secret: secret()?,
+        sessions: config.sessions,
+        now: worker::boot_time(),
+    };
+    let (control, workers) = Control::new(&switch)
+        .context("no memory for sessions: lower limits.sessions in the daemon's file")?;
     let bell = host::bell().context("no file descriptors left")?;
     let faults = Arc::new(ArrayQueue::new(FAULTS));
     let wakers = worker::wakers(cores.len()).context("no file descriptors left")?;

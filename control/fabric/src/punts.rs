@@ -116,7 +116,12 @@ impl<U: Upstream> Fabric<U> {
             self.lost += count;
             return;
         }
-        ports.into_iter().for_each(|port| self.transmit(control, port, bytes));
+        // By its rules, each receiver may refuse what its neighbour takes.
+        for port in ports {
+            if control.may_receive_copy(port, bytes) {
+                self.transmit(control, port, bytes);
+            }
+        }
         for vtep in vteps {
             self.transmit_tunnel(control, vtep, vpc.unwrap_or_default(), bytes);
         }

@@ -39,6 +39,9 @@ pub struct Metadata {
     pub origin: Origin,
     /// The traffic class of the outer header. Written by `decapsulate`. Of this type so that it and `origin` fill one word.
     pub outer_class: u16,
+    /// The number of the subnet whose gateway sends it on, if that is a matter of its destination alone. Written by `route` for packets that it sends on; read
+    /// by `policy` where those differ from how they came.
+    pub routed_to: Option<u16>,
 }
 
 /// Up to 32 packets of one receive queue, with what the stages found out about them.
@@ -175,6 +178,13 @@ impl<'a, 'm> Batch<'a, 'm> {
     pub fn group(&self, at: usize) -> Option<Group> {
         let group = self.groups.get(at)?;
         Some(Group { packets: group.packets & self.alive(), ..*group })
+    }
+
+    /// Where a packet goes; `None` while nobody has decided, and when it ended.
+    pub fn output_of(&self, index: usize) -> Option<Output> {
+        let packet = self.alive() & 1u32.wrapping_shl(index as u32);
+        let group = self.groups.iter().find(|group| group.packets & packet != 0)?;
+        Some(group.output)
     }
 
     /// Whether any packet goes to a tunnel.

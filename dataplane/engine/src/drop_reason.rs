@@ -114,6 +114,18 @@ drop_reasons! {
     NeighbourUnresolved => "neighbour_unresolved",
     /// The port is being set up, shut down by its owner, or has no policy yet.
     PortDown => "port_down",
+    /// No rule of the sender's security groups lets it out, or none of the receiver's lets it in.
+    PolicyDenied => "policy_denied",
+    /// A segment that its TCP connection cannot have sent: outside of the window, or out of order.
+    SessionInvalid => "session_invalid",
+    /// The table of sessions is full.
+    SessionTableFull => "session_table_full",
+    /// The port has as many sessions as it may have.
+    SessionQuota => "session_quota",
+    /// A later fragment of a datagram whose first fragment did not pass, or came too long ago.
+    FragmentUnknown => "fragment_unknown",
+    /// An ICMP error about a packet of no session.
+    IcmpUnrelated => "icmp_unrelated",
     /// The receiver has no buffers: it is slower than its senders.
     ReceiverFull => "receiver_full",
     /// The packet fits no buffer of the receiver, or is longer than its MTU.

@@ -3,7 +3,7 @@
 //! A stage of its own because nothing of this is forwarded by a worker: a worker floods nothing. The control thread answers DHCP and router solicitations,
 //! and copies the rest to who is in the subnet, under a budget per port.
 //!
-//! Drops: [`DropReason::Multicast`].
+//! Drops: [`DropReason::Multicast`], and those that its caller names.
 
 use engine::{Batch, DropReason, Indices, PuntKind};
 use packet::{Headers, L3, L4, MacAddr, ethernet, icmp, ndp};
@@ -13,9 +13,14 @@ const DHCP4_SERVER: u16 = 67;
 /// UDP port of DHCPv6 servers.
 const DHCP6_SERVER: u16 = 547;
 
-/// Runs the stage. `multicast`: whether the subnet wants groups replicated.
+/// Runs the stage. `multicast`: whether the subnet wants groups replicated. `judge` says whether the sender may send what is to be replicated; questions to the
+/// switch's own services are answered under any rules.
 #[inline]
-pub fn run(batch: &mut Batch<'_, '_>, multicast: bool) {
+pub fn run(
+    batch: &mut Batch<'_, '_>,
+    multicast: bool,
+    mut judge: impl FnMut(&Batch<'_, '_>, usize) -> Result<(), DropReason>,
+) {
     let packets = batch.to_group & batch.undecided();
     if packets == 0 {
         return;
@@ -24,6 +29,10 @@ pub fn run(batch: &mut Batch<'_, '_>, multicast: bool) {
         let headers = batch.metadata[index].headers;
         let Some(packet) = batch.burst.packet(index) else { continue };
         match kind(packet.head(), &headers, multicast) {
+            Some(kind @ (PuntKind::Broadcast | PuntKind::Multicast)) => match judge(batch, index) {
+                Ok(()) => batch.punt(index, kind),
+                Err(reason) => batch.drop(index, reason),
+            },
             Some(kind) => batch.punt(index, kind),
             None => batch.drop(index, DropReason::Multicast),
         }
@@ -60,7 +69,7 @@ mod tests {
         Traffic::of([frame]).run(|batch, _| {
             crate::parse::run(batch);
             batch.to_group = 1;
-            run(batch, multicast);
+            run(batch, multicast, |_, _| Ok(()));
             found = batch.punts().first().map(|(_, kind)| *kind);
             assert_eq!(found.is_none(), batch.drops().any(|(reason, _)| reason == DropReason::Multicast));
         });

@@ -15,8 +15,12 @@ pub mod encapsulate;
 pub mod forward;
 pub mod neighbours;
 pub mod parse;
+pub mod police;
+pub mod policy;
 pub mod port_security;
 pub mod route;
+pub mod sessions;
+mod tuple;
 
 #[cfg(test)]
 mod testing;

@@ -29,13 +29,24 @@ pub fn is_metadata(address: IpAddr) -> bool {
 /// What becomes of a packet to the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It goes on, to this MAC address, from that of its last subnet's gateway.
-    Forward(Output, MacAddr, MacAddr),
+    /// It goes on.
+    Forward(Onward),
     /// Its sender is told.
     Error(IcmpError, DropReason),
     /// The gateway answers a ping.
     Echo,
     Drop(DropReason),
+}
+
+/// Where and as what a packet leaves its router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Onward {
+    output: Output,
+    destination: MacAddr,
+    /// Its last subnet's gateway.
+    source: MacAddr,
+    /// That subnet; `None` where another host finds out which it is.
+    subnet: Option<u16>,
 }
 
 /// Runs the stage for packets of a subnet's port to its gateway.
@@ -169,7 +180,8 @@ impl Router<'_> {
                 // The directory host routes it on: it goes to the gateway of its own subnet there.
                 Some(vtep) => {
                     let gateway = self.subnet.gateway_mac;
-                    Verdict::Forward(Output::Tunnel { vtep, vpc }, gateway, gateway)
+                    let output = Output::Tunnel { vtep, vpc };
+                    Verdict::Forward(Onward { output, destination: gateway, source: gateway, subnet: None })
                 }
                 None => Verdict::Error(IcmpError::HostUnreachable, DropReason::UnknownEndpoint),
             },
@@ -181,9 +193,10 @@ impl Router<'_> {
             Location::Local(port) => Output::Port(PortIndex(port)),
             Location::Remote(vtep) | Location::Directory(vtep) => Output::Tunnel { vtep, vpc },
         };
-        let source =
-            self.network.subnet(endpoint.subnet).map_or(self.subnet.gateway_mac, |subnet| subnet.gateway_mac);
-        Verdict::Forward(output, endpoint.mac, source)
+        let subnet = self.network.subnet(endpoint.subnet);
+        let source = subnet.map_or(self.subnet.gateway_mac, |subnet| subnet.gateway_mac);
+        let subnet = subnet.map(|_| endpoint.subnet);
+        Verdict::Forward(Onward { output, destination: endpoint.mac, source, subnet })
     }
 
     /// Whether the switch itself has this address: a gateway of the VPC, which is in the subnet that the route says, or a service.
@@ -200,12 +213,10 @@ impl Router<'_> {
     fn carry_out(&self, batch: &mut Batch<'_, '_>, index: usize, way: Verdict, answers: &mut Answers<'_>) {
         let headers = &{ batch.metadata[index].headers };
         match way {
-            Verdict::Forward(output @ Output::Port(_), ..) if output == answers.back => {
+            Verdict::Forward(Onward { output: output @ Output::Port(_), .. }) if output == answers.back => {
                 batch.drop(index, DropReason::Hairpin);
             }
-            Verdict::Forward(output, destination, source) => {
-                self.forward(batch, index, (output, destination, source), answers);
-            }
+            Verdict::Forward(onward) => self.forward(batch, index, onward, answers),
             Verdict::Error(error, reason) => answers.error(batch, self.network, index, error, reason),
             Verdict::Echo => self.answer(batch, index, headers, answers.back),
             Verdict::Drop(reason) => batch.drop(index, reason),
@@ -218,7 +229,7 @@ impl Router<'_> {
         &self,
         batch: &mut Batch<'_, '_>,
         index: usize,
-        (output, destination, source): (Output, MacAddr, MacAddr),
+        Onward { output, destination, source, subnet }: Onward,
         answers: &mut Answers<'_>,
     ) {
         let headers = &{ batch.metadata[index].headers };
@@ -241,7 +252,10 @@ impl Router<'_> {
         }
         let Some(packet) = batch.burst.packet_mut(index) else { return };
         match route::forward(packet.head_mut(), headers, destination, source) {
-            Some(()) => batch.route(1 << index, output),
+            Some(()) => {
+                batch.metadata[index].routed_to = subnet;
+                batch.route(1 << index, output);
+            }
             None => batch.drop(index, DropReason::GatewayConsumed),
         }
     }

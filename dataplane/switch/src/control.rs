@@ -4,6 +4,7 @@
 use crate::aside::{Budgets, Exceptions};
 use crate::deliver::{OutputPort, SharedTx};
 use crate::fabric::Fabric;
+use crate::guard::{Guard, milliseconds};
 use crate::handover::mesh;
 use crate::poll_set::{PollQueue, QueueId, SharedRx};
 use crate::tables::Writers;
@@ -11,14 +12,20 @@ use crate::worker::{Command, Mailbox, Worker, WorkerParts};
 use buf::Pool;
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, CounterTotals, PortCounters, PortIndex, RxQueue, TxQueue};
+use stages::police::{Decision, DecisionLog};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use sync::{Published, Shared};
-use tables::{PortProfile, Shares, TokenBucket};
+use tables::members::MemberReader;
+use tables::sessions::{Options, Sessions};
+use tables::{Filter, PortProfile, Shares, TokenBucket};
 
 /// Announcements that may wait for the control plane.
 const ANNOUNCEMENTS: usize = 1024;
+/// Decisions of rules that may wait to be logged.
+const DECISIONS: usize = 1024;
 /// Packets that may wait on their way from one worker to another.
 const HANDOVERS: usize = 512;
 /// Announcements a port may make per second, and at once.
@@ -43,6 +50,16 @@ pub struct SwitchConfig {
     pub pool_chunks: usize,
     /// Key of the tables' hashes; drawn at random by the daemon.
     pub secret: [u64; 2],
+    /// Sessions of IPv4 that ports under rules may have, all together; a quarter as many of IPv6.
+    pub sessions: u32,
+    /// What the workers' clock says, in nanoseconds.
+    pub now: u64,
+}
+
+impl SwitchConfig {
+    fn session_options(&self) -> Options {
+        Options { ipv4: self.sessions, ipv6: (self.sessions / 4).max(1), ..Options::new(self.secret) }
+    }
 }
 
 /// What a queue that was asked for is.
@@ -81,30 +98,45 @@ pub struct Control {
     exceptions: Exceptions,
     pub(crate) pool: Pool,
     pub(crate) own_frames: u64,
+    pub(crate) decisions: Arc<ArrayQueue<Decision>>,
+    pub(crate) members: MemberReader,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl Control {
     /// A switch without ports, and its workers.
-    pub fn new(config: &SwitchConfig) -> (Self, Vec<Worker>) {
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no memory for the sessions.
+    pub fn new(config: &SwitchConfig) -> io::Result<(Self, Vec<Worker>)> {
         let count = config.workers.clamp(1, 16);
         let tables = Writers::new(config.secret);
         let exceptions = Exceptions::new();
         let announcements = Arc::new(ArrayQueue::new(ANNOUNCEMENTS));
         let pool = Pool::new(config.pool_chunks);
-        let workers: Vec<Worker> = mesh(count, HANDOVERS)
-            .into_iter()
-            .enumerate()
-            .map(|(index, links)| {
-                Worker::new(WorkerParts {
-                    index,
-                    links,
-                    tables: tables.readers(),
-                    pool: pool.clone(),
-                    announcements: announcements.clone(),
-                    exceptions: exceptions.clone(),
-                })
-            })
-            .collect();
+        let decisions = Arc::new(ArrayQueue::new(DECISIONS));
+        let mut members = tables.members.reader();
+        members.off_line();
+        let sessions = Sessions::create(&config.session_options())?;
+        let mut workers = Vec::with_capacity(count);
+        for (number, links) in (0u8..).zip(mesh(count, HANDOVERS)) {
+            let sessions = sessions.worker(number, milliseconds(config.now));
+            workers.push(Worker::new(WorkerParts {
+                index: usize::from(number),
+                links,
+                tables: tables.readers(),
+                guard: Guard {
+                    sessions: sessions.ok_or(io::ErrorKind::QuotaExceeded)?,
+                    members: tables.members.reader(),
+                    log: DecisionLog::new(decisions.clone()),
+                    now: config.now,
+                },
+                pool: pool.clone(),
+                announcements: announcements.clone(),
+                exceptions: exceptions.clone(),
+            }));
+        }
         let mailboxes = workers.iter().map(Worker::mailbox).collect();
         let control = Self {
             tables,
@@ -116,8 +148,11 @@ impl Control {
             exceptions,
             pool,
             own_frames: 0,
+            decisions,
+            members,
+            sessions,
         };
-        (control, workers)
+        Ok((control, workers))
     }
 
     /// Announcements made by ports, oldest first.
@@ -148,6 +183,7 @@ impl Control {
             .min_by_key(|(_, queues)| **queues)
             .map_or(0, |(worker, _)| worker);
         let counters = self.mailboxes.iter().map(|_| Arc::default()).collect();
+        let filter = filter_of(&profile);
         let port = Port {
             mtu: profile.mtu,
             profile: Published::new(profile),
@@ -160,6 +196,7 @@ impl Control {
             uplink,
         };
         self.ports.insert(index, port);
+        self.set_filter(index, filter);
         self.publish_output(index);
     }
 
@@ -167,8 +204,9 @@ impl Control {
     pub fn set_profile(&mut self, index: PortIndex, profile: PortProfile) {
         let Some(port) = self.ports.get_mut(&index) else { return };
         let before = std::mem::replace(&mut port.mtu, profile.mtu);
-        let mtu = profile.mtu;
+        let (mtu, filter) = (profile.mtu, filter_of(&profile));
         port.profile.publish(profile);
+        self.set_filter(index, filter);
         if mtu != before {
             self.publish_output(index);
         }
@@ -176,6 +214,7 @@ impl Control {
 
     /// Takes a port away with its queues, which are dropped here. Its index is free when [`Control::is_removed`] says so.
     pub fn remove_port(&mut self, index: PortIndex) -> Removal {
+        self.set_filter(index, Filter::Closed);
         if let Some(port) = self.ports.remove(&index) {
             for (pair, queue) in port.rx.iter().enumerate() {
                 drop(queue.take().take());
@@ -309,6 +348,14 @@ impl Control {
             }
             mailbox.send(Command::SetOutput(index, output));
         }
+    }
+}
+
+/// What applies to a port of that profile.
+fn filter_of(profile: &PortProfile) -> Filter {
+    match profile.policy {
+        Some(policy) => Filter::Rules { policy, vpc: profile.vpc },
+        None => Filter::Unfiltered,
     }
 }
 

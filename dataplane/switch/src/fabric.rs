@@ -57,23 +57,29 @@ impl Control {
     /// Frames to `mac` in `space` (a subnet's number, or [`tables::vpc_space`]) go to `location`; where they went before.
     pub fn place_mac(&mut self, space: u16, mac: MacAddr, location: Location) -> Option<Location> {
         self.publish();
-        self.tables.macs.insert(MacTable::key(space, mac), location.pack()).and_then(Location::unpack)
+        let before = self.tables.macs.insert(MacTable::key(space, mac), location.pack());
+        self.tables.generations.mac_changed(mac.to_u64());
+        before.and_then(Location::unpack)
     }
 
     /// Frames to `mac` in `space` go nowhere; where they went before.
     pub fn forget_mac(&mut self, space: u16, mac: MacAddr) -> Option<Location> {
-        self.tables.macs.remove(MacTable::key(space, mac)).and_then(Location::unpack)
+        let before = self.tables.macs.remove(MacTable::key(space, mac));
+        self.tables.generations.mac_changed(mac.to_u64());
+        before.and_then(Location::unpack)
     }
 
     /// `address` in `vpc` is `endpoint`, whatever was said before.
     pub fn place_endpoint(&mut self, vpc: u16, address: IpAddr, endpoint: Endpoint) {
         self.publish();
         self.tables.endpoints.insert(vpc, address, endpoint);
+        self.tables.generations.address_changed(vpc, address);
     }
 
     /// Nobody has `address` in `vpc`.
     pub fn forget_endpoint(&mut self, vpc: u16, address: IpAddr) {
         self.tables.endpoints.remove(vpc, address);
+        self.tables.generations.address_changed(vpc, address);
     }
 
     /// Makes room for that many more MAC addresses and addresses of both families, at once instead of step by step.
@@ -206,6 +212,7 @@ impl Control {
     pub fn publish(&mut self) {
         if let Some(network) = self.fabric.draft.take() {
             self.tables.network.publish(network);
+            self.tables.generations.network_changed();
         }
     }
 

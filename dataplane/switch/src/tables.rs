@@ -1,10 +1,13 @@
 //! What the stages of all workers read, and the writers' halves that control threads hold.
 
+use crate::guard::Guard;
 use std::sync::Arc;
 use sync::{Published, Reader};
+use tables::members::MemberWriter;
+use tables::rules::RuleCounters;
 use tables::{
-    EndpointReader, EndpointWriter, MacReader, MacWriter, Neighbours, Network, VniReader, VniWriter,
-    VtepReader, VtepWriter,
+    EndpointReader, EndpointWriter, Filters, Generations, MacReader, MacWriter, Neighbours, Network,
+    VniReader, VniWriter, VtepReader, VtepWriter,
 };
 
 /// Next hops of the underlay that are told apart.
@@ -19,17 +22,37 @@ pub struct Tables {
     pub(crate) vnis: VniReader,
     pub(crate) network: Reader<Network>,
     pub(crate) neighbours: Neighbours,
+    pub(crate) filters: Reader<Filters>,
+    pub(crate) rule_counters: Arc<RuleCounters>,
+    pub(crate) generations: Generations,
+    /// That of [`Tables::generations`] before the others were taken up last.
+    pub(crate) epoch: u32,
 }
 
 impl Tables {
     /// Takes up what changed. Once per step, between packets.
     #[inline(always)]
-    pub(crate) fn refresh(&mut self) {
+    pub(crate) fn refresh(&mut self, guard: &mut Guard, now: u64) {
+        let epoch = self.generations.epoch();
         self.macs.refresh();
         self.endpoints.refresh();
         self.vteps.refresh();
         self.vnis.refresh();
         self.network.refresh();
+        self.filters.refresh();
+        let members = guard.refresh(now);
+        if epoch != self.epoch && members && self.is_current() {
+            self.epoch = epoch;
+        }
+    }
+
+    /// Whether nothing that was published before the refresh is yet to be taken up: a writer may have been at it just then.
+    #[cold]
+    fn is_current(&self) -> bool {
+        self.macs.is_current()
+            && self.endpoints.is_current()
+            && self.network.is_current()
+            && self.filters.is_current()
     }
 
     /// Says that the worker looks at nothing until the next refresh.
@@ -39,6 +62,7 @@ impl Tables {
         self.vteps.off_line();
         self.vnis.off_line();
         self.network.off_line();
+        self.filters.off_line();
     }
 }
 
@@ -50,6 +74,10 @@ pub(crate) struct Writers {
     pub(crate) vnis: VniWriter,
     pub(crate) network: Published<Network>,
     pub(crate) neighbours: Neighbours,
+    pub(crate) filters: Published<Filters>,
+    pub(crate) members: MemberWriter,
+    pub(crate) rule_counters: Arc<RuleCounters>,
+    pub(crate) generations: Generations,
 }
 
 impl Writers {
@@ -62,6 +90,10 @@ impl Writers {
             vnis: VniWriter::new(secret),
             network: Published::new(Network::default()),
             neighbours: Neighbours::new(NEIGHBOURS),
+            filters: Published::new(Filters::default()),
+            members: MemberWriter::new(secret),
+            rule_counters: Arc::default(),
+            generations: Generations::default(),
         }
     }
 
@@ -73,6 +105,10 @@ impl Writers {
             vnis: self.vnis.reader(),
             network: self.network.reader(),
             neighbours: self.neighbours.clone(),
+            filters: self.filters.reader(),
+            rule_counters: self.rule_counters.clone(),
+            generations: self.generations.clone(),
+            epoch: 0,
         }
     }
 
@@ -87,5 +123,7 @@ impl Writers {
         self.vteps.reclaim();
         self.vnis.reclaim();
         self.network.reclaim();
+        self.filters.reclaim();
+        self.members.reclaim();
     }
 }

@@ -4,6 +4,7 @@ use crate::UPLINK;
 use crate::aside::{Aside, Budgets, Exceptions, WaitingRoom};
 use crate::clock::Clock;
 use crate::deliver::{Delivery, Form, OutputPort, transmit};
+use crate::guard::Guard;
 use crate::handover::{Handover, Links};
 use crate::kept::Kept;
 use crate::pipeline::{self, Ingress};
@@ -97,6 +98,8 @@ pub struct WorkerParts {
     pub links: Links,
     /// What its stages read.
     pub tables: Tables,
+    /// What it judges packets with.
+    pub guard: Guard,
     /// Memory for packets that outlive their burst; shared by all workers.
     pub pool: Pool,
     /// Where announcements of addresses go; shared by all workers.
@@ -135,6 +138,7 @@ pub struct Worker {
     poll_set: PollSet,
     outputs: Vec<Option<OutputPort>>,
     tables: Tables,
+    guard: Guard,
     links: Links,
     kept: Kept,
     pool: Pool,
@@ -156,6 +160,7 @@ impl Worker {
             poll_set: PollSet::default(),
             outputs: Vec::new(),
             tables: parts.tables,
+            guard: parts.guard,
             links: parts.links,
             kept: Kept::new(),
             pool: parts.pool,
@@ -184,7 +189,7 @@ impl Worker {
     /// burst of one queue last found full.
     pub fn step<C: Clock, O: Observer>(&mut self, now: u64, clock: &mut C, observer: &mut O) -> Progress {
         let mut progress = Progress { commands: self.do_commands(now), ..Progress::default() };
-        self.tables.refresh();
+        self.tables.refresh(&mut self.guard, now);
         if !self.waiting.is_empty() {
             self.release_waiting(now);
         }
@@ -218,7 +223,7 @@ impl Worker {
     /// When the worker has something to do that nobody wakes it for, in nanoseconds of [`Worker::step`]'s clock: it sleeps no longer than that. Whoever
     /// tells [`tables::Neighbours`] something wakes all workers.
     pub fn deadline(&self) -> Option<u64> {
-        self.waiting.deadline()
+        [self.waiting.deadline(), self.guard.deadline()].into_iter().flatten().min()
     }
 
     /// Asks every queue for an event with its next packet, before the worker sleeps, until [`Worker::deadline`] at most. [`Armed::Ready`] when there is
@@ -239,6 +244,7 @@ impl Worker {
             return Armed::Ready;
         }
         self.tables.off_line();
+        self.guard.off_line();
         self.poll_set.iter_mut().for_each(|queue| queue.profile.off_line());
         Armed::Quiet
     }
@@ -312,6 +318,7 @@ impl Worker {
             let mut batch = Batch::new(&mut burst, &mut self.metadata, now);
             let mut around = Around {
                 tables: &self.tables,
+                guard: &mut self.guard,
                 announcements: &self.announcements,
                 announcements_lost: &self.counters.announcements_lost,
                 waiting: &mut self.waiting,
@@ -485,6 +492,7 @@ impl Worker {
 /// What the stages work with besides a batch and its port.
 struct Around<'w> {
     tables: &'w Tables,
+    guard: &'w mut Guard,
     announcements: &'w ArrayQueue<Announcement>,
     announcements_lost: &'w Counter,
     waiting: &'w mut WaitingRoom,
@@ -507,13 +515,13 @@ impl Around<'_> {
             let Budgets { announcements, errors, .. } = budgets;
             let (announcements, errors) = (announcements.of(0), errors.of(0));
             let mut ingress = Ingress { port, profile, counters, announcements, errors };
-            pipeline::run(batch, &mut ingress, self.tables, &mut |announcement| {
+            pipeline::run(batch, &mut ingress, self.tables, self.guard, &mut |announcement| {
                 if self.announcements.push(announcement).is_err() {
                     self.announcements_lost.add(1);
                 }
             });
         } else {
-            pipeline::run_underlay(batch, port, &mut budgets.errors, self.tables);
+            pipeline::run_underlay(batch, port, &mut budgets.errors, self.tables, self.guard);
         }
         if !batch.punts().is_empty() || !batch.held().is_empty() {
             let Self { exceptions, pool, .. } = *self;

@@ -88,7 +88,14 @@ impl World {
     }
 
     fn without_stepping(workers: usize, ports: u16) -> Self {
-        let (control, workers) = Control::new(&SwitchConfig { workers, pool_chunks: 4096, secret: [1, 2] });
+        let (control, workers) = Control::new(&SwitchConfig {
+            workers,
+            pool_chunks: 4096,
+            secret: [1, 2],
+            sessions: 1024,
+            now: 0,
+        })
+        .unwrap();
         let mut world = Self { control, workers, guests: Vec::new() };
         for port in 0..ports {
             let index = PortIndex(port);

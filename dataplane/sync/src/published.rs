@@ -112,6 +112,12 @@ impl<T> Reader<T> {
         true
     }
 
+    /// Whether the value last taken up is the present one.
+    #[inline]
+    pub fn is_current(&self) -> bool {
+        self.slot.generation.load(Acquire) == self.seen.load(Relaxed)
+    }
+
     /// The value last taken up.
     #[inline(always)]
     pub fn get(&self) -> &T {

@@ -138,6 +138,11 @@ impl EndpointReader {
         self.ipv4.refresh() | self.ipv6.refresh()
     }
 
+    /// Whether no replaced table is left to be taken up.
+    pub fn is_current(&self) -> bool {
+        self.ipv4.is_current() && self.ipv6.is_current()
+    }
+
     /// Says that this reader looks at nothing until it refreshes again.
     pub fn off_line(&mut self) {
         self.ipv4.off_line();

@@ -24,6 +24,7 @@ mod atomic;
 mod endpoint_line;
 mod endpoints;
 mod fabric;
+mod filters;
 mod generations;
 mod hash;
 mod line;
@@ -42,6 +43,7 @@ mod token_bucket;
 
 pub use endpoints::{EndpointReader, EndpointWriter};
 pub use fabric::{VniReader, VniWriter, VtepReader, VtepWriter};
+pub use filters::{Filter, Filters};
 pub use generations::{Generations, Stamp};
 pub use location::{Endpoint, Location, NextHop, late_mac, vpc_space};
 pub use mac::{MacReader, MacTable, MacWriter};

@@ -194,6 +194,11 @@ impl MacReader {
         self.0.refresh()
     }
 
+    /// Whether no replaced table is left to be taken up.
+    pub fn is_current(&self) -> bool {
+        self.0.is_current()
+    }
+
     /// Says that this reader looks at nothing until it refreshes again.
     pub fn off_line(&mut self) {
         self.0.off_line();

@@ -360,6 +360,10 @@ impl<L: Line> TableReader<L> {
         self.0.refresh()
     }
 
+    pub(crate) fn is_current(&self) -> bool {
+        self.0.is_current()
+    }
+
     pub(crate) fn off_line(&mut self) {
         self.0.off_line();
     }

@@ -39,6 +39,9 @@ impl Upstream for Nowhere {
     fn close(&mut self, _: StreamId) {}
 }
 
+/// Sessions of a host: few, so that the limit is met.
+const SESSIONS: u32 = 4096;
+
 impl Host {
     /// Host number `index` before anything is known, and its workers.
     pub(super) fn new(
@@ -50,7 +53,9 @@ impl Host {
             workers: options.workers,
             pool_chunks: options.pool_chunks,
             secret: [random.number(), random.number()],
-        });
+            sessions: SESSIONS,
+            now: 0,
+        })?;
         let name = Name::parse(&format!("node-{index}")).map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;
         let host = Self {
             control,

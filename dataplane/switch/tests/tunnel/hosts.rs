@@ -81,8 +81,14 @@ impl Host {
         wire: (LoopbackRx, LoopbackTx),
         takes: OffloadCapabilities,
     ) -> Self {
-        let (mut control, mut workers) =
-            Control::new(&SwitchConfig { workers: 1, pool_chunks: 4096, secret: [1, 2] });
+        let (mut control, mut workers) = Control::new(&SwitchConfig {
+            workers: 1,
+            pool_chunks: 4096,
+            secret: [1, 2],
+            sessions: 1024,
+            now: 0,
+        })
+        .unwrap();
         let other = 3 - own;
         let subnet_of = |host: u8| if routed { u16::from(host) } else { 0 };
         let addresses = vec![OwnAddress { address: underlay(own, v6), answered: true }];

@@ -266,6 +266,11 @@ impl MemberReader {
         self.addresses.refresh() | self.prefixes.refresh() | self.rest.refresh()
     }
 
+    /// Whether nothing replaced is left to be taken up.
+    pub fn is_current(&self) -> bool {
+        self.addresses.is_current() && self.prefixes.is_current() && self.rest.is_current()
+    }
+
     /// Says that this reader looks at nothing until it refreshes again.
     pub fn off_line(&mut self) {
         self.addresses.off_line();

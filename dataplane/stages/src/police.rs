@@ -1,0 +1,322 @@
+//! What the stages that deal with sessions and rules share: where a packet came in, what it is judged by, and how.
+//!
+//! Not a stage. [`sessions`](crate::sessions) finds, [`policy`](crate::policy) judges.
+
+use crate::tuple::{self, Tuple};
+use arrayvec::ArrayVec;
+use buf::BURST_PACKETS;
+use crossbeam::queue::ArrayQueue;
+use engine::{Batch, DropReason, Metadata, Output, PortIndex};
+use packet::{Fragment, Headers, L3, icmp, quoted, tcp};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tables::members::MemberReader;
+use tables::rules::{Direction, Flow, Judgement, Policy, RuleCounters};
+use tables::sessions::{Checked, Facts, Found, Key4, SessionRef, SessionWorker, UNDERLAY, Way};
+use tables::{Filter, Filters, Generations, Network, TokenBucket};
+
+/// What judging a packet takes.
+pub struct Police<'a> {
+    /// The sessions, in this worker's hands.
+    pub sessions: &'a mut SessionWorker,
+    /// What they were judged by.
+    pub generations: &'a Generations,
+    /// The epoch that the worker read before it took up the tables.
+    pub epoch: u32,
+    /// Milliseconds of the worker's clock, as sessions count them: they wrap.
+    pub now: u32,
+    /// Which rules a port is under.
+    pub filters: &'a Filters,
+    /// In which groups an address is.
+    pub members: &'a mut MemberReader,
+    /// Where it is counted how often a rule decided.
+    pub counters: &'a RuleCounters,
+    /// Where decisions of rules that want it are written down.
+    pub log: &'a mut DecisionLog,
+    /// VPCs and subnets.
+    pub network: &'a Network,
+}
+
+/// What a rule that is to be logged said of the first packet of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The port whose rule it is.
+    pub port: u16,
+    /// Which way the packet went, seen from the port.
+    pub direction: Direction,
+    /// The rule, by the number of its counter, and what it said.
+    pub judgement: Judgement,
+    /// Who sent the packet.
+    pub source: IpAddr,
+    /// Whom it was for.
+    pub destination: IpAddr,
+    /// Its protocol.
+    pub protocol: u8,
+    /// Its ports; of a query of ICMP its identifier, type and code.
+    pub ports: [u16; 2],
+}
+
+/// Where decisions are written down for a control thread: so many a second and no more, whatever is sent.
+#[derive(Clone, Debug)]
+pub struct DecisionLog {
+    decisions: Arc<ArrayQueue<Decision>>,
+    budget: TokenBucket,
+}
+
+impl DecisionLog {
+    /// Decisions per second and at once, for one worker.
+    const RATE: (u64, u64) = (1_000, 1_000);
+
+    /// One that is read from `decisions`.
+    pub fn new(decisions: Arc<ArrayQueue<Decision>>) -> Self {
+        Self { decisions, budget: TokenBucket::new(Self::RATE.0, Self::RATE.1) }
+    }
+
+    pub(crate) fn write(&mut self, decision: Decision, now: u64) {
+        if self.budget.take(now, 1) {
+            // A control thread that is behind misses some.
+            let _ = self.decisions.push(decision);
+        }
+    }
+}
+
+/// Where the packets of a batch came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// By a port of this host, in a VPC.
+    Port {
+        /// Its index.
+        port: PortIndex,
+        /// The number of its VPC.
+        vpc: u16,
+    },
+    /// Out of a tunnel: each packet's metadata say in which VPC.
+    Underlay,
+}
+
+/// What a session knows of where its packets come in: a port of this host, or the VPC whose number came with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    pub(crate) port: Option<u16>,
+    pub(crate) vpc: u16,
+}
+
+impl Attachment {
+    /// As it is in a key.
+    #[inline(always)]
+    pub(crate) fn number(self) -> u32 {
+        self.port.map_or(UNDERLAY | u32::from(self.vpc), u32::from)
+    }
+}
+
+impl Site {
+    /// Where a packet came in.
+    #[inline(always)]
+    pub(crate) fn attachment(self, metadata: &Metadata) -> Attachment {
+        match self {
+            Self::Port { port, vpc } => Attachment { port: Some(port.0), vpc },
+            Self::Underlay => Attachment { port: None, vpc: metadata.origin.vpc },
+        }
+    }
+}
+
+/// The port of this host that an attachment's number is, if it is one.
+#[inline]
+pub(crate) fn port_of(attachment: u32) -> Option<u16> {
+    (attachment & UNDERLAY == 0).then_some(attachment as u16)
+}
+
+/// Packets of a batch that have no valid session.
+#[derive(Default)]
+pub struct Pending(pub(crate) ArrayVec<Unjudged, BURST_PACKETS>);
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unjudged {
+    pub(crate) index: usize,
+    /// The MAC address it was sent to.
+    pub(crate) destination: u64,
+    pub(crate) standing: Standing,
+}
+
+/// What is known of it already.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Standing {
+    /// Nothing.
+    New,
+    /// It has a session, under which something changed.
+    Stale(SessionRef),
+    /// It passes with another packet: a later fragment with its first, an error with the packet it is about.
+    Passes,
+}
+
+impl Pending {
+    #[inline]
+    pub(crate) fn leave(&mut self, index: usize, destination: u64, standing: Standing) {
+        // There is room: a packet is left once.
+        let _ = self.0.try_push(Unjudged { index, destination, standing });
+    }
+}
+
+/// An output as sessions keep it.
+#[inline(always)]
+pub(crate) fn pack(output: Output) -> u32 {
+    match output {
+        Output::Port(PortIndex(port)) => u32::from(port),
+        Output::Tunnel { vtep, vpc } => 1 << 31 | u32::from(vpc) << 16 | u32::from(vtep),
+    }
+}
+
+#[inline(always)]
+pub(crate) fn unpack(output: u32) -> Output {
+    if output & 1 << 31 == 0 {
+        Output::Port(PortIndex(output as u16))
+    } else {
+        Output::Tunnel { vtep: output as u16, vpc: (output >> 16) as u16 & 0x7fff }
+    }
+}
+
+/// The key of what nearly all packets are: whole, TCP or UDP over IPv4.
+#[inline(always)]
+pub(crate) fn ordinary_key(head: &[u8], headers: &Headers, attachment: u32) -> Option<Key4> {
+    let ordinary = headers.l3 == L3::Ipv4 && headers.fragment == Fragment::Whole && headers.has_ports();
+    let addresses = head.get(usize::from(headers.l3_offset) + 12..)?.first_chunk::<8>()?;
+    let ports = head.get(usize::from(headers.l4_offset)..)?.first_chunk::<4>()?;
+    ordinary.then(|| {
+        Key4::new(attachment, u64::from_ne_bytes(*addresses), headers.protocol, u32::from_ne_bytes(*ports))
+    })
+}
+
+/// What a session wants to know of a packet.
+#[inline(always)]
+pub(crate) fn facts(head: &[u8], length: u32, headers: &Headers) -> Facts {
+    let destination_mac = head.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first) >> 16);
+    Facts { destination_mac, length, tcp: tcp::Segment::read(head, headers) }
+}
+
+/// What the rules of one end say of a flow.
+pub(crate) fn ask(
+    members: &mut MemberReader,
+    end: End<'_>,
+    direction: Direction,
+    tuple: &Tuple,
+) -> Judgement {
+    let remote = match direction {
+        Direction::Egress => tuple.destination,
+        Direction::Ingress => tuple.source,
+    };
+    let groups = if end.policy.needs_groups(direction) { members.groups(end.vpc, remote) } else { &[] };
+    let [_, destination_port] = tuple.ports();
+    let flow = Flow { remote, protocol: tuple.protocol, destination_port, icmp: tuple.icmp(), groups };
+    end.policy.judge(direction, &flow)
+}
+
+/// Whether a port may be sent a copy of what is for all or a group.
+pub fn may_receive_copy(filters: &Filters, members: &mut MemberReader, port: PortIndex, head: &[u8]) -> bool {
+    let Filter::Rules { policy, vpc } = filters.port(port.0) else {
+        return filters.port(port.0) == Filter::Unfiltered;
+    };
+    let head = head.get(..head.len().min(packet::HEAD_LENGTH)).unwrap_or_default();
+    let tuple = packet::parse(head, head.len() as u32).ok().and_then(|headers| Tuple::of(head, &headers));
+    let (Some(policy), Some(tuple)) = (filters.policy(policy), tuple) else { return false };
+    ask(members, End { port: port.0, policy, vpc }, Direction::Ingress, &tuple).allowed
+}
+
+/// An end of a flow that is a port under rules.
+#[derive(Clone, Copy)]
+pub(crate) struct End<'a> {
+    pub(crate) port: u16,
+    pub(crate) policy: &'a Policy,
+    pub(crate) vpc: u16,
+}
+
+impl<'a> Police<'a> {
+    /// The rules that an end of a flow is under; none where it is no port of this host, or one without.
+    pub(crate) fn end(&self, port: Option<u16>) -> Result<Option<End<'a>>, DropReason> {
+        let Some(port) = port else { return Ok(None) };
+        match self.filters.port(port) {
+            Filter::Unfiltered => Ok(None),
+            Filter::Rules { policy, vpc } => {
+                let policy = self.filters.policy(policy).ok_or(DropReason::PortDown)?;
+                Ok(Some(End { port, policy, vpc }))
+            }
+            Filter::Closed => Err(DropReason::PortDown),
+        }
+    }
+
+    /// The session of any packet; none if it passes with another packet's.
+    #[cold]
+    pub(crate) fn find(
+        &mut self,
+        batch: &Batch<'_, '_>,
+        index: usize,
+        site: Site,
+    ) -> Result<Option<Found>, DropReason> {
+        let packet = batch.burst.packet(index).ok_or(DropReason::Runt)?;
+        let metadata = batch.metadata.get(index).ok_or(DropReason::Runt)?;
+        let (head, headers) = (packet.head(), &metadata.headers);
+        let attachment = site.attachment(metadata).number();
+        if headers.fragment == Fragment::Later {
+            return Err(DropReason::FragmentUnknown);
+        }
+        if icmp::type_and_code(head, headers).is_some_and(|(kind, _)| icmp::is_error(headers.l4, kind)) {
+            let destination = headers.destination_ip(head).ok_or(DropReason::EtherTypeRefused)?;
+            let answered = quoted::read(head, headers)
+                .and_then(|quoted| tuple::answered(&quoted, attachment, destination));
+            let related = answered.is_some_and(|key| self.sessions.find_any(key).is_some());
+            return if related { Ok(None) } else { Err(DropReason::IcmpUnrelated) };
+        }
+        let tuple = Tuple::of(head, headers).ok_or(DropReason::EtherTypeRefused)?;
+        Ok(Some(tuple.key(attachment).map_or(Found::NONE, |key| self.sessions.find_any(key))))
+    }
+}
+
+/// The sum of what sending such a packet that way depends on.
+pub(crate) fn stamp(
+    (generations, network): (&Generations, &Network),
+    attachment: Attachment,
+    tuple: &Tuple,
+    mac: u64,
+    way: &Way,
+) -> u32 {
+    let mut stamp = generations.stamp();
+    if let Some(port) = attachment.port {
+        stamp = stamp.port(port);
+    }
+    if let Output::Port(to) = unpack(way.output) {
+        stamp = stamp.port(to.0);
+    }
+    let subnet = way.rewrite.and_then(|(_, subnet)| network.subnet(subnet));
+    let there = subnet.map_or(attachment.vpc, |subnet| subnet.vpc);
+    stamp.address(attachment.vpc, tuple.source).address(there, tuple.destination).mac(mac).sum()
+}
+
+/// Whether a session is good for a packet that came in here, which it then counts.
+#[inline(always)]
+pub(crate) fn check(
+    police: &mut Police<'_>,
+    batch: &Batch<'_, '_>,
+    index: usize,
+    site: Site,
+    (found, facts): (Found, &Facts),
+) -> Checked {
+    let known = (police.generations, police.network);
+    police.sessions.check(found, facts, police.epoch, police.now, |_, way| {
+        present_stamp(known, batch, index, site, facts.destination_mac, way)
+    })
+}
+
+/// What a half's sum would be today, by one of its packets.
+#[cold]
+fn present_stamp(
+    known: (&Generations, &Network),
+    batch: &Batch<'_, '_>,
+    index: usize,
+    site: Site,
+    mac: u64,
+    way: &Way,
+) -> u32 {
+    let Some((metadata, packet)) = batch.metadata.get(index).zip(batch.burst.packet(index)) else { return 0 };
+    let tuple = Tuple::of(packet.head(), &metadata.headers);
+    tuple.map_or(0, |tuple| stamp(known, site.attachment(metadata), &tuple, mac, way))
+}

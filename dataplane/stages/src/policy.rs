@@ -1,0 +1,327 @@
+//! Judges what has no valid session: the rules for what its sender may send, and those for what its receiver may be sent. What passes gets a session, so that the packets that
+//! follow, and the answers, need no judgement.
+//!
+//! A stage of its own because it comes when all is known that rules speak of: after routing, before the packet leaves. There is no slow path: the first packet of a flow is judged by
+//! the same worker, in the same burst, as the later ones are passed.
+//!
+//! Drops: [`DropReason::PolicyDenied`], [`DropReason::SessionInvalid`], [`DropReason::SessionTableFull`], [`DropReason::SessionQuota`],
+//! [`DropReason::PortDown`], and those of [`sessions`](crate::sessions).
+
+use crate::police::{
+    self, Attachment, Decision, End, Pending, Police, Site, Standing, Unjudged, check, facts, ordinary_key,
+    pack, port_of, stamp,
+};
+use crate::tuple::{Tuple, Upper};
+use arrayvec::ArrayVec;
+use buf::BURST_PACKETS;
+use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex};
+use packet::MacAddr;
+use tables::Filter;
+use tables::rules::Direction;
+use tables::sessions::{AnyKey, Checked, Created, Facts, Found, Key4, New, Refused, SessionRef, Side, Way};
+
+/// Judges what [`sessions`](crate::sessions) left. What goes to `back` is the switch's own answer, and passes.
+#[inline(never)]
+pub fn run(
+    batch: &mut Batch<'_, '_>,
+    police: &mut Police<'_>,
+    site: Site,
+    pending: &mut Pending,
+    back: Output,
+) {
+    for unjudged in pending.0.drain(..) {
+        // Answered by the switch or dropped meanwhile, it goes nowhere.
+        let Some(output) = batch.output_of(unjudged.index).filter(|output| *output != back) else { continue };
+        if let Err(reason) = police.judge(batch, &unjudged, site, output) {
+            batch.drop(unjudged.index, reason);
+        }
+    }
+}
+
+/// Finds the sessions of, and judges, what comes from the underlay or from a port without rules: all that goes to a port under rules.
+#[inline(never)]
+pub fn run_arrived(batch: &mut Batch<'_, '_>, police: &mut Police<'_>, site: Site, back: Output) {
+    let (mut at, mut pending) = (0, Pending::default());
+    while let Some(group) = batch.group(at) {
+        at += 1;
+        if let Output::Port(port) = group.output
+            && group.output != back
+            && police.filters.port(port.0) != Filter::Unfiltered
+        {
+            look_up(batch, police, site, group.packets, group.output, &mut pending);
+        }
+    }
+    run(batch, police, site, &mut pending, back);
+}
+
+fn look_up(
+    batch: &mut Batch<'_, '_>,
+    police: &mut Police<'_>,
+    site: Site,
+    packets: u32,
+    output: Output,
+    pending: &mut Pending,
+) {
+    let mut keys = ArrayVec::<Key4, BURST_PACKETS>::new();
+    let mut ordinary = 0;
+    for index in Indices(packets) {
+        let Some(packet) = batch.burst.packet(index) else { continue };
+        let metadata = &batch.metadata[index];
+        let attachment = site.attachment(metadata).number();
+        if let Some(key) = ordinary_key(packet.head(), &metadata.headers, attachment) {
+            ordinary |= 1 << index;
+            let _ = keys.try_push(key);
+        }
+    }
+    let mut found = [Found::NONE; BURST_PACKETS];
+    police.sessions.look_up4(&keys, &mut found[..keys.len()]);
+    for (index, found) in Indices(ordinary).zip(found) {
+        settle(batch, police, (site, output), index, found, pending);
+    }
+    for index in Indices(packets & !ordinary) {
+        match police.find(batch, index, site) {
+            Ok(Some(found)) => {
+                settle(batch, police, (site, output), index, found, pending);
+                police.note_fragment(batch, index, site);
+            }
+            Ok(None) => {}
+            Err(reason) => batch.drop(index, reason),
+        }
+    }
+}
+
+/// Lets a packet with a valid session to this output pass, or leaves it to be judged.
+#[inline]
+fn settle(
+    batch: &mut Batch<'_, '_>,
+    police: &mut Police<'_>,
+    (site, output): (Site, Output),
+    index: usize,
+    found: Found,
+    pending: &mut Pending,
+) {
+    let Some(packet) = batch.burst.packet(index) else { return };
+    let metadata = &batch.metadata[index];
+    let facts = facts(packet.head(), packet.len() as u32, &metadata.headers);
+    let standing = match check(police, batch, index, site, (found, &facts)) {
+        Checked::Pass(way) if way.output == pack(output) => return,
+        Checked::Pass(_) => found.session().map_or(Standing::New, Standing::Stale),
+        Checked::Stale(session) => Standing::Stale(session),
+        Checked::Gone => Standing::New,
+        Checked::Invalid(_) => return batch.drop(index, DropReason::SessionInvalid),
+    };
+    pending.leave(index, facts.destination_mac, standing);
+}
+
+/// A packet with all that it is judged by.
+struct Case {
+    from: Attachment,
+    to: Attachment,
+    tuple: Tuple,
+    key: AnyKey,
+    facts: Facts,
+    /// How packets go where this one goes; none where that is another matter for each.
+    way: Option<Way>,
+    /// Nanoseconds.
+    now: u64,
+}
+
+impl<'a> Police<'a> {
+    /// Whether a packet that goes to `output` may, by the rules of both its ends; what passes has a session then.
+    fn judge(
+        &mut self,
+        batch: &Batch<'_, '_>,
+        unjudged: &Unjudged,
+        site: Site,
+        output: Output,
+    ) -> Result<(), DropReason> {
+        let metadata = batch.metadata.get(unjudged.index).ok_or(DropReason::Runt)?;
+        let from = site.attachment(metadata);
+        let to = match output {
+            Output::Port(port) => Attachment { port: Some(port.0), vpc: from.vpc },
+            Output::Tunnel { .. } => Attachment { port: None, vpc: from.vpc },
+        };
+        let (sender, receiver) = (self.end(from.port)?, self.end(to.port)?);
+        if sender.is_none() && receiver.is_none() {
+            return Ok(());
+        }
+        let session = match unjudged.standing {
+            Standing::Passes => return Ok(()),
+            Standing::New => None,
+            Standing::Stale(session) => Some(session),
+        };
+        let packet = batch.burst.packet(unjudged.index).ok_or(DropReason::Runt)?;
+        let tuple = Tuple::of(packet.head(), &metadata.headers).ok_or(DropReason::EtherTypeRefused)?;
+        let Some(key) = tuple.key(from.number()) else {
+            return self.ask(sender, receiver, &tuple, batch.now).map(drop);
+        };
+        let mut facts = facts(packet.head(), packet.len() as u32, &metadata.headers);
+        let way = way(output, facts.destination_mac, unjudged.destination, metadata);
+        facts.destination_mac = unjudged.destination;
+        let case = Case { from, to, tuple, key, facts, way, now: batch.now };
+        match session {
+            Some(session) => self.renew(&case, session),
+            None => self.create(&case, (sender, receiver)),
+        }
+    }
+
+    /// Whether a port may send what is for all or a group: each receiver's rules are asked when it is replicated.
+    pub fn may_replicate(
+        &mut self,
+        batch: &Batch<'_, '_>,
+        index: usize,
+        port: PortIndex,
+    ) -> Result<(), DropReason> {
+        let metadata = batch.metadata.get(index).ok_or(DropReason::Runt)?;
+        let packet = batch.burst.packet(index).ok_or(DropReason::Runt)?;
+        let tuple = Tuple::of(packet.head(), &metadata.headers).ok_or(DropReason::EtherTypeRefused)?;
+        let end = self.end(Some(port.0))?;
+        self.ask_one(end, Direction::Egress, &tuple, batch.now).map(drop)
+    }
+
+    /// Asks both ends' rules; the numbers of those that let it pass.
+    fn ask(
+        &mut self,
+        sender: Option<End<'a>>,
+        receiver: Option<End<'a>>,
+        tuple: &Tuple,
+        now: u64,
+    ) -> Result<[Option<u32>; 2], DropReason> {
+        let sent = self.ask_one(sender, Direction::Egress, tuple, now)?;
+        Ok([sent, self.ask_one(receiver, Direction::Ingress, tuple, now)?])
+    }
+
+    fn ask_one(
+        &mut self,
+        end: Option<End<'a>>,
+        direction: Direction,
+        tuple: &Tuple,
+        now: u64,
+    ) -> Result<Option<u32>, DropReason> {
+        let Some(end) = end else { return Ok(None) };
+        let judgement = police::ask(self.members, end, direction, tuple);
+        if let Some(rule) = judgement.rule {
+            self.counters.hit(rule, (now / 1_000_000_000) as u32);
+        }
+        if judgement.log {
+            let Tuple { source, destination, protocol, .. } = *tuple;
+            let (port, ports) = (end.port, tuple.ports());
+            let decision = Decision { port, direction, judgement, source, destination, protocol, ports };
+            self.log.write(decision, now);
+        }
+        if judgement.allowed { Ok(judgement.rule) } else { Err(DropReason::PolicyDenied) }
+    }
+
+    fn create(
+        &mut self,
+        case: &Case,
+        (sender, receiver): (Option<End<'a>>, Option<End<'a>>),
+    ) -> Result<(), DropReason> {
+        if let Upper::Echo { reply: true, .. } = case.tuple.upper {
+            // To no request.
+            return Err(DropReason::SessionInvalid);
+        }
+        let rules = self.ask(sender, receiver, &case.tuple, case.now)?;
+        let (way, stamp) = self.present_way(case);
+        let new = New {
+            owner: sender.or(receiver).map_or(0, |end| end.port),
+            initiator: Side { key: case.key, way, stamp },
+            responder: Side { key: case.key.reversed(case.to.number()), way: None, stamp: 0 },
+            epoch: self.epoch,
+            facts: case.facts,
+            rules: rules.map(|rule| rule.unwrap_or(NO_RULE)),
+            now: self.now,
+        };
+        match self.sessions.create_any(&new) {
+            Ok(Created::New(_)) => Ok(()),
+            // Another packet of this burst, or of another worker's, was first.
+            Ok(Created::Existing(session)) => self.join(case, session),
+            Ok(Created::Clash(session)) => {
+                // An end of an older flow has moved, and this one has its place.
+                self.sessions.cut(session);
+                self.sessions.create_any(&new).map(drop).map_err(reason)
+            }
+            Err(refused) => Err(reason(refused)),
+        }
+    }
+
+    /// A packet whose session is there after all.
+    fn join(&mut self, case: &Case, session: SessionRef) -> Result<(), DropReason> {
+        match self.check_case(case, session) {
+            Checked::Pass(way) if Some(way) == case.way => Ok(()),
+            Checked::Invalid(_) => Err(DropReason::SessionInvalid),
+            _ => self.renew(case, session),
+        }
+    }
+
+    fn check_case(&mut self, case: &Case, session: SessionRef) -> Checked {
+        let known = (self.generations, self.network);
+        self.sessions.check(session.found(), &case.facts, self.epoch, self.now, |_, way| {
+            stamp(known, case.from, &case.tuple, case.facts.destination_mac, way)
+        })
+    }
+
+    /// Judges a session again, by its initiator's packets; if it still passes, the half that this packet is of leads where the packet goes.
+    fn renew(&mut self, case: &Case, session: SessionRef) -> Result<(), DropReason> {
+        let (initiator, responder) = self.sessions.keys(session);
+        let other = if session.is_initiator() { responder } else { initiator };
+        if other.attachment() != case.to.number() {
+            // Who answers is elsewhere now: what was known of it means nothing there.
+            self.sessions.cut(session);
+            let ends = (self.end(case.from.port)?, self.end(case.to.port)?);
+            return self.create(case, ends);
+        }
+        let sender = self.end(port_of(initiator.attachment()))?;
+        let receiver = self.end(port_of(responder.attachment()))?;
+        let rules = match self.ask(sender, receiver, &Tuple::of_initiator(&initiator), case.now) {
+            Ok(rules) => rules.map(|rule| rule.unwrap_or(NO_RULE)),
+            Err(reason) => {
+                self.sessions.cut(session);
+                return Err(reason);
+            }
+        };
+        let (way, stamp) = self.present_way(case);
+        self.sessions.renew_half(session, way, stamp, self.epoch, rules);
+        match self.check_case(case, session) {
+            Checked::Invalid(_) => Err(DropReason::SessionInvalid),
+            _ => Ok(()),
+        }
+    }
+
+    /// How the half's packets go, and the sum that it keeps: one that nothing is ever equal to, if something changed since the tables were taken up.
+    fn present_way(&self, case: &Case) -> (Option<(MacAddr, Way)>, u32) {
+        let Some(way) = case.way else { return (None, 0) };
+        let mac = case.facts.destination_mac;
+        let sum = stamp((self.generations, self.network), case.from, &case.tuple, mac, &way);
+        // The order is that of `Generations`: counters first, then the epoch.
+        let sum = if self.generations.epoch() == self.epoch { sum } else { sum.wrapping_sub(1) };
+        (Some((MacAddr::from_u64(mac), way)), sum)
+    }
+
+    /// Keeps in mind that a first fragment passed, so that those that follow it do.
+    #[cold]
+    pub(crate) fn note_fragment(&mut self, batch: &Batch<'_, '_>, index: usize, site: Site) {
+        let _ = (batch, index, site);
+    }
+}
+
+/// In a session: no rule let it pass, as there are none.
+const NO_RULE: u32 = (1 << 28) - 1;
+
+fn reason(refused: Refused) -> DropReason {
+    match refused {
+        Refused::TableFull | Refused::Crowded => DropReason::SessionTableFull,
+        Refused::Quota | Refused::Share => DropReason::SessionQuota,
+        Refused::Invalid | Refused::Mirror => DropReason::SessionInvalid,
+    }
+}
+
+/// How packets go where this one goes: on, or by a router. `None` where that is another matter for each.
+fn way(output: Output, now: u64, before: u64, metadata: &Metadata) -> Option<Way> {
+    let output = pack(output);
+    if now == before {
+        return Some(Way { output, rewrite: None, translate: false });
+    }
+    let routed = |subnet| Way { output, rewrite: Some((MacAddr::from_u64(now), subnet)), translate: false };
+    metadata.routed_to.map(routed)
+}

@@ -1,0 +1,145 @@
+//! Finds the session of each packet that a port under rules sends. What has a valid one goes where the session says, at once: no address is looked up and no rule
+//! is read.
+//!
+//! A stage of its own because it comes before all that decides where a packet goes, and spares it to all but the first packets of a flow. Those, and packets of
+//! sessions that something changed under, are left to the stages that follow and then to [`policy`](crate::policy), which judges them.
+//!
+//! Drops: [`DropReason::SessionInvalid`], [`DropReason::FragmentUnknown`], [`DropReason::IcmpUnrelated`], [`DropReason::EtherTypeRefused`].
+
+use crate::encapsulate::fits;
+use crate::police::{Pending, Police, Site, Standing, check, facts, ordinary_key, unpack};
+use arrayvec::ArrayVec;
+use buf::BURST_PACKETS;
+use engine::{Batch, DropReason, Indices, Output, PortIndex};
+use packet::route;
+use tables::sessions::{Checked, Found, Key4, Way};
+
+/// Runs the stage over what a port under rules sent.
+#[inline(always)]
+pub fn run(
+    batch: &mut Batch<'_, '_>,
+    police: &mut Police<'_>,
+    port: PortIndex,
+    vpc: u16,
+    pending: &mut Pending,
+) {
+    let mut keys = ArrayVec::<Key4, BURST_PACKETS>::new();
+    let mut ordinary = 0;
+    let packets = batch.undecided();
+    for index in Indices(packets) {
+        let Some(packet) = batch.burst.packet(index) else { continue };
+        if let Some(key) = ordinary_key(packet.head(), &batch.metadata[index].headers, u32::from(port.0)) {
+            ordinary |= 1 << index;
+            // There is room: a packet has one key.
+            let _ = keys.try_push(key);
+        }
+    }
+    let mut found = [Found::NONE; BURST_PACKETS];
+    police.sessions.look_up4(&keys, &mut found[..keys.len()]);
+    let mut look =
+        Look { police, site: Site::Port { port, vpc }, pending, run: Run { output: 0, packets: 0 } };
+    for (index, found) in Indices(ordinary).zip(found) {
+        look.settle(batch, index, found);
+    }
+    if packets & !ordinary != 0 {
+        look.run_rare(batch, packets & !ordinary);
+    }
+    look.run.end(batch);
+}
+
+/// Packets that go to one output, one after the other: they are routed together.
+struct Run {
+    output: u32,
+    packets: u32,
+}
+
+impl Run {
+    #[inline(always)]
+    fn add(&mut self, batch: &mut Batch<'_, '_>, index: usize, output: u32) {
+        if output != self.output {
+            self.end(batch);
+            self.output = output;
+        }
+        self.packets |= 1 << index;
+    }
+
+    #[inline(always)]
+    fn end(&mut self, batch: &mut Batch<'_, '_>) {
+        if self.packets != 0 {
+            batch.route(std::mem::take(&mut self.packets), unpack(self.output));
+        }
+    }
+}
+
+struct Look<'l, 'p> {
+    police: &'l mut Police<'p>,
+    site: Site,
+    pending: &'l mut Pending,
+    run: Run,
+}
+
+impl Look<'_, '_> {
+    /// Sends a packet where its session says, or leaves it to be judged.
+    #[inline(always)]
+    fn settle(&mut self, batch: &mut Batch<'_, '_>, index: usize, found: Found) {
+        let Some(packet) = batch.burst.packet(index) else { return };
+        let facts = facts(packet.head(), packet.len() as u32, &batch.metadata[index].headers);
+        let checked = check(self.police, batch, index, self.site, (found, &facts));
+        if let Checked::Pass(way @ Way { rewrite: None, translate: false, .. }) = checked {
+            return self.run.add(batch, index, way.output);
+        }
+        self.settle_rest(batch, index, checked, facts.destination_mac);
+    }
+
+    #[inline(never)]
+    fn settle_rest(&mut self, batch: &mut Batch<'_, '_>, index: usize, checked: Checked, mac: u64) {
+        let standing = match checked {
+            Checked::Pass(way) if self.forward(batch, index, &way) => {
+                return self.run.add(batch, index, way.output);
+            }
+            // It can go no further; the router tells its sender.
+            Checked::Pass(_) => Standing::Passes,
+            Checked::Invalid(_) => return batch.drop(index, DropReason::SessionInvalid),
+            Checked::Stale(session) => Standing::Stale(session),
+            Checked::Gone => Standing::New,
+        };
+        self.pending.leave(index, mac, standing);
+    }
+
+    /// Does to a packet what its router would do; `false`, with the packet as it was, where it can go no further.
+    #[inline]
+    fn forward(&self, batch: &mut Batch<'_, '_>, index: usize, way: &Way) -> bool {
+        let Some((destination, subnet)) = way.rewrite else { return true };
+        let headers = &{ batch.metadata[index].headers };
+        let network = self.police.network;
+        let Some(source) = network.subnet(subnet).map(|subnet| subnet.gateway_mac) else { return false };
+        if let Output::Tunnel { vpc, .. } = unpack(way.output)
+            && !network.vpc(vpc).is_some_and(|vpc| fits(batch.burst, &batch.metadata[index], index, vpc.mtu))
+        {
+            return false;
+        }
+        let Some(packet) = batch.burst.packet_mut(index) else { return false };
+        route::hops(packet.head(), headers).is_some_and(|hops| hops > 1)
+            && route::forward(packet.head_mut(), headers, destination, source).is_some()
+    }
+
+    /// What is no whole TCP or UDP over IPv4: one by one.
+    #[cold]
+    #[inline(never)]
+    fn run_rare(&mut self, batch: &mut Batch<'_, '_>, packets: u32) {
+        for index in Indices(packets) {
+            match self.police.find(batch, index, self.site) {
+                Ok(Some(found)) => {
+                    self.settle(batch, index, found);
+                    self.police.note_fragment(batch, index, self.site);
+                }
+                Ok(None) => {
+                    let head = batch.burst.packet(index).map_or(&[][..], |packet| packet.head());
+                    let destination = facts(head, 0, &batch.metadata[index].headers).destination_mac;
+                    self.pending.leave(index, destination, Standing::Passes);
+                }
+                Err(reason) => batch.drop(index, reason),
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The control side of rules: which policy a port is under, and who is in which group.
+
+use crate::control::Control;
+use crossbeam::queue::ArrayQueue;
+use engine::PortIndex;
+use ipnet::IpNet;
+use stages::police::{self, Decision};
+use std::sync::Arc;
+use tables::members::MemberError;
+use tables::rules::{Policy, RuleCounters};
+use tables::sessions::Sessions;
+use tables::{Filter, Filters};
+
+impl Control {
+    /// Puts compiled rules at a number, or takes them away; ports that are still under them are closed then. Workers judge by them from their next burst on,
+    /// live sessions with their next packet.
+    pub fn set_policy(&mut self, number: u16, policy: Option<Arc<Policy>>) {
+        let mut filters = self.draft_filters();
+        filters.set_policy(number, policy);
+        let ports: Vec<u16> = filters.ports_under(number).collect();
+        self.tables.filters.publish(filters);
+        ports.into_iter().for_each(|port| self.tables.generations.port_changed(port));
+    }
+
+    /// The compiled rules of that number.
+    pub fn policy(&self, number: u16) -> Option<Arc<Policy>> {
+        self.tables.filters.current().shared_policy(number)
+    }
+
+    /// From now on the addresses in `prefix` of `vpc` are in these groups, and in no others because of it.
+    ///
+    /// # Errors
+    ///
+    /// More groups or prefix lengths than the table can tell apart; nothing is changed then.
+    pub fn set_member(&mut self, vpc: u16, prefix: IpNet, groups: &[u16]) -> Result<(), MemberError> {
+        let result = self.tables.members.set(vpc, prefix, groups);
+        self.member_changed(vpc, prefix);
+        result
+    }
+
+    /// From now on `prefix` of `vpc` puts nobody into a group.
+    pub fn remove_member(&mut self, vpc: u16, prefix: IpNet) {
+        self.tables.members.remove(vpc, prefix);
+        self.member_changed(vpc, prefix);
+    }
+
+    fn member_changed(&self, vpc: u16, prefix: IpNet) {
+        if prefix.prefix_len() == prefix.max_prefix_len() {
+            self.tables.generations.address_changed(vpc, prefix.addr());
+        } else {
+            self.tables.generations.network_changed();
+        }
+    }
+
+    /// How often each rule decided. Numbers are prepared before a policy with them is set.
+    pub fn rule_counters(&self) -> &RuleCounters {
+        &self.tables.rule_counters
+    }
+
+    /// The sessions of all workers.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// What rules that are to be logged said, oldest first.
+    pub fn decisions(&self) -> &Arc<ArrayQueue<Decision>> {
+        &self.decisions
+    }
+
+    /// Whether a port may be sent a copy of this frame, which is for all or a group.
+    pub fn may_receive_copy(&mut self, port: PortIndex, frame: &[u8]) -> bool {
+        self.members.refresh();
+        let filters = self.tables.filters.current();
+        police::may_receive_copy(&filters, &mut self.members, port, frame)
+    }
+
+    pub(crate) fn set_filter(&mut self, index: PortIndex, filter: Filter) {
+        let mut filters = self.draft_filters();
+        if filters.port(index.0) != filter {
+            filters.set_port(index.0, filter);
+            self.tables.filters.publish(filters);
+        }
+        self.tables.generations.port_changed(index.0);
+    }
+
+    fn draft_filters(&self) -> Filters {
+        (*self.tables.filters.current()).clone()
+    }
+}
