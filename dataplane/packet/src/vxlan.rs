@@ -215,26 +215,39 @@ fn write<const N: usize, const M: usize>(head: &mut [u8; N], at: usize, value: [
     }
 }
 
-/// Outer headers over IPv4, without a UDP checksum, that were looked at and found right: those of the next packet are right too if they are the same but for
-/// what differs from packet to packet.
+/// Outer headers of `N` bytes that were looked at and found right: those of the next packet are right too if they are the same but for what differs from packet to
+/// packet, and its checksum is. Over IPv4 such without a UDP checksum. `WORDS` are as many as cover `N` bytes in steps of 32 bytes, the last of which overlaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    words: [u64; Self::WORDS],
+pub struct Seen<const N: usize, const WORDS: usize> {
+    words: [u64; WORDS],
     /// Which of their bits are compared. Kept here, not a constant: compilers take a comparison with a constant apart, byte by byte.
-    compared: [u64; Self::WORDS],
+    compared: [u64; WORDS],
+    /// Of the pseudo header without the length.
+    pseudo: Sum,
 }
 
-impl Seen {
-    /// The first 32 bytes and the last 32, which overlap: as many as processors compare at once.
-    const WORDS: usize = 8;
-    /// What may differ: the source's MAC address (nobody asks for it), traffic class, total length, identification, time to live, header checksum, source port
-    /// and UDP length.
-    const DIFFERING: [usize; 18] = [6, 7, 8, 9, 10, 11, 15, 16, 17, 18, 19, 22, 24, 25, 34, 35, 38, 39];
+/// Over IPv4.
+pub type SeenV4 = Seen<OUTER_LENGTH_V4, 8>;
+/// Over IPv6.
+pub type SeenV6 = Seen<OUTER_LENGTH_V6, 12>;
+
+impl<const N: usize, const WORDS: usize> Seen<N, WORDS> {
+    /// Where the UDP header begins.
+    const UDP: usize = N - HEADER_LENGTH - udp::HEADER_LENGTH;
+    /// What may differ: the source's MAC address (nobody asks for it), traffic class, lengths, IPv4's identification, IPv6's flow label, time to live,
+    /// checksums, source port.
+    const DIFFERING: &[usize] = if N == OUTER_LENGTH_V4 {
+        &[6, 7, 8, 9, 10, 11, 15, 16, 17, 18, 19, 22, 24, 25, 34, 35, 38, 39]
+    } else {
+        &[6, 7, 8, 9, 10, 11, 15, 16, 17, 18, 19, 21, 54, 55, 58, 59, 60, 61]
+    };
+    /// Where the network layer's length is, and by how much it is more than UDP's.
+    const LENGTH: (usize, usize) = if N == OUTER_LENGTH_V4 { (16, ipv4::MIN_HEADER_LENGTH) } else { (18, 0) };
 
     #[inline(always)]
-    fn words(head: &[u8; OUTER_LENGTH_V4]) -> [u64; Self::WORDS] {
+    fn words(head: &[u8; N]) -> [u64; WORDS] {
         let word = |at: usize| {
-            let first = if at < 4 { at * 8 } else { at * 8 + OUTER_LENGTH_V4 - 64 };
+            let first = if at < WORDS - 4 { at * 8 } else { at * 8 + N - WORDS * 8 };
             head.get(first..).and_then(<[u8]>::first_chunk).map_or(0, |word| u64::from_ne_bytes(*word))
         };
         std::array::from_fn(word)
@@ -243,34 +256,69 @@ impl Seen {
     /// Of the headers at the front of `head`, of `length` bytes, which are right; `None` if they are none of those that can be told by a glance.
     #[must_use]
     pub fn new(head: &[u8], length: usize) -> Option<Self> {
-        let head: &[u8; OUTER_LENGTH_V4] = head.first_chunk()?;
-        let udp_at = OUTER_LENGTH_V4 - HEADER_LENGTH - udp::HEADER_LENGTH;
-        let no_checksum = head[udp_at + udp::CHECKSUM_OFFSET..][..2] == [0, 0];
-        let plain = length == OUTER_LENGTH_V4 && head[12..15] == [8, 0, 0x45];
-        let mut compared = [0xff; OUTER_LENGTH_V4];
-        Self::DIFFERING.into_iter().for_each(|at| compared[at] = 0);
-        (plain && no_checksum).then(|| Self { words: Self::words(head), compared: Self::words(&compared) })
+        const { assert!(N == OUTER_LENGTH_V4 || N == OUTER_LENGTH_V6) };
+        let head: &[u8; N] = head.first_chunk()?;
+        let plain = if N == OUTER_LENGTH_V4 {
+            let no_checksum = head[Self::UDP + udp::CHECKSUM_OFFSET..][..2] == [0, 0];
+            head[12..15] == [8, 0, 0x45] && no_checksum
+        } else {
+            head[12..14] == [0x86, 0xdd] && head[20] == udp::PROTOCOL
+        };
+        if length != N || !plain {
+            return None;
+        }
+        let mut compared = [0xff; N];
+        Self::DIFFERING.iter().for_each(|at| compared[*at] = 0);
+        let pseudo = match ipv6::View::new(head, ethernet::HEADER_LENGTH) {
+            Some(ip) if N == OUTER_LENGTH_V6 => {
+                // The version and the upper half of the traffic class.
+                compared[ethernet::HEADER_LENGTH] = 0xf0;
+                pseudo_header_v6(ip.source(), ip.destination(), udp::PROTOCOL, 0)
+            }
+            _ => Sum::ZERO,
+        };
+        Some(Self { words: Self::words(head), compared: Self::words(&compared), pseudo })
     }
 
-    /// Whether the headers of a frame of `frame_length` bytes with this head are the same but for what may differ, and that is right.
+    /// Whether the headers of a frame of `frame_length` bytes with this head are the same but for what may differ, and that is right, of a checksum
+    /// apart ([`sum`](Self::sum)).
     #[inline(always)]
     #[must_use]
     pub fn is_like(&self, head: &[u8], frame_length: usize) -> bool {
-        let Some(head) = head.first_chunk::<OUTER_LENGTH_V4>() else { return false };
+        let Some(head) = head.first_chunk::<N>() else { return false };
         let words = Self::words(head);
-        // Word by word of both halves first: so it is done on all words of a half at once.
+        // Word by word of all parts first: so it is done on all words of a part at once.
         let different: [u64; 4] = std::array::from_fn(|at| {
             let differs = |at: usize| (words[at] ^ self.words[at]) & self.compared[at];
-            differs(at) | differs(at + 4)
+            (at..WORDS).step_by(4).fold(0, |all, at| all | differs(at))
         });
-        // All headers from the network layer on, and an inner Ethernet header.
-        const LEAST: usize = OUTER_LENGTH_V4;
+        // UDP's and VXLAN's headers, and an inner Ethernet header.
+        const LEAST: usize = udp::HEADER_LENGTH + HEADER_LENGTH + ethernet::HEADER_LENGTH;
         let be16 = |at: usize| usize::from(u16::from_be_bytes([head[at], head[at + 1]]));
-        let (total, udp) = (be16(16), be16(38));
-        different == [0; 4]
-            && total >= LEAST
-            && ethernet::HEADER_LENGTH + total <= frame_length
-            && udp + ipv4::MIN_HEADER_LENGTH == total
+        let (at, more) = Self::LENGTH;
+        let (network, udp) = (be16(at), be16(Self::UDP + udp::LENGTH_OFFSET));
+        different == [0; 4] && udp >= LEAST && udp + more == network && Self::UDP + udp <= frame_length
+    }
+
+    /// The traffic class of headers like these.
+    #[inline(always)]
+    #[must_use]
+    pub fn traffic_class(head: &[u8; N]) -> u8 {
+        const L3: usize = ethernet::HEADER_LENGTH;
+        if N == OUTER_LENGTH_V4 { head[L3 + 1] } else { head[L3] << 4 | head[L3 + 1] >> 4 }
+    }
+
+    /// What the UDP checksum of a frame with headers like these covers in `head` and of the pseudo header, if it has one; it is right if this and the rest, at its
+    /// offset, are ([`Sum::is_right`]).
+    #[inline]
+    #[must_use]
+    pub fn sum(&self, head: &[u8]) -> Option<Sum> {
+        let field = |at: usize| array::<2>(head, Self::UDP + at).map(|bytes| u16::from_be_bytes(*bytes));
+        if N == OUTER_LENGTH_V4 || field(udp::CHECKSUM_OFFSET)? == 0 {
+            return None;
+        }
+        let length = Sum::of_word(u32::from(field(udp::LENGTH_OFFSET)?));
+        Some(self.pseudo.plus(length).plus(Sum::of(head.get(Self::UDP..)?)))
     }
 }
 
@@ -505,25 +553,42 @@ mod tests {
 
     #[test]
     fn headers_are_recognised_by_those_before() {
+        let v4 = [6, 7, 8, 9, 10, 11, 15, 18, 19, 22, 24, 25, 34, 35];
+        recognises::<OUTER_LENGTH_V4, 8>(["192.0.2.1", "192.0.2.2"], &v4);
+        let v6 = [6, 7, 8, 9, 10, 11, 15, 16, 17, 21, 54, 55, 60, 61];
+        recognises::<OUTER_LENGTH_V6, 12>(["2001:db8::1", "2001:db8::2"], &v6);
+        let mut with_checksum = wrapped(["192.0.2.1", "192.0.2.2"], &inner(90), per(&inner(90)));
+        assert_eq!(SeenV6::new(&with_checksum, OUTER_LENGTH_V4), None);
+        with_checksum[40] = 1;
+        assert_eq!(SeenV4::new(&with_checksum, OUTER_LENGTH_V4), None);
+    }
+
+    fn recognises<const N: usize, const WORDS: usize>(addresses: [&str; 2], may_differ: &[usize]) {
         let frame = inner(90);
-        let bytes = wrapped(["192.0.2.1", "192.0.2.2"], &frame, per(&frame));
-        let seen = Seen::new(&bytes, OUTER_LENGTH_V4).unwrap();
+        let bytes = wrapped(addresses, &frame, per(&frame));
+        let seen = Seen::<N, WORDS>::new(&bytes, N).unwrap();
         let other = PerPacket { source_port: 60_000, traffic_class: 3, ..per(&inner(70)) };
-        let shorter = wrapped(["192.0.2.1", "192.0.2.2"], &inner(70), other);
+        let shorter = wrapped(addresses, &inner(70), other);
         assert!(seen.is_like(&bytes, bytes.len()) && seen.is_like(&shorter, shorter.len()));
+        assert_eq!(Seen::<N, WORDS>::traffic_class(shorter.first_chunk().unwrap()), 3);
         assert!(!seen.is_like(&bytes, bytes.len() - 1), "longer than the frame");
-        assert!(!seen.is_like(&bytes[..49], bytes.len()));
-        let may_differ = [6, 7, 8, 9, 10, 11, 15, 18, 19, 22, 24, 25, 34, 35];
-        for at in 0..OUTER_LENGTH_V4 {
+        assert!(!seen.is_like(&bytes[..N - 1], bytes.len()));
+        for at in 0..N {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
             assert_eq!(seen.is_like(&changed, bytes.len()), may_differ.contains(&at), "byte {at}");
         }
-        let v6 = wrapped(["2001:db8::1", "2001:db8::2"], &frame, per(&frame));
-        assert_eq!(Seen::new(&v6, OUTER_LENGTH_V6), None);
-        let mut with_checksum = bytes.clone();
-        with_checksum[40] = 1;
-        assert_eq!(Seen::new(&with_checksum, OUTER_LENGTH_V4), None);
+        if N == OUTER_LENGTH_V6 {
+            let mut whole = shorter.clone();
+            checksum::complete_partial(&mut whole, 54, 6, Sum::ZERO).unwrap();
+            assert!(seen.sum(&whole).unwrap().is_right());
+            whole[80] ^= 1;
+            assert!(!seen.sum(&whole).unwrap().is_right());
+            whole[60..62].fill(0);
+            assert_eq!(seen.sum(&whole), None);
+        } else {
+            assert_eq!(seen.sum(&bytes), None);
+        }
     }
 
     #[test]

@@ -6,10 +6,10 @@
 //! Drops: every [`ParseError`](packet::ParseError); [`DropReason::UnderlayNotOurs`], [`DropReason::BadTunnel`], [`DropReason::TunnelChecksum`], [`DropReason::UnknownVtep`],
 //! [`DropReason::UnknownVni`].
 
-use buf::{Checksum, HEAD_BYTES, Offload};
+use buf::{Checksum, Frame, HEAD_BYTES, Offload};
 use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex, PuntKind, Runs, bits};
 use packet::checksum::{Sum, pseudo_header};
-use packet::vxlan::{self, OUTER_LENGTH_V4, Seen, View};
+use packet::vxlan::{self, OUTER_LENGTH_V4, OUTER_LENGTH_V6, SeenV4, SeenV6, View};
 use packet::{Fragment, Headers, L3, L4, MacAddr, arp, ethernet, ndp, route, udp};
 use std::net::IpAddr;
 use tables::{Neighbours, Network, Uplink, VniReader, VtepReader};
@@ -51,8 +51,11 @@ pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, ingress: PortIndex) {
     while let Some(index) = Indices(rest).next() {
         stage.run_one(batch, index, ingress, &mut last);
         rest &= !bits(index..index + 1);
-        if let Some((seen, origin)) = &last.seen {
+        if let Some((seen, origin)) = &last.seen_v4 {
             rest &= !strip_like(batch, rest, seen, *origin);
+        }
+        if let Some((seen, origin)) = &last.seen_v6 {
+            rest &= !strip_like_v6(batch, rest, seen, *origin);
         }
     }
 }
@@ -62,14 +65,15 @@ pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, ingress: PortIndex) {
 struct Memo {
     /// Its addresses and numbers.
     tunnel: Option<(IpAddr, u32, u16, Origin)>,
-    /// Its headers, if others can be told to be of that tunnel at a glance.
-    seen: Option<(Seen, Origin)>,
+    /// Its headers, if others can be told to be of that tunnel at a glance: over either family.
+    seen_v4: Option<(SeenV4, Origin)>,
+    seen_v6: Option<(SeenV6, Origin)>,
 }
 
 /// Takes the outer headers off packets that follow each other, from the first of `packets` (a bit per packet) that can be told on, as long as they have the headers of one
 /// before, but for what may differ. Returns which it was done to.
 #[inline(always)]
-fn strip_like(batch: &mut Batch<'_, '_>, packets: u32, seen: &Seen, origin: Origin) -> u32 {
+fn strip_like(batch: &mut Batch<'_, '_>, packets: u32, seen: &SeenV4, origin: Origin) -> u32 {
     let asking = packets & batch.burst.with_offload();
     let vouched = if asking == 0 { 0 } else { vouched(batch, asking) };
     let Some(run) = Runs(packets & (!asking | vouched)).next() else { return 0 };
@@ -79,7 +83,7 @@ fn strip_like(batch: &mut Batch<'_, '_>, packets: u32, seen: &Seen, origin: Orig
     for (packet, metadata) in all.iter_mut().zip(metadata.get_mut(run.clone()).unwrap_or_default()) {
         // And one byte more, without which there is nothing to be left.
         let Some(head) = packet.head().first_chunk::<{ OUTER_LENGTH_V4 + 1 }>() else { break };
-        let class = head[ethernet::HEADER_LENGTH + 1];
+        let class = head.first_chunk().map_or(0, SeenV4::traffic_class);
         if !seen.is_like(head, packet.len()) || !packet.strip(OUTER_LENGTH_V4) {
             break;
         }
@@ -92,12 +96,59 @@ fn strip_like(batch: &mut Batch<'_, '_>, packets: u32, seen: &Seen, origin: Orig
     done
 }
 
+/// The same over IPv6, where there is a checksum to look at. What ends because of that is among what is returned.
+#[inline(never)]
+fn strip_like_v6(batch: &mut Batch<'_, '_>, packets: u32, seen: &SeenV6, origin: Origin) -> u32 {
+    let asking = packets & batch.burst.with_offload();
+    let vouched = if asking == 0 { 0 } else { vouched(batch, asking) };
+    let mut done = 0;
+    for index in Indices(packets & (!asking | vouched)) {
+        let Some(packet) = batch.burst.packet_mut(index) else { break };
+        let Some(head) = packet.head().first_chunk::<{ OUTER_LENGTH_V6 + 1 }>() else { break };
+        if !seen.is_like(head, packet.len()) {
+            break;
+        }
+        let class = head.first_chunk().map_or(0, SeenV6::traffic_class);
+        let sum = if vouched >> index & 1 != 0 { None } else { seen.sum(packet.head()) };
+        let covered = packet.head().len();
+        done |= 1 << index;
+        if sum.is_some_and(|sum| !is_right_with_body(batch, index, sum, covered)) {
+            batch.drop(index, DropReason::TunnelChecksum);
+            continue;
+        }
+        let Batch { burst, metadata, decapsulated, .. } = &mut *batch;
+        if burst.packet_mut(index).is_some_and(|packet| packet.strip(OUTER_LENGTH_V6)) {
+            let metadata = &mut metadata[index];
+            (metadata.origin, metadata.outer_class) = (origin, class.into());
+            *decapsulated |= 1 << index;
+        }
+    }
+    batch.burst.ask_nothing(done);
+    done
+}
+
+/// Whether a checksum is right that covers `sum`, up to an even offset or the end, and what is behind the `head` bytes of the head.
+#[inline(always)]
+fn is_right_with_body(batch: &Batch<'_, '_>, index: usize, sum: Sum, head: usize) -> bool {
+    match batch.burst.packet(index) {
+        Some(packet) if packet.len() == head => sum.is_right(),
+        _ => batch.burst.frame(index).is_some_and(|frame| sum.plus(body_sum(&frame, head)).is_right()),
+    }
+}
+
+/// Of what is behind the head, which begins at `offset` of what is summed.
+fn body_sum(frame: &Frame<'_, '_>, offset: usize) -> Sum {
+    let mut body = Sum::ZERO;
+    frame.for_each_body_chunk(|chunk| body = body.plus(Sum::of(chunk)));
+    body.at_offset(offset)
+}
+
 /// Those of `packets` of which somebody vouches for their checksums, and says no more: nothing is left to do to them.
 #[inline(never)]
 fn vouched(batch: &Batch<'_, '_>, packets: u32) -> u32 {
     let of = |index| {
         let offload = batch.burst.offload(index);
-        offload.segment.is_none() && !matches!(offload.checksum, Checksum::Partial { .. })
+        offload.segment.is_none() && offload.checksum == Checksum::Valid
     };
     Indices(packets).filter(|index| of(*index)).fold(0, |all, index| all | 1 << index)
 }
@@ -120,7 +171,8 @@ impl Stage<'_> {
         match self.judge(batch, index, &headers, last, &mut scratch) {
             Verdict::Strip(bytes, origin) => {
                 let head = batch.burst.packet(index).map_or(&[][..], |packet| packet.head());
-                last.seen = Seen::new(head, bytes).map(|seen| (seen, origin));
+                last.seen_v4 = SeenV4::new(head, bytes).map(|seen| (seen, origin));
+                last.seen_v6 = SeenV6::new(head, bytes).map(|seen| (seen, origin));
                 strip(batch, index, bytes, origin, &headers);
             }
             Verdict::Answer(len) => {
@@ -306,9 +358,7 @@ fn sum_is_right(batch: &Batch<'_, '_>, index: usize, headers: &Headers) -> bool 
     let Some(pseudo) = pseudo_header(frame.head(), headers) else { return false };
     let covered = frame.head().get(usize::from(headers.l4_offset)..).unwrap_or_default();
     // Padding is zero on Ethernet, or lies: then the sum is wrong, as it should be.
-    let mut body = Sum::ZERO;
-    frame.for_each_body_chunk(|chunk| body = body.plus(Sum::of(chunk)));
-    pseudo.plus(Sum::of(covered)).plus(body.at_offset(covered.len())).is_right()
+    pseudo.plus(Sum::of(covered)).plus(body_sum(&frame, covered.len())).is_right()
 }
 
 /// Takes the outer headers off; what was asked of the whole is asked of the rest.

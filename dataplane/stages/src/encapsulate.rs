@@ -11,7 +11,7 @@ use buf::{Burst, Checksum, Offload, Packet};
 use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex, Runs, bits};
 use packet::icmp_error::IcmpError;
 use packet::vxlan::{self, OUTER_LENGTH_V4, OUTER_LENGTH_V6, Outer};
-use packet::{Headers, L3, ethernet, ipv4, ipv6, tcp};
+use packet::{Headers, L3, ethernet, ipv4, ipv6, tcp, udp};
 use tables::{Neighbours, Network, Tunnel, Uplink, Vpc};
 
 /// Runs the stage. `identity` is the senders'; who sends too long packets is told by `answers`.
@@ -133,11 +133,10 @@ fn wrap<const N: usize>(
     let Batch { burst, metadata, verdicts, .. } = batch;
     let asking = burst.with_offload();
     let mut too_big = 0;
-    let done = if N == OUTER_LENGTH_V6 {
-        0
-    } else {
-        wrap_plain(burst.packets_mut(), packets & !asking, outer, template, mtu)
-    };
+    let done = wrap_plain(burst.packets_mut(), packets & !asking, outer, template, mtu);
+    if N == OUTER_LENGTH_V6 {
+        Indices(done).for_each(|index| burst.set_offload(index, OUTER_CHECKSUM));
+    }
     for index in Indices(packets & !done) {
         let (bit, headers) = (1 << index, &metadata[index].headers);
         let end = if asking & bit != 0 { longest_piece(burst, index, headers) } else { None };
@@ -191,6 +190,16 @@ fn wrap_plain<const N: usize>(
     done
 }
 
+/// The outer checksum over IPv6: the pseudo header's sum is there; who transmits completes it.
+const OUTER_CHECKSUM: Offload = Offload {
+    checksum: Checksum::Partial {
+        start: (OUTER_LENGTH_V6 - vxlan::HEADER_LENGTH - udp::HEADER_LENGTH) as u16,
+        offset: udp::CHECKSUM_OFFSET as u16,
+    },
+    segment: None,
+    tunnel: 0,
+};
+
 /// What is left to do to the packet, now that its frame begins further behind; and over IPv6 the outer checksum.
 #[inline(never)]
 fn move_offload(burst: &mut Burst<'_>, index: usize, outer: &Outer, before: Offload) -> Option<()> {
@@ -211,10 +220,7 @@ fn move_offload(burst: &mut Burst<'_>, index: usize, outer: &Outer, before: Offl
                 tunnel: tunnel as u8,
             }
         }
-        // The pseudo header's sum is there; who transmits completes it.
-        _ if outer.is_v6() => {
-            Offload { checksum: Checksum::Partial { start: tunnel as u16 - 16, offset: 6 }, ..Offload::NONE }
-        }
+        _ if outer.is_v6() => OUTER_CHECKSUM,
         _ => Offload::NONE,
     };
     burst.set_offload(index, after);
