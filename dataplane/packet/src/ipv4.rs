@@ -19,6 +19,13 @@ pub const IDENTIFICATION_OFFSET: usize = 4;
 /// Offset of the header checksum.
 pub const CHECKSUM_OFFSET: usize = 10;
 
+/// The identification, which a datagram's fragments have in common; `None` unless this is IPv4.
+#[must_use]
+pub fn identification(head: &[u8], headers: &Headers) -> Option<u16> {
+    let at = usize::from(headers.l3_offset) + IDENTIFICATION_OFFSET;
+    array(head, at).filter(|_| headers.l3 == L3::Ipv4).map(|word| u16::from_be_bytes(*word))
+}
+
 /// More fragments follow.
 const MORE_FRAGMENTS: u16 = 0x2000;
 /// The fragment's offset, in units of eight bytes.

@@ -218,6 +218,23 @@ fn walk(input: Input<'_>, next_header: u8, at: usize, end: usize) -> Result<Chai
     Err(ParseError::Ipv6ExtensionCount)
 }
 
+/// The identification in a packet's fragment header (RFC 8200 section 4.5), which its datagram's fragments have in common; `None` without one.
+#[must_use]
+pub fn identification(head: &[u8], headers: &Headers) -> Option<u32> {
+    let mut at = usize::from(headers.l3_offset);
+    let mut next = array::<HEADER_LENGTH>(head, at).filter(|_| headers.l3 == L3::Ipv6)?[6];
+    at += HEADER_LENGTH;
+    for _ in 0..MAX_EXTENSIONS {
+        let header: &[u8; 8] = array(head, at).filter(|_| is_extension(next))?;
+        if next == FRAGMENT {
+            return Some(u32::from_be_bytes([header[4], header[5], header[6], header[7]]));
+        }
+        at += extension_length(next, header[1]).max(header.len());
+        next = header[0];
+    }
+    None
+}
+
 /// Bytes of an extension header whose second byte is `field`; 0 for an authentication header of impossible length.
 fn extension_length(protocol: u8, field: u8) -> usize {
     match protocol {

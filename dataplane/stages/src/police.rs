@@ -7,12 +7,12 @@ use arrayvec::ArrayVec;
 use buf::BURST_PACKETS;
 use crossbeam::queue::ArrayQueue;
 use engine::{Batch, DropReason, Metadata, Output, PortIndex};
-use packet::{Fragment, Headers, L3, icmp, quoted, tcp};
+use packet::{Fragment, Headers, L3, icmp, ipv4, ipv6, quoted, tcp};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tables::members::MemberReader;
 use tables::rules::{Direction, Flow, Judgement, Policy, RuleCounters};
-use tables::sessions::{Checked, Facts, Found, Key4, SessionRef, SessionWorker, UNDERLAY, Way};
+use tables::sessions::{Checked, Facts, Found, FragmentKey, Key4, SessionRef, SessionWorker, UNDERLAY, Way};
 use tables::{Filter, Filters, Generations, Network, TokenBucket};
 
 /// What judging a packet takes.
@@ -146,7 +146,9 @@ pub(crate) enum Standing {
     New,
     /// It has a session, under which something changed.
     Stale(SessionRef),
-    /// It passes with another packet: a later fragment with its first, an error with the packet it is about.
+    /// It passes if its datagram's first fragment did.
+    Fragment,
+    /// It passes: an error about a packet of a session, or a packet of one that its router has to answer.
     Passes,
 }
 
@@ -244,30 +246,79 @@ impl<'a> Police<'a> {
         }
     }
 
-    /// The session of any packet; none if it passes with another packet's.
+    /// The session of any packet; or how it stands without.
     #[cold]
     pub(crate) fn find(
         &mut self,
         batch: &Batch<'_, '_>,
         index: usize,
         site: Site,
-    ) -> Result<Option<Found>, DropReason> {
+    ) -> Result<Result<Found, Standing>, DropReason> {
         let packet = batch.burst.packet(index).ok_or(DropReason::Runt)?;
         let metadata = batch.metadata.get(index).ok_or(DropReason::Runt)?;
         let (head, headers) = (packet.head(), &metadata.headers);
         let attachment = site.attachment(metadata).number();
         if headers.fragment == Fragment::Later {
-            return Err(DropReason::FragmentUnknown);
+            return Ok(Err(Standing::Fragment));
         }
         if icmp::type_and_code(head, headers).is_some_and(|(kind, _)| icmp::is_error(headers.l4, kind)) {
             let destination = headers.destination_ip(head).ok_or(DropReason::EtherTypeRefused)?;
             let answered = quoted::read(head, headers)
                 .and_then(|quoted| tuple::answered(&quoted, attachment, destination));
             let related = answered.is_some_and(|key| self.sessions.find_any(key).is_some());
-            return if related { Ok(None) } else { Err(DropReason::IcmpUnrelated) };
+            return if related { Ok(Err(Standing::Passes)) } else { Err(DropReason::IcmpUnrelated) };
         }
         let tuple = Tuple::of(head, headers).ok_or(DropReason::EtherTypeRefused)?;
-        Ok(Some(tuple.key(attachment).map_or(Found::NONE, |key| self.sessions.find_any(key))))
+        Ok(Ok(tuple.key(attachment).map_or(Found::NONE, |key| self.sessions.find_any(key))))
+    }
+}
+
+/// What the fragments of one datagram that go to one place have in common, and the port in whose places that is kept: the local sender's, or
+/// that of who gets it.
+fn fragment_key(head: &[u8], metadata: &Metadata, site: Site, output: Output) -> Option<(FragmentKey, u16)> {
+    let headers = &metadata.headers;
+    let attachment = site.attachment(metadata);
+    let port = match (attachment.port, output) {
+        (Some(port), _) | (None, Output::Port(PortIndex(port))) => port,
+        (None, Output::Tunnel { .. }) => return None,
+    };
+    // In IPv6 a later fragment does not say which protocol it is of.
+    let (identification, protocol) = match headers.l3 {
+        L3::Ipv4 => (u32::from(ipv4::identification(head, headers)?), headers.protocol),
+        _ => (ipv6::identification(head, headers)?, 0),
+    };
+    let identification = identification ^ pack(output).wrapping_mul(0x9e37_79b1);
+    let (source, destination) = (headers.source_ip(head)?, headers.destination_ip(head)?);
+    let key = FragmentKey::new(attachment.number(), source, destination, identification, protocol)?;
+    Some((key, port))
+}
+
+impl Police<'_> {
+    /// Keeps in mind that a first fragment passed, so that those that follow it do. Without effect for what is none.
+    #[inline]
+    pub(crate) fn note_fragment(&self, batch: &Batch<'_, '_>, index: usize, site: Site, output: Output) {
+        let Some((metadata, packet)) = batch.metadata.get(index).zip(batch.burst.packet(index)) else {
+            return;
+        };
+        if metadata.headers.fragment == Fragment::First
+            && let Some((key, port)) = fragment_key(packet.head(), metadata, site, output)
+        {
+            self.sessions.note_fragment(&key, port, self.now);
+        }
+    }
+
+    /// Whether the first fragment of a later one's datagram passed.
+    pub(crate) fn is_fragment_known(
+        &self,
+        batch: &Batch<'_, '_>,
+        index: usize,
+        site: Site,
+        output: Output,
+    ) -> bool {
+        let found = batch.metadata.get(index).zip(batch.burst.packet(index));
+        found
+            .and_then(|(metadata, packet)| fragment_key(packet.head(), metadata, site, output))
+            .is_some_and(|(key, port)| self.sessions.is_fragment_known(&key, port, self.now))
     }
 }
 

@@ -32,8 +32,9 @@ pub fn run(
     for unjudged in pending.0.drain(..) {
         // Answered by the switch or dropped meanwhile, it goes nowhere.
         let Some(output) = batch.output_of(unjudged.index).filter(|output| *output != back) else { continue };
-        if let Err(reason) = police.judge(batch, &unjudged, site, output) {
-            batch.drop(unjudged.index, reason);
+        match police.judge(batch, &unjudged, site, output) {
+            Ok(()) => police.note_fragment(batch, unjudged.index, site, output),
+            Err(reason) => batch.drop(unjudged.index, reason),
         }
     }
 }
@@ -80,11 +81,9 @@ fn look_up(
     }
     for index in Indices(packets & !ordinary) {
         match police.find(batch, index, site) {
-            Ok(Some(found)) => {
-                settle(batch, police, (site, output), index, found, pending);
-                police.note_fragment(batch, index, site);
-            }
-            Ok(None) => {}
+            Ok(Ok(found)) => settle(batch, police, (site, output), index, found, pending),
+            // What it was sent to is of no matter.
+            Ok(Err(standing)) => pending.leave(index, 0, standing),
             Err(reason) => batch.drop(index, reason),
         }
     }
@@ -104,7 +103,9 @@ fn settle(
     let metadata = &batch.metadata[index];
     let facts = facts(packet.head(), packet.len() as u32, &metadata.headers);
     let standing = match check(police, batch, index, site, (found, &facts)) {
-        Checked::Pass(way) if way.output == pack(output) => return,
+        Checked::Pass(way) if way.output == pack(output) => {
+            return police.note_fragment(batch, index, site, output);
+        }
         Checked::Pass(_) => found.session().map_or(Standing::New, Standing::Stale),
         Checked::Stale(session) => Standing::Stale(session),
         Checked::Gone => Standing::New,
@@ -147,6 +148,10 @@ impl<'a> Police<'a> {
         }
         let session = match unjudged.standing {
             Standing::Passes => return Ok(()),
+            Standing::Fragment if self.is_fragment_known(batch, unjudged.index, site, output) => {
+                return Ok(());
+            }
+            Standing::Fragment => return Err(DropReason::FragmentUnknown),
             Standing::New => None,
             Standing::Stale(session) => Some(session),
         };
@@ -296,12 +301,6 @@ impl<'a> Police<'a> {
         // The order is that of `Generations`: counters first, then the epoch.
         let sum = if self.generations.epoch() == self.epoch { sum } else { sum.wrapping_sub(1) };
         (Some((MacAddr::from_u64(mac), way)), sum)
-    }
-
-    /// Keeps in mind that a first fragment passed, so that those that follow it do.
-    #[cold]
-    pub(crate) fn note_fragment(&mut self, batch: &Batch<'_, '_>, index: usize, site: Site) {
-        let _ = (batch, index, site);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::police::{Pending, Police, Site, Standing, check, facts, ordinary_key,
 use arrayvec::ArrayVec;
 use buf::BURST_PACKETS;
 use engine::{Batch, DropReason, Indices, Output, PortIndex};
-use packet::route;
+use packet::{Fragment, route};
 use tables::sessions::{Checked, Found, Key4, Way};
 
 /// Runs the stage over what a port under rules sent.
@@ -85,7 +85,10 @@ impl Look<'_, '_> {
         let Some(packet) = batch.burst.packet(index) else { return };
         let facts = facts(packet.head(), packet.len() as u32, &batch.metadata[index].headers);
         let checked = check(self.police, batch, index, self.site, (found, &facts));
-        if let Checked::Pass(way @ Way { rewrite: None, translate: false, .. }) = checked {
+        let first = batch.metadata[index].headers.fragment == Fragment::First;
+        if let Checked::Pass(way @ Way { rewrite: None, translate: false, .. }) = checked
+            && !first
+        {
             return self.run.add(batch, index, way.output);
         }
         self.settle_rest(batch, index, checked, facts.destination_mac);
@@ -95,6 +98,7 @@ impl Look<'_, '_> {
     fn settle_rest(&mut self, batch: &mut Batch<'_, '_>, index: usize, checked: Checked, mac: u64) {
         let standing = match checked {
             Checked::Pass(way) if self.forward(batch, index, &way) => {
+                self.police.note_fragment(batch, index, self.site, unpack(way.output));
                 return self.run.add(batch, index, way.output);
             }
             // It can go no further; the router tells its sender.
@@ -129,14 +133,11 @@ impl Look<'_, '_> {
     fn run_rare(&mut self, batch: &mut Batch<'_, '_>, packets: u32) {
         for index in Indices(packets) {
             match self.police.find(batch, index, self.site) {
-                Ok(Some(found)) => {
-                    self.settle(batch, index, found);
-                    self.police.note_fragment(batch, index, self.site);
-                }
-                Ok(None) => {
+                Ok(Ok(found)) => self.settle(batch, index, found),
+                Ok(Err(standing)) => {
                     let head = batch.burst.packet(index).map_or(&[][..], |packet| packet.head());
                     let destination = facts(head, 0, &batch.metadata[index].headers).destination_mac;
-                    self.pending.leave(index, destination, Standing::Passes);
+                    self.pending.leave(index, destination, standing);
                 }
                 Err(reason) => batch.drop(index, reason),
             }

@@ -37,7 +37,12 @@ impl Numbers {
 /// The flow of this number, from port 1 to port 2.
 #[inline(always)]
 fn key4(number: u64, protocol: u8) -> Key4 {
-    Key4::new(1, 0x0200_000a_0100_000a ^ (number & 0xffff) << 40, protocol, 0x3500_0000 | (number >> 16) as u32)
+    Key4::new(
+        1,
+        0x0200_000a_0100_000a ^ (number & 0xffff) << 40,
+        protocol,
+        0x3500_0000 | (number >> 16) as u32,
+    )
 }
 
 #[inline(always)]
@@ -51,7 +56,8 @@ fn key6(number: u64, protocol: u8) -> Key6 {
 }
 
 fn facts(protocol: u8) -> Facts {
-    let segment = Segment { flags: ACK, sequence: 1, acknowledgment: 1, payload: 0, window: 1000, scale: None };
+    let segment =
+        Segment { flags: ACK, sequence: 1, acknowledgment: 1, payload: 0, window: 1000, scale: None };
     Facts { destination_mac: MAC.to_u64(), length: 64, tcp: (protocol == 6).then_some(segment) }
 }
 
@@ -141,7 +147,11 @@ fn established<K: Look>(name: &str, count: u64, protocol: u8, key: fn(u64, u8) -
         }
     });
     assert_eq!(passed, 2 * (WINDOWS * 2000 * BURST) as u64);
-    println!("{name:<34} {count:>9} sessions: look-up {:6.1}, with check {:6.1} cycles a packet", look - bare, both - bare);
+    println!(
+        "{name:<34} {count:>9} sessions: look-up {:6.1}, with check {:6.1} cycles a packet",
+        look - bare,
+        both - bare
+    );
 }
 
 /// Median over seconds of the connections per second that are made and end, `live` at a time, in a table of twice as many.

@@ -1,8 +1,8 @@
 //! What passes, and what does not.
 
-use crate::frames::{ICMP, TCP, UDP, icmp, seal, tcp, udp};
+use crate::frames::{ICMP, TCP, UDP, icmp, ipv4, seal, tcp, udp};
 use crate::world::{World, address, allow, gateway_mac, mac, out, out_and_in};
-use engine::DropReason::{IcmpUnrelated, PolicyDenied, SessionInvalid};
+use engine::DropReason::{FragmentUnknown, IcmpUnrelated, PolicyDenied, SessionInvalid};
 use packet::tcp::{ACK, SYN};
 use tables::rules::{Action, Direction, Remote, Rule};
 
@@ -137,6 +137,31 @@ fn an_icmp_error_passes_with_the_session_it_is_about() {
     assert!(!world.passes(1, 0, &error(&udp(0, 1, [1001, 53]))), "of another flow");
     assert!(!world.passes(1, 0, &error(&udp(2, 1, [1000, 53]))), "about what somebody else sent");
     assert_eq!(world.dropped(1, IcmpUnrelated), 3);
+}
+
+#[test]
+fn later_fragments_pass_with_their_first() {
+    let mut world = World::new(1, &[(0, Some(out())), (1, Some(out_and_in(UDP, 53)))]);
+    let fragments = |identification: u8, ports| {
+        let mut first = udp(0, 1, ports);
+        (first[19], first[20]) = (identification, 0x20);
+        let mut later = ipv4(0, 1, UDP, &[5; 16]);
+        (later[19], later[21]) = (identification, 2);
+        seal(&mut first);
+        seal(&mut later);
+        (first, later)
+    };
+    let (first, later) = fragments(1, [1000, 53]);
+    assert!(!world.passes(0, 1, &later), "before its first");
+    assert!(world.passes(0, 1, &first));
+    assert!(world.passes(0, 1, &later));
+    let (first, later) = fragments(2, [1000, 53]);
+    world.send_all(0, &[first.clone(), later.clone()]);
+    assert_eq!(world.receive(1), [first, later], "in one burst");
+    let (first, later) = fragments(3, [1000, 54]);
+    assert!(!world.passes(0, 1, &first));
+    assert!(!world.passes(0, 1, &later), "of a datagram that is refused");
+    assert_eq!(world.dropped(0, FragmentUnknown), 2);
 }
 
 #[test]
