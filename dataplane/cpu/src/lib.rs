@@ -1,11 +1,14 @@
 //! What Towpath asks of the processor and the standard library has no stable, safe word for:
-//! prefetching a line and reading the time stamp counter.
+//! prefetching a line, reading the time stamp counter, hashing with AES instructions.
 //!
 //! # Safety boundary
 //!
 //! Nothing here dereferences. A prefetch of any address is a hint that cannot fault (Intel SDM 2B "PREFETCHh", AMD APM 3),
 //! and reading the time stamp counter has no effect on memory, so every function is safe to call with any argument.
-#![allow(unsafe_code, reason = "wraps two instructions that cannot fault in safe functions")]
+//! [`aes::AesHash`] is the witness that the processor has AES instructions: it is made only where they were found.
+#![allow(unsafe_code, reason = "wraps instructions that cannot fault in safe functions")]
+
+pub mod aes;
 
 /// Bytes of a cache line on every x86-64 and most AArch64 processors.
 pub const CACHE_LINE: usize = 64;

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use super::half::{join, split};
-use super::hash::Hasher;
+use super::hash::SipHasher;
 use super::quota::PORTS;
 use crate::atomic::{
     AtomicU64,
@@ -63,13 +63,13 @@ type Places = Box<[Place]>;
 /// The datagrams of all ports.
 pub(super) struct Fragments {
     ports: Box<[OnceLock<Places>]>,
-    hashers: [Hasher; 2],
+    hashers: [SipHasher; 2],
 }
 
 impl Fragments {
     pub(super) fn new(secret: [u64; 2]) -> Self {
         let [a, b] = secret;
-        let hashers = [Hasher::new([!a, b]), Hasher::new([a, !b])];
+        let hashers = [SipHasher::new([!a, b]), SipHasher::new([a, !b])];
         Self { ports: (0..PORTS).map(|_| OnceLock::new()).collect(), hashers }
     }
 

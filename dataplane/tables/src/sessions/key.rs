@@ -80,6 +80,10 @@ pub(super) mod sealed {
         const FAMILY: usize;
         /// Lines of a session.
         const LINES: usize;
+        /// Blocks of 128 bits.
+        const BLOCKS: usize;
+        /// One of them; 0 beyond the last.
+        fn block(self, number: usize) -> [u64; 2];
         /// All words; an IPv4 key has two.
         fn words(self) -> [u64; 5];
         /// From its words.
@@ -120,6 +124,11 @@ impl Key4 {
 impl sealed::Sealed for Key4 {
     const FAMILY: usize = 0;
     const LINES: usize = 2;
+    const BLOCKS: usize = 1;
+    #[inline(always)]
+    fn block(self, number: usize) -> [u64; 2] {
+        if number == 0 { self.0 } else { [0; 2] }
+    }
     #[inline(always)]
     fn words(self) -> [u64; 5] {
         [self.0[0], self.0[1], 0, 0, 0]
@@ -204,6 +213,12 @@ impl Key6 {
 impl sealed::Sealed for Key6 {
     const FAMILY: usize = 1;
     const LINES: usize = 3;
+    const BLOCKS: usize = 3;
+    #[inline(always)]
+    fn block(self, number: usize) -> [u64; 2] {
+        let [a, b, c, d, e] = self.0;
+        [[a, b], [c, d], [e, 0]].get(number).copied().unwrap_or_default()
+    }
     #[inline(always)]
     fn words(self) -> [u64; 5] {
         self.0

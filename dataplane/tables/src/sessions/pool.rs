@@ -12,7 +12,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::half::{COUNT, KEY, counted, split};
+use super::half::{COUNT, KEY, REMOVED, WAY, counted, join, split};
 use super::index::Index;
 use super::key::Key;
 use super::memory::{Line, Region, line};
@@ -45,6 +45,22 @@ pub(super) struct Cold {
     /// Seconds, of which 24 bits are kept.
     pub(super) created: u32,
     pub(super) rules: [u32; 2],
+}
+
+/// The session that has a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Present {
+    /// It has both; the half of the first.
+    Both(u32),
+    /// Its other key is another.
+    One(u32),
+}
+
+/// Why a record was not put into the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotAdded {
+    Present(Present),
+    Crowded,
 }
 
 pub(super) struct Pool {
@@ -223,6 +239,61 @@ impl Pool {
         let (packets, bytes) = counted(split(self.half(half)[COUNT].load(Relaxed)).1);
         let word = |at| self.cold(half >> 1, at).load(Relaxed);
         (packets + (word(2 + side) & PACKETS), bytes + (word(side) & BYTES))
+    }
+
+    /// The half that has this key.
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u64, words: &[u64; 5]) -> Option<u32> {
+        self.index.find(hash, |half| self.has_key(half, words))
+    }
+
+    /// The session that has one of these keys, or both.
+    pub(super) fn present<K: Key>(&self, keys: [K; 2], hashes: [u64; 2]) -> Option<Present> {
+        match [0, 1].map(|side| self.find(hashes[side], &keys[side].words())) {
+            [None, None] => None,
+            [Some(first), Some(second)] if first == second ^ 1 => Some(Present::Both(first)),
+            [Some(half), _] | [None, Some(half)] => Some(Present::One(half)),
+        }
+    }
+
+    /// Puts a filled record into the table, half-open, unless one of its keys is there: of two workers that add the same keys, in whichever order, one does.
+    pub(super) fn add<K: Key>(&self, record: u32, keys: [K; 2], hashes: [u64; 2]) -> Result<(), NotAdded> {
+        let _locks = self.index.lock(hashes);
+        if let Some(present) = self.present(keys, hashes) {
+            return Err(NotAdded::Present(present));
+        }
+        self.set_state(record, LIVE | HALF_OPEN);
+        if !self.index.insert(hashes[0], record << 1) {
+            self.clear_state(record, LIVE | HALF_OPEN);
+            return Err(NotAdded::Crowded);
+        }
+        if !self.index.insert(hashes[1], record << 1 | 1) {
+            self.index.remove(hashes[0], record << 1);
+            self.clear_state(record, LIVE | HALF_OPEN);
+            return Err(NotAdded::Crowded);
+        }
+        Ok(())
+    }
+
+    /// Takes a record out of the table; its state before, if this call did.
+    pub(super) fn take<K: Key>(&self, record: u32, hash: impl Fn(K) -> u64) -> Option<u64> {
+        let halves = [record << 1, record << 1 | 1];
+        let keys = halves.map(|half| self.key::<K>(half));
+        let hashes = keys.map(hash);
+        let _locks = self.index.lock(hashes);
+        // Whoever makes and removes sessions of these keys is kept out; before, the record may have become another session's.
+        if halves.map(|half| self.key::<K>(half)) != keys {
+            return None;
+        }
+        let before = self.clear_state(record, LIVE | HALF_OPEN);
+        if before & LIVE == 0 {
+            return None;
+        }
+        for (half, hash) in halves.into_iter().zip(hashes) {
+            self.index.remove(hash, half);
+            self.half(half)[WAY].store(join(REMOVED, 0), Relaxed);
+        }
+        Some(before)
     }
 
     #[inline(always)]

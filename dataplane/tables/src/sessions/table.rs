@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use packet::tcp;
 
 use super::fragments::Fragments;
-use super::half::{self, COUNT, JUDGED, REMOVED, SEQUENCE, TIME, WAY, join, protocol, split};
-use super::hash::Hasher;
+use super::half::{self, COUNT, JUDGED, SEQUENCE, TIME, join, protocol, split};
+use super::hash::{Hasher, Kind};
 use super::index::Index;
 use super::key::{Key, Key4, Key6, sealed::Sealed};
 use super::limbo::Quiescence;
@@ -199,12 +199,12 @@ impl Sessions {
         let (arena, _) = (Arena, bytes);
         let header = arena.region::<AtomicU64>(0, HEADER_WORDS).ok_or_else(|| damaged("it is too short"))?;
         let [a, b] = options.secret;
-        let words = [MAGIC, VERSION, join(sizes[0], sizes[1]), a, b, 0];
+        let words = [MAGIC, VERSION, join(sizes[0], sizes[1]), a, b, Kind::best().number()];
         // The magic number last: half a header is none.
         for (word, value) in header.iter().zip(words).rev() {
             word.store(value, Release);
         }
-        Self::assemble(arena, sizes, options)
+        Self::assemble(arena, sizes, options, Kind::best())
     }
 
     /// The table that another process, or an earlier one, made: sizes and secret are its, lives and quotas those of `options`.
@@ -216,7 +216,7 @@ impl Sessions {
     pub fn open(file: OwnedFd, options: &Options) -> io::Result<Arc<Self>> {
         let arena = Arena::open(file)?;
         let header = arena.region::<AtomicU64>(0, HEADER_WORDS).ok_or_else(|| damaged("it is too short"))?;
-        let [magic, version, sizes, a, b, _] = std::array::from_fn(|word| header[word].load(Acquire));
+        let [magic, version, sizes, a, b, kind] = std::array::from_fn(|word| header[word].load(Acquire));
         if magic != MAGIC || version != VERSION {
             return Err(damaged(&format!(
                 "its header says {magic:#x} version {version}, not {MAGIC:#x} version {VERSION}"
@@ -227,7 +227,9 @@ impl Sessions {
         {
             return Err(damaged(&format!("{} bytes are not of {sizes:?} sessions", arena.length())));
         }
-        let sessions = Self::assemble(arena, sizes, &Options { secret: [a, b], ..options.clone() })?;
+        let kind = Kind::of_number(kind)
+            .ok_or_else(|| damaged("this processor lacks the instructions of its hash"))?;
+        let sessions = Self::assemble(arena, sizes, &Options { secret: [a, b], ..options.clone() }, kind)?;
         for pool in &sessions.pools {
             for record in pool.recover() {
                 let owner = pool.get_cold(record).owner;
@@ -247,14 +249,14 @@ impl Sessions {
             + pool_bytes(ipv6, Key6::LINES).iter().sum::<usize>()
     }
 
-    fn assemble(arena: Arena, sizes: [u32; 2], options: &Options) -> io::Result<Arc<Self>> {
+    fn assemble(arena: Arena, sizes: [u32; 2], options: &Options, kind: Kind) -> io::Result<Arc<Self>> {
         let second = HEADER + pool_bytes(sizes[0], Key4::LINES).iter().sum::<usize>();
         let pools = (pool::<Key4>(&arena, HEADER, sizes[0]), pool::<Key6>(&arena, second, sizes[1]));
         let (Some(ipv4), Some(ipv6)) = pools else { return Err(damaged("it is too short")) };
         Ok(Arc::new(Self {
             arena,
             pools: [ipv4, ipv6],
-            hasher: Hasher::new(options.secret),
+            hasher: Hasher::new(kind, options.secret),
             timeouts: options.timeouts,
             quota: options.quota,
             ports: Ports::new(PORTS),
@@ -305,7 +307,7 @@ impl Sessions {
 
     #[inline(always)]
     pub(super) fn hash<K: Key>(&self, key: K) -> u64 {
-        self.hasher.of(&key.words()[..if K::LINES == 2 { 2 } else { 5 }])
+        self.hasher.of(key)
     }
 
     /// Takes a session out of the table; whether this call did. Its record is its worker's to free.
@@ -318,23 +320,7 @@ impl Sessions {
 
     fn remove_key<K: Key>(&self, record: u32) -> bool {
         let pool = &self.pools[K::FAMILY];
-        let halves = [record << 1, record << 1 | 1];
-        let keys = halves.map(|half| pool.key::<K>(half));
-        let hashes = keys.map(|key| self.hash(key));
-        let locks = pool.index.lock(hashes);
-        // Whoever makes and removes sessions of these keys is kept out; the record may have become another session's before.
-        if halves.map(|half| pool.key::<K>(half)) != keys {
-            return false;
-        }
-        let before = pool.clear_state(record, LIVE | HALF_OPEN);
-        if before & LIVE == 0 {
-            return false;
-        }
-        for (half, hash) in halves.into_iter().zip(hashes) {
-            pool.index.remove(hash, half);
-            pool.half(half)[WAY].store(join(REMOVED, 0), Relaxed);
-        }
-        drop(locks);
+        let Some(before) = pool.take::<K>(record, |key| self.hash(key)) else { return false };
         let owner = pool.get_cold(record).owner;
         self.ports.remove(owner);
         if before & HALF_OPEN != 0 {

@@ -10,7 +10,7 @@ use super::half::{
 };
 use super::key::{Key, Key4, Key6, sealed::Sealed};
 use super::limbo::Limbo;
-use super::pool::{CALLED, Cold, HALF_OPEN, LIVE, Pool, RESTS};
+use super::pool::{CALLED, Cold, HALF_OPEN, LIVE, NotAdded, Pool, Present, RESTS};
 use super::quota::Candidates;
 use super::table::{
     CREATED, CROWDED, CUT, DISPLACED, EXPIRED, OVER_QUOTA, OVER_SHARE, Sessions, TABLE_FULL, half_parts,
@@ -97,8 +97,8 @@ impl SessionWorker {
     fn look_up_burst<K: Key>(&self, keys: &[K], out: &mut [Found]) {
         let pool = &self.sessions.pools[K::FAMILY];
         let mut hashes = [0; BURST];
-        for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = self.sessions.hash(*key);
+        self.sessions.hasher.of_burst(keys, &mut hashes);
+        for hash in hashes.iter().take(keys.len()) {
             pool.index.prefetch(*hash);
         }
         let mut guesses = [u32::MAX; BURST];
@@ -204,21 +204,27 @@ impl SessionWorker {
         }
         let flags = first_peer(keys[0].protocol(), &new.facts).ok_or(Refused::Invalid)?;
         let hashes = keys.map(|key| self.sessions.hash(key));
-        if let Some(there) = self.present(keys, hashes) {
-            return Ok(there);
+        if let Some(present) = self.sessions.pools[K::FAMILY].present(keys, hashes) {
+            return Ok(created::<K>(present));
         }
         let record = self
             .admit::<K>(new.owner, new.now)
             .inspect_err(|refused| self.count_refused(new.owner, *refused))?;
         self.write(record, new, flags);
-        match self.add(record, keys, hashes) {
+        match self.sessions.pools[K::FAMILY].add(record, keys, hashes) {
             Ok(()) => {
                 self.enlist::<K>(record, new);
                 Ok(Created::New(SessionRef(number(K::FAMILY, record) << 1)))
             }
-            Err(other) => {
+            Err(not_added) => {
                 self.leases[K::FAMILY].push(record);
-                other.ok_or(Refused::Crowded).inspect_err(|refused| self.count_refused(new.owner, *refused))
+                match not_added {
+                    NotAdded::Present(present) => Ok(created::<K>(present)),
+                    NotAdded::Crowded => {
+                        self.count_refused(new.owner, Refused::Crowded);
+                        Err(Refused::Crowded)
+                    }
+                }
             }
         }
     }
@@ -237,17 +243,6 @@ impl SessionWorker {
                 self.create(&new.with_keys(initiator, responder))
             }
             _ => Err(Refused::Mirror),
-        }
-    }
-
-    /// The session that has one of these keys.
-    fn present<K: Key>(&self, keys: [K; 2], hashes: [u64; 2]) -> Option<Created> {
-        let pool = &self.sessions.pools[K::FAMILY];
-        let [first, second] = [0, 1].map(|side| find::<K>(pool, hashes[side], &keys[side].words()).session());
-        match (first, second) {
-            (None, None) => None,
-            (Some(first), Some(second)) if first == second.opposite() => Some(Created::Existing(first)),
-            (Some(session), _) | (None, Some(session)) => Some(Created::Clash(session)),
         }
     }
 
@@ -322,26 +317,6 @@ impl SessionWorker {
             own[COUNT].store(join(peer.acknowledged, counters), Relaxed);
             set_way(own, side.way, new.epoch, peer.flags);
         }
-    }
-
-    /// Puts a filled record into the table unless one of its keys is there: `Err(None)` if there is no room.
-    fn add<K: Key>(&self, record: u32, keys: [K; 2], hashes: [u64; 2]) -> Result<(), Option<Created>> {
-        let pool = &self.sessions.pools[K::FAMILY];
-        let _locks = pool.index.lock(hashes);
-        if let Some(there) = self.present(keys, hashes) {
-            return Err(Some(there));
-        }
-        pool.set_state(record, LIVE | HALF_OPEN);
-        if !pool.index.insert(hashes[0], record << 1) {
-            pool.clear_state(record, LIVE | HALF_OPEN);
-            return Err(None);
-        }
-        if !pool.index.insert(hashes[1], record << 1 | 1) {
-            pool.index.remove(hashes[0], record << 1);
-            pool.clear_state(record, LIVE | HALF_OPEN);
-            return Err(None);
-        }
-        Ok(())
     }
 
     /// Counts a new session and sees to its aging.
@@ -454,11 +429,13 @@ impl SessionWorker {
         for ((half, side), kept) in [record << 1, record << 1 | 1].into_iter().zip(sides).zip(kept) {
             kept.fill(pool, half, side, epoch);
         }
-        if let Err(other) = self.add(record, keys, hashes) {
+        if let Err(not_added) = pool.add(record, keys, hashes) {
             self.leases[K::FAMILY].push(record);
-            return match other {
-                Some(Created::Existing(other) | Created::New(other) | Created::Clash(other)) => Ok(other),
-                None => Err(Refused::Crowded),
+            return match not_added {
+                NotAdded::Present(Present::Both(half) | Present::One(half)) => {
+                    Ok(SessionRef(number(K::FAMILY, 0) << 1 | half))
+                }
+                NotAdded::Crowded => Err(Refused::Crowded),
             };
         }
         let session = number(K::FAMILY, record);
@@ -750,8 +727,15 @@ fn set_way(own: &[AtomicU64; 8], way: Option<(MacAddr, Way)>, epoch: u32, flags:
 
 #[inline(always)]
 fn find<K: Sealed>(pool: &Pool, hash: u64, words: &[u64; 5]) -> Found {
-    let half = pool.index.find(hash, |half| pool.has_key(half, words));
-    half.map_or(Found::NONE, |half| Found(number(K::FAMILY, 0) << 1 | half))
+    pool.find(hash, words).map_or(Found::NONE, |half| Found(number(K::FAMILY, 0) << 1 | half))
+}
+
+fn created<K: Key>(present: Present) -> Created {
+    let session = |half| SessionRef(number(K::FAMILY, 0) << 1 | half);
+    match present {
+        Present::Both(half) => Created::Existing(session(half)),
+        Present::One(half) => Created::Clash(session(half)),
+    }
 }
 
 fn links(sessions: &Sessions, session: u32) -> &AtomicU64 {
