@@ -137,7 +137,7 @@ fn tunnel_manifest(socket: &Path) -> String {
         let (mac, ip) = (endpoint.mac_text(), endpoint.ip);
         all.push_str(&format!(
             "---\nkind: Port\nmetadata: {{name: port{index}}}\n\
-             spec: {{subnet: bench, host: {host}, mac: \"{mac}\", ips: [{ip}], unfiltered: false{attachment}}}\n"
+             spec: {{subnet: bench, host: {host}, mac: \"{mac}\", ips: [{ip}], unfiltered: true{attachment}}}\n"
         ));
     }
     all
@@ -154,7 +154,7 @@ fn manifest(sockets: &[PathBuf; 2]) -> String {
         let (mac, ip) = (endpoint.mac_text(), endpoint.ip);
         all.push_str(&format!(
             "---\napiVersion: towpath.dev/v1\nkind: Port\nmetadata: {{name: port{index}}}\nspec:\n  subnet: bench\n  \
-             host: bench\n  mac: \"{mac}\"\n  ips: [{ip}]\n  unfiltered: false\n  attachment: {{vhostUser: {{socket: {}}}}}\n",
+             host: bench\n  mac: \"{mac}\"\n  ips: [{ip}]\n  unfiltered: true\n  attachment: {{vhostUser: {{socket: {}}}}}\n",
             text(socket)
         ));
     }
@@ -166,7 +166,7 @@ impl Switch for Towpathd {
         let ports = if self.tunnel {
             "a port and net_vhost as uplink, VXLAN over IPv4"
         } else {
-            "two ports in one subnet (unfiltered: false)"
+            "two ports in one subnet (unfiltered: true)"
         };
         format!("{}, one worker, idle: poll, {ports}", self.version)
     }

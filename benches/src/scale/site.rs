@@ -88,9 +88,9 @@ impl Site {
             "apiVersion: towpath.dev/v1\nkind: Vpc\nmetadata: {{name: v}}\nspec: {{vni: 100, cidrs: [10.0.0.0/8]}}\n---\n\
              kind: Subnet\nmetadata: {{name: s}}\nspec: {{vpc: v, cidrs: [10.0.0.0/8]}}\n---\n\
              kind: Host\nmetadata: {{name: own}}\nspec: {{vteps: [192.168.0.1], mtu: 9216}}\n---\n\
-             kind: Port\nmetadata: {{name: own}}\nspec: {{subnet: s, host: own, mac: \"{OWN_MAC}\", ips: [{OWN_IP}], \
+             kind: Port\nmetadata: {{name: own}}\nspec: {{subnet: s, host: own, mac: \"{OWN_MAC}\", ips: [{OWN_IP}], unfiltered: true, \
              attachment: {{vhostUser: {{socket: /run/own.sock}}}}}}\n---\n\
-             kind: Port\nmetadata: {{name: example}}\nspec: {{subnet: s, host: h0, mac: \"02:00:00:01:00:02\", ips: [10.255.255.2]}}\n"
+             kind: Port\nmetadata: {{name: example}}\nspec: {{subnet: s, host: h0, mac: \"02:00:00:01:00:02\", ips: [10.255.255.2], unfiltered: true}}\n"
         );
         for host in 0..hosts {
             let address = Ipv4Addr::from_bits(Ipv4Addr::new(192, 168, 1, 0).to_bits() + host);

@@ -27,7 +27,7 @@ fn base() -> ResourceSet {
             "---\nkind: Subnet\nmetadata: {{name: s{subnet}}}\nspec: {{vpc: blue, cidrs: [{cidr}]}}\n"
         );
     }
-    text += "---\nkind: Port\nmetadata: {name: here}\nspec: {subnet: s0, host: node-a, ips: [10.3.255.9]}\n";
+    text += "---\nkind: Port\nmetadata: {name: here}\nspec: {subnet: s0, host: node-a, ips: [10.3.255.9], unfiltered: true}\n";
     load_text(&text, "base", &Environment::default()).unwrap_or_else(|problems| fail(&problems))
 }
 

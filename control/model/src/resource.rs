@@ -728,12 +728,12 @@ mod tests {
         );
         let one = rules.split_inclusive(',').take(3).collect::<String>();
         assert_eq!(problems(&text(&rules[one.len()..])), Vec::<String>::new());
-        let ports: Vec<String> = (0..65).map(|port| (2 * port).to_string()).collect();
+        let ports: Vec<String> = (0..25).map(|port| (2 * port).to_string()).collect();
         let rule = format!(
             "{{direction: egress, action: deny, remote: {{any: true}}, protocol: tcp, ports: '{}'}}",
             ports.join(",")
         );
-        assert!(problems(&text(&rule))[0].contains("names 65 ranges, more than 64"));
+        assert!(problems(&text(&rule))[0].contains("names 25 ranges, more than 24"));
         let port = |groups: &str| {
             problems(&format!(
                 "kind: Port\nmetadata: {{name: p}}\nspec: {{subnet: s, ips: [10.0.0.2], securityGroups: {groups}}}\n"

@@ -16,8 +16,13 @@ pub const RULES_MAX: usize = 1000;
 pub const GROUPS_PER_PORT_MAX: usize = 10;
 /// Most groups of a set: each that rules name has a number of 16 bits on a host, and half of them may be about to be replaced.
 pub const GROUPS_MAX: usize = 32_768;
-/// Most ranges of ports of a rule.
-pub const PORT_RANGES_MAX: usize = 64;
+/// Most ranges of ports of a rule: of all rules of all groups of a port there may be 2^18.
+pub const PORT_RANGES_MAX: usize = 24;
+/// Most groups that one network may be in, because of all ports that may send from it.
+pub const GROUPS_PER_NETWORK_MAX: usize = 64;
+/// Most different lengths of the networks that the ports of a VPC may send from, for each IP version, besides single addresses and all: each is a look-up
+/// for first packets.
+pub const NETWORK_LENGTHS_MAX: usize = 16;
 /// Priority of a rule that says none.
 pub const PRIORITY_DEFAULT: u16 = 1000;
 

@@ -204,3 +204,47 @@ fn t10_a_set_with_one_invalid_rule_changes_nothing() {
     assert!(said.starts_with("f.yaml:2006:64: SecurityGroup default/bad: spec.rules[0].ports \"80\": protocol icmp has no ports; remedy: "), "{said}");
     assert_eq!(apply(&good).unwrap().len(), base.len() + 500);
 }
+
+/// S-06: what ports may send from cannot be spread over any number of groups and lengths.
+#[test]
+fn s06_networks_of_ports_are_in_so_many_groups_and_of_so_many_lengths() {
+    let port = |number: u8, rest: &str| {
+        format!(
+            "kind: Port\nmetadata: {{name: q{number}}}\nspec: {{subnet: web, ips: [10.0.1.{}], {rest}}}\n---\n",
+            100 + number
+        )
+    };
+    let valid = |text: &str| assert_eq!(load(text).err(), None);
+    let mut text: String =
+        (0..65).map(|index| format!("{}---\n", group(&format!("name: g{index}"), "blue", "ops"))).collect();
+    for number in 0..7 {
+        let mut groups: Vec<String> =
+            (0..10).map(|index| format!("g{}", (10 * number + index).min(63))).collect();
+        groups.dedup();
+        text += &port(
+            number,
+            &format!("securityGroups: [{}], allowedAddresses: [{{ip: 10.0.9.9}}]", groups.join(",")),
+        );
+    }
+    valid(&text);
+    refused(
+        &(text + &port(8, "securityGroups: [g64], allowedAddresses: [{ip: 10.0.9.9}]")),
+        &[
+            "Port default/q8: spec.allowedAddresses[0].ip \"10.0.9.9\": is in more than 64 groups",
+            "share groups",
+        ],
+    );
+    let nets: Vec<String> = (9..26).map(|length| format!("{{ip: 10.0.0.0/{length}}}")).collect();
+    let nets = |count: usize| {
+        format!(
+            "allowedAddresses: [{{ip: 0.0.0.0/0}}, {{ip: 10.0.9.9}}, {{ip: 'fd00::/64'}}, {}]",
+            nets[..count].join(", ")
+        )
+    };
+    valid(&port(1, &nets(16)));
+    valid(&port(1, &(nets(17) + ", unfiltered: true")));
+    refused(
+        &port(1, &nets(17)),
+        &["spec.allowedAddresses[19].ip \"10.0.0.0/25\": is of one length too many"],
+    );
+}

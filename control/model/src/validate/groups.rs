@@ -5,10 +5,16 @@ use crate::kind::Kind;
 use crate::name::{Key, ObjectName};
 use crate::problem::Problem;
 use crate::resource::DraftSpec;
-use crate::security_group::{GROUPS_MAX, Remote, SecurityGroupSpec, is_default_group_of, means_default};
+use crate::security_group::{
+    GROUPS_MAX, GROUPS_PER_NETWORK_MAX, NETWORK_LENGTHS_MAX, Remote, SecurityGroupSpec, is_default_group_of,
+    means_default, resolve,
+};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Checks all of them.
 pub(super) fn check(candidates: &Candidates, problems: &mut Vec<Problem>) {
+    networks(candidates, problems);
     let mut count = 0;
     for candidate in &candidates.list {
         match &candidate.spec {
@@ -36,6 +42,47 @@ pub(super) fn check(candidates: &Candidates, problems: &mut Vec<Problem>) {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+/// What ports may send from besides their own addresses makes members of groups; of these there is not any number.
+fn networks(candidates: &Candidates, problems: &mut Vec<Problem>) {
+    let mut groups: BTreeMap<(&ObjectName, IpNet), BTreeSet<ObjectName>> = BTreeMap::new();
+    let mut lengths: BTreeMap<(&ObjectName, bool), BTreeSet<u8>> = BTreeMap::new();
+    for (candidate, draft) in candidates.ports() {
+        let spec = &draft.spec;
+        let subnet = candidates.find(&Key::of(Kind::Subnet, &spec.subnet));
+        let Some(Candidate { spec: DraftSpec::Subnet(subnet), .. }) = subnet else { continue };
+        let (vpc, project) = (&subnet.vpc, project_of(candidate));
+        for (index, net) in spec.allowed_addresses.iter().map(|allowed| allowed.ip).enumerate() {
+            if net.prefix_len() == 0 || spec.unfiltered {
+                continue;
+            }
+            let mut refuse = |message: String, remedy: &str| {
+                let field = format!("spec.allowedAddresses[{index}].ip");
+                problems.push(candidate.problem(&field, message, remedy));
+            };
+            let in_groups = groups.entry((vpc, net)).or_default();
+            let before = in_groups.len();
+            in_groups.extend(spec.security_groups.iter().map(|group| resolve(group, &project, vpc)));
+            if before <= GROUPS_PER_NETWORK_MAX && in_groups.len() > GROUPS_PER_NETWORK_MAX {
+                let most = GROUPS_PER_NETWORK_MAX;
+                let message =
+                    format!("is in more than {most} groups, those of all ports that may send from it");
+                refuse(message, "let these ports share groups");
+            }
+            if net.prefix_len() == net.max_prefix_len() {
+                continue;
+            }
+            let lengths = lengths.entry((vpc, net.addr().is_ipv4())).or_default();
+            if lengths.insert(net.prefix_len()) && lengths.len() == NETWORK_LENGTHS_MAX + 1 {
+                let most = NETWORK_LENGTHS_MAX;
+                let message = format!(
+                    "is of one length too many: ports of Vpc {vpc} may send from networks of {most} lengths"
+                );
+                refuse(message, "write it as networks of a length that is there already");
+            }
         }
     }
 }
