@@ -5,6 +5,7 @@ use engine::PortIndex;
 use ipnet::IpNet;
 use packet::MacAddr;
 use std::net::IpAddr;
+use tables::rules::Rule;
 use tables::{Endpoint, Location, NextHop};
 
 /// Whose tunnel end point it is.
@@ -104,6 +105,41 @@ pub enum Action {
         ipv4: usize,
         /// The same of IPv6.
         ipv6: usize,
+    },
+    /// These counters of rules begin at zero: each is another rule's from now on.
+    StartCounters {
+        /// Their numbers.
+        counters: Vec<u32>,
+    },
+    /// A policy is in use here, or says something else.
+    SetPolicy {
+        /// Its number.
+        policy: u16,
+        /// The groups that it is made of, as `project/name`, joined by commas.
+        name: String,
+        /// The rules of all of them, in any order. A direction in which there is none is open for egress and closed for ingress.
+        rules: Vec<Rule>,
+    },
+    /// A policy is not in use here any more.
+    RemovePolicy {
+        /// Its number.
+        policy: u16,
+    },
+    /// The addresses of a network are members of these groups, and because of it of no others.
+    BindMember {
+        /// The VPC's number.
+        vpc: u16,
+        /// The network.
+        prefix: IpNet,
+        /// Numbers of groups, in order, each once, at least one. Only those that a policy here names have one.
+        groups: Vec<u16>,
+    },
+    /// The addresses of a network are members of no group because of it.
+    UnbindMember {
+        /// The VPC's number.
+        vpc: u16,
+        /// The network.
+        prefix: IpNet,
     },
     /// Frames to `mac` in `space` go to `location`, whatever was said before.
     BindMac {

@@ -4,7 +4,9 @@ use crate::action::Action;
 use crate::bindings::changes;
 use crate::holders::Holders;
 use crate::index::{Indices, Numbered};
+use crate::members::Members;
 use crate::plan::{PortPlan, SubnetPlan, VpcPlan};
+use crate::policies::{Policies, PolicyKey};
 use crate::scope::{Numbers, RoutesKey, Scope, VtepKey, VtepPlan};
 use crate::watch::{Watch, may_hold};
 use engine::{Announcement, PortIndex};
@@ -34,6 +36,8 @@ pub(crate) struct Realized {
     pub(crate) index: PortIndex,
     pub(crate) subnet: ObjectName,
     pub(crate) plan: PortPlan,
+    /// `None`: it is unfiltered.
+    pub(crate) policy: Option<PolicyKey>,
 }
 
 /// See the crate's documentation.
@@ -45,13 +49,15 @@ pub struct Agent {
     pub(crate) scope: Scope,
     pub(crate) ports: BTreeMap<ObjectName, Realized>,
     pub(crate) by_index: BTreeMap<PortIndex, ObjectName>,
-    pub(crate) port_indices: Indices,
+    pub(crate) port_indices: Indices<u16>,
     /// Ports there was no room for.
     pub(crate) waiting: BTreeSet<ObjectName>,
     pub(crate) vpcs: Numbered<ObjectName, VpcPlan>,
     pub(crate) subnets: Numbered<ObjectName, SubnetPlan>,
     pub(crate) routes: Numbered<RoutesKey, Vec<(IpNet, NextHop)>>,
     pub(crate) vteps: Numbered<VtepKey, VtepPlan>,
+    pub(crate) policies: Policies,
+    pub(crate) members: Members,
     pub(crate) holders: Holders,
     pub(crate) watch: Watch,
     /// The host on which each port that moves was last heard to run, of its two.
@@ -73,6 +79,8 @@ impl Agent {
             subnets: Numbered::new(LIMIT),
             routes: Numbered::new(u16::MAX),
             vteps: Numbered::new(u16::MAX),
+            policies: Policies::new(),
+            members: Members::default(),
             holders: Holders::default(),
             watch: Watch::default(),
             active: BTreeMap::new(),

@@ -4,6 +4,7 @@ use crate::action::Action;
 use crate::agent::{Agent, Exhausted, Realized};
 use crate::bindings::{changes, unbound};
 use crate::plan::PortPlan;
+use crate::policies::PolicyChanges;
 use crate::scope::{Scope, VtepKey};
 use crate::watch::may_hold;
 use engine::PortIndex;
@@ -23,7 +24,9 @@ struct Work {
     /// Subnets all of whose members are let go of, and those all of whose members are taken up.
     leaving: BTreeSet<ObjectName>,
     entering: BTreeSet<ObjectName>,
-    /// What there is to be, if more than Ports and Endpoints changes.
+    /// SecurityGroups whose rules change.
+    rules: Vec<ObjectName>,
+    /// What there is to be, if more than Ports, Endpoints and SecurityGroups changes.
     scope: Option<Scope>,
 }
 
@@ -60,6 +63,8 @@ impl Agent {
             None => BTreeSet::new(),
         };
         let touched = self.touched(&work, &changed);
+        let mut policies = self.hold_policies(&work, &touched);
+        let rules = self.set_rules(&work, &mut policies);
         let (closing, closes) = self.close(&touched);
         let mut exhausted = Vec::new();
         let opens = self.open(&touched, &mut exhausted);
@@ -75,7 +80,9 @@ impl Agent {
         let detoured = self.detour(&closing, &mut actions);
         actions.extend(closes);
         actions.append(&mut sets);
+        actions.extend(rules);
         actions.extend(opens);
+        self.drop_policies(&mut policies, &mut actions);
         let hop = |key: &Key| key.kind == Kind::Port && self.scope.hops.contains(&object(key));
         let led_to = || work.affected().filter_map(Difference::key).any(hop);
         if structural || detoured || !self.scope.hops.is_empty() && led_to() {
@@ -115,6 +122,13 @@ impl Agent {
                     work.changing.push(difference);
                 }
                 Some((Kind::Host, name)) => hosts.push(name.clone()),
+                Some((Kind::SecurityGroup, _)) => {
+                    let spec =
+                        |resource: &Option<Arc<Resource>>| resource.as_ref().map(|found| found.spec.clone());
+                    if spec(&difference.old) != spec(&difference.new) {
+                        work.rules.extend(difference.key().map(object));
+                    }
+                }
                 Some(_) => structural = true,
                 None => {}
             }
@@ -191,6 +205,7 @@ impl Agent {
                 self.bindings(&member, &mut bound);
                 unbinds.extend(bound.iter().filter_map(unbound));
                 self.watch(&member, false);
+                self.enroll(&member, false);
             }
         }
         for member in work.affected().filter_map(|difference| difference.old.as_ref()) {
@@ -198,6 +213,7 @@ impl Agent {
             if subnet_of(member).is_some_and(stays) {
                 self.bindings(member, &mut bindings);
                 self.watch(member, false);
+                self.enroll(member, false);
             }
         }
         (unbinds, bindings)
@@ -327,7 +343,64 @@ impl Agent {
         let vpc = self.scope.subnets.get(&port.spec.subnet)?;
         let (number, subnet) = self.subnets.plan(&port.spec.subnet)?;
         let (_, vpc) = self.vpcs.plan(vpc)?;
-        Some(PortPlan::of(port, number, subnet, vpc))
+        // Without a number for its policy it is nothing: it must not be taken for unfiltered.
+        let policy = match self.policy_key(name) {
+            Some(key) => Some(self.policies.policy(&key)?),
+            None => None,
+        };
+        Some(PortPlan::of(port, number, subnet, vpc, policy))
+    }
+
+    /// Ports that changed are under other policies; policies whose rules changed are to be set.
+    fn hold_policies(&mut self, work: &Work, touched: &BTreeSet<ObjectName>) -> PolicyChanges {
+        let mut changes = PolicyChanges::default();
+        for name in touched {
+            if let Some(key) = self.policy_key(name) {
+                self.policies.take(&key, &mut changes);
+            }
+        }
+        let before = touched.iter().filter_map(|name| self.ports.get(name)?.policy.clone());
+        before.collect::<Vec<_>>().iter().for_each(|key| self.policies.leave(key));
+        work.rules.iter().for_each(|group| self.policies.rules_changed(group, &mut changes));
+        self.policies.prepare(&self.set, &mut changes);
+        changes
+    }
+
+    /// Members, then the rules that name their groups.
+    fn set_rules(&mut self, work: &Work, changes: &mut PolicyChanges) -> Vec<Action> {
+        for member in work.affected().filter_map(|difference| difference.new.as_ref()) {
+            let here = |subnet| self.scope.subnets.contains_key(subnet) && !work.entering.contains(subnet);
+            if subnet_of(member).is_some_and(here) {
+                self.enroll(member, true);
+            }
+        }
+        let none = self.policies.names_none();
+        for subnet in work.entering.iter().filter(|_| !none) {
+            let members: Vec<Arc<Resource>> = self.set.members(Kind::Subnet, subnet).cloned().collect();
+            members.iter().for_each(|member| self.enroll(member, true));
+        }
+        let done = |member: &Resource, subnet: &ObjectName| {
+            work.entering.contains(subnet) || work.is_about(&member.meta.key)
+        };
+        for (group, number) in &changes.named {
+            self.enroll_all(group, *number, true, done);
+        }
+        let mut actions = Vec::new();
+        if !changes.counters.is_empty() {
+            actions.push(Action::StartCounters { counters: std::mem::take(&mut changes.counters) });
+        }
+        actions.extend(self.members.changes());
+        actions.extend(changes.set.iter().filter_map(|key| self.policies.plan(&self.set, key)));
+        actions
+    }
+
+    /// Policies that no port is under go, and with them memberships that no rule asks for.
+    fn drop_policies(&mut self, changes: &mut PolicyChanges, actions: &mut Vec<Action>) {
+        self.policies.settle(changes, actions);
+        for (group, number) in &changes.dropped {
+            self.enroll_all(group, *number, false, |_, _| false);
+        }
+        actions.extend(self.members.changes());
     }
 
     /// Closes ports that go, or whose sockets change.
@@ -354,22 +427,26 @@ impl Agent {
             let Some(port) = self.set.port(name).filter(|port| port.spec.is_on(&self.host)) else { continue };
             let subnet = port.spec.subnet.clone();
             let plan = self.wanted(name);
+            let policy = self.policy_key(name);
             if let (Some(realized), Some(plan)) = (self.ports.get_mut(name), &plan) {
                 if realized.plan != *plan {
                     actions.push(Action::ChangePort { index: realized.index, plan: Box::new(plan.clone()) });
                 }
-                (realized.plan, realized.subnet) = (plan.clone(), subnet);
+                *realized = Realized { index: realized.index, subnet, plan: plan.clone(), policy };
                 continue;
             }
             let Some((plan, index)) = plan.and_then(|plan| Some((plan, self.port_indices.take()?))) else {
                 exhausted.push(Exhausted { port: name.to_string() });
                 self.waiting.insert(name.clone());
+                if let Some(key) = policy {
+                    self.policies.leave(&key);
+                }
                 continue;
             };
             let index = PortIndex(index);
             actions.push(Action::OpenPort { index, plan: Box::new(plan.clone()) });
             self.by_index.insert(index, name.clone());
-            self.ports.insert(name.clone(), Realized { index, subnet, plan });
+            self.ports.insert(name.clone(), Realized { index, subnet, plan, policy });
         }
         actions
     }

@@ -1,35 +1,37 @@
-//! Small numbers for what this host knows: ports, VPCs, subnets, route tables, tunnel end points.
+//! Small numbers for what this host knows: ports, VPCs, subnets, route tables, tunnel end points, rules.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Add;
 
 /// Gives out numbers: new ones first come first, then those given back, longest ago first, so that whatever still names one for a
 /// moment does not mean another.
 #[derive(Debug)]
-pub(crate) struct Indices {
-    limit: u16,
+pub(crate) struct Indices<N> {
+    limit: N,
     /// Below this all were given out at some time.
-    fresh: u16,
-    free: VecDeque<u16>,
+    fresh: N,
+    free: VecDeque<N>,
 }
 
 /// Numbers stay close together until so many wait to be used again.
 const RESTING: usize = 16;
 
-impl Indices {
+impl<N: Copy + PartialEq + From<u8> + Add<Output = N>> Indices<N> {
     /// Numbers below `limit`.
-    pub(crate) fn new(limit: u16) -> Self {
-        Self { limit, fresh: 0, free: VecDeque::new() }
+    pub(crate) fn new(limit: N) -> Self {
+        Self { limit, fresh: N::from(0), free: VecDeque::new() }
     }
 
-    pub(crate) fn take(&mut self) -> Option<u16> {
+    pub(crate) fn take(&mut self) -> Option<N> {
         if self.fresh == self.limit || self.free.len() >= RESTING {
             return self.free.pop_front();
         }
-        self.fresh += 1;
-        Some(self.fresh - 1)
+        let number = self.fresh;
+        self.fresh = number + N::from(1);
+        Some(number)
     }
 
-    pub(crate) fn give_back(&mut self, index: u16) {
+    pub(crate) fn give_back(&mut self, index: N) {
         self.free.push_back(index);
     }
 }
@@ -37,7 +39,7 @@ impl Indices {
 /// Things of one kind, each with its number and its plan.
 #[derive(Debug)]
 pub(crate) struct Numbered<K, P> {
-    indices: Indices,
+    indices: Indices<u16>,
     entries: BTreeMap<K, (u16, Option<P>)>,
     keys: BTreeMap<u16, K>,
     /// Numbers, and what was last said of them, of things that are let go of.
@@ -131,7 +133,7 @@ mod tests {
 
     #[test]
     fn numbers_rest_before_they_are_used_again() {
-        let mut indices = Indices::new(20);
+        let mut indices = Indices::new(20u16);
         assert_eq!([indices.take(), indices.take(), indices.take()], [Some(0), Some(1), Some(2)]);
         indices.give_back(1);
         assert_eq!(indices.take(), Some(3));

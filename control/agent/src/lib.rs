@@ -11,10 +11,12 @@ mod apply;
 mod bindings;
 mod holders;
 mod index;
+mod members;
 mod plan;
+mod policies;
 mod scope;
 mod watch;
 
 pub use action::{Action, VtepKind};
 pub use agent::{Agent, Exhausted};
-pub use plan::{DhcpPlan, PortPlan, SubnetPlan, VpcPlan};
+pub use plan::{DhcpPlan, ENFORCED, PortPlan, SubnetPlan, VpcPlan};

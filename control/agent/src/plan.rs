@@ -11,6 +11,9 @@ use tables::{AllowedAddress, PortProfile};
 const FILTERED: u16 = 1;
 const UNFILTERED: u16 = 2;
 
+/// Whether ports are under their policies. As long as the stages that judge are not there, they are not.
+pub const ENFORCED: bool = false;
+
 /// A VPC as this host needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VpcPlan {
@@ -109,8 +112,14 @@ pub struct PortPlan {
 }
 
 impl PortPlan {
-    /// The plan for `port` on a subnet of that number, in `vpc`.
-    pub(crate) fn of(port: Typed<'_, PortSpec>, number: u16, subnet: &SubnetPlan, vpc: &VpcPlan) -> Self {
+    /// The plan for `port` on a subnet of that number, in `vpc`, under a policy.
+    pub(crate) fn of(
+        port: Typed<'_, PortSpec>,
+        number: u16,
+        subnet: &SubnetPlan,
+        vpc: &VpcPlan,
+        policy: Option<u16>,
+    ) -> Self {
         let spec = port.spec;
         let allowed: Vec<AllowedAddress> = spec
             .allowed_addresses
@@ -122,6 +131,7 @@ impl PortPlan {
         let profile = PortProfile::new(number, spec.mac, vpc.mtu, &spec.ips, &allowed);
         let mut profile = profile.in_vpc(subnet.vpc, subnet.gateway_mac, identity);
         profile.up = !spec.shutdown;
+        profile.policy = policy.filter(|_| ENFORCED);
         let attachment =
             spec.attachment.as_ref().map(|model::Attachment::VhostUser(vhost_user)| vhost_user.clone());
         let name = port.meta.object().to_string();

@@ -94,11 +94,10 @@ fn a_host_with_a_port_knows_who_else_is_in_its_vpc() {
         .iter()
         .map(|action| format!("{action:?}").split([' ', '{']).next().unwrap_or_default().to_owned())
         .collect();
-    assert_eq!(
-        words[..6],
-        ["SetVtep", "SetVtep", "SetVpc", "SetSubnet", "OpenPort", "SetRoutes"],
-        "before anything is bound: {words:?}"
-    );
+    let sets = ["SetVtep", "SetVtep", "SetVpc", "SetSubnet"];
+    let rules = ["StartCounters", "BindMember", "BindMember", "BindMember", "SetPolicy"];
+    let expected = [&sets[..], &rules, &["OpenPort", "SetRoutes"]].concat();
+    assert_eq!(words[..expected.len()], expected, "before anything is bound: {words:?}");
     let vtep = |wanted: &str| {
         actions.iter().find_map(|action| match action {
             Action::SetVtep { vtep, address, sources, kind } => {
@@ -199,4 +198,86 @@ fn a_port_that_moves_is_where_it_was_last_heard() {
     assert_eq!(binds(&to.apply(&set).0), 0, "nothing changes where it is");
     let (closed, _) = from.apply(&set);
     assert!(closed.iter().any(|action| matches!(action, Action::ClosePort { .. })), "{closed:?}");
+}
+
+const GROUPS: &str = "
+kind: SecurityGroup
+metadata: {name: web}
+spec: {vpc: blue, rules: [{direction: ingress, action: allow, protocol: tcp, ports: '80', remote: {group: ops}}, {direction: egress, action: allow, remote: {any: true}}]}
+---
+kind: SecurityGroup
+metadata: {name: ops}
+spec: {vpc: blue, rules: []}
+---
+kind: Port
+metadata: {name: c}
+spec: {subnet: web, host: node-b, ips: [10.0.1.13], securityGroups: [GROUPS]}
+---
+kind: Port
+metadata: {name: d}
+spec: {subnet: web, host: node-a, ips: [10.0.1.14], securityGroups: [web]}
+---
+kind: Port
+metadata: {name: e}
+spec: {subnet: web, host: node-a, ips: [10.0.1.15], securityGroups: [default, web]}
+---
+kind: Port
+metadata: {name: f}
+spec: {subnet: web, host: node-a, ips: [10.0.1.16], unfiltered: true";
+
+#[test]
+fn a_change_of_members_is_an_entry_and_one_of_rules_the_policies_they_are_in() {
+    let mut agent = agent("node-a");
+    let with = |groups: &str, rules: &str| {
+        let text = GROUPS.replace("[GROUPS]", groups).replace("ports: '80'", rules);
+        format!("}}\n---{text}")
+    };
+    let first = apply(&mut agent, &with("[web]", "ports: '80'"));
+    let names = |actions: &[Action]| {
+        let name = |action: &Action| match action {
+            Action::SetPolicy { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        actions.iter().filter_map(name).collect::<Vec<_>>()
+    };
+    let (own, both) = ("default/default.blue", "default/default.blue,default/web");
+    assert_eq!(names(&first), [own, both, "default/web"], "a policy for each list of groups");
+    let counters = |agent: &Agent, group: &str| -> Vec<u32> {
+        let group = model::ObjectName::parse(group, &Name::default_project()).unwrap();
+        agent.counters_of(&group).into_iter().flatten().collect()
+    };
+    let before = counters(&agent, "web");
+    assert_eq!(
+        (before.len(), counters(&agent, "default.blue").len(), counters(&agent, "ops").len()),
+        (2, 2, 0)
+    );
+    // Somebody else's host has the port: it is one entry here, of a group that rules here name.
+    let joined = apply(&mut agent, &with("[ops, web]", "ports: '80'"));
+    let ops = match &joined[..] {
+        [Action::BindMember { vpc: 0, prefix, groups }] if *prefix == "10.0.1.13/32".parse().unwrap() => {
+            groups[0]
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(agent.group_of(ops).unwrap().to_string(), "default/ops");
+    let left = apply(&mut agent, &with("[web]", "ports: '80'"));
+    assert!(matches!(&left[..], [Action::UnbindMember { vpc: 0, .. }]), "{left:?}");
+    // A rule in two of three policies; the other rule is counted where it was.
+    let changed = apply(&mut agent, &with("[web]", "ports: '81'"));
+    assert_eq!((changed.len(), names(&changed)), (3, vec![both.to_owned(), "default/web".to_owned()]));
+    let after = counters(&agent, "web");
+    assert!(after[0] != before[0] && after[1] == before[1], "{before:?} {after:?}");
+    assert_eq!(changed[0], Action::StartCounters { counters: vec![after[0]] });
+    let (group, index, rule) = agent.rule_of(after[0]).unwrap();
+    assert_eq!((group.to_string().as_str(), index, rule.ports[0].first), ("default/web", 0, 81));
+    assert!(agent.rule_of(before[0]).is_none());
+    // Who is not under rules any more leaves his policy, and that its members.
+    let last = apply(
+        &mut agent,
+        &with("[web]", "ports: '81'").replace(
+            "securityGroups: [web]}\n---\nkind: Port\nmetadata: {name: e",
+            "unfiltered: true}\n---\nkind: Port\nmetadata: {name: e",
+        ),
+    );
+    assert!(last.iter().any(|action| matches!(action, Action::RemovePolicy { .. })), "{last:?}");
 }

@@ -2,6 +2,7 @@
 
 use crate::answers::Ports;
 use crate::members::Members;
+use crate::rules::Refused;
 use agent::{Action, SubnetPlan, VpcPlan, VtepKind};
 use engine::PortIndex;
 use ipnet::IpNet;
@@ -61,6 +62,7 @@ pub struct Fabric<U> {
     /// Frames of the control thread that found no way, or no memory.
     pub(crate) lost: u64,
     pub(crate) refusals: Vec<u64>,
+    pub(crate) refused: Refused,
     pub(crate) proxy: Proxy,
     /// The way to metadata services.
     pub upstream: U,
@@ -87,6 +89,7 @@ impl<U: Upstream> Fabric<U> {
             ),
             lost: 0,
             refusals: vec![0; Refusal::ALL.len()],
+            refused: Refused::default(),
             proxy: Proxy::new(Limits::default(), seed),
             upstream,
         }
@@ -202,6 +205,11 @@ impl<U: Upstream> Fabric<U> {
             }
             Action::RemoveVtep { vtep } => self.remove_vtep(control, vtep, now),
             Action::Expect { macs, ipv4, ipv6 } => control.expect(macs, ipv4, ipv6),
+            Action::StartCounters { counters } => Self::start_counters(control, &counters),
+            Action::SetPolicy { policy, name, rules } => self.set_policy(control, policy, &name, rules),
+            Action::RemovePolicy { policy } => self.remove_policy(control, policy),
+            Action::BindMember { vpc, prefix, groups } => self.set_member(control, vpc, prefix, &groups),
+            Action::UnbindMember { vpc, prefix } => self.remove_member(control, vpc, prefix),
             Action::BindMac { space, mac, location } => {
                 self.place_mac(control, space, mac, Some(location), now);
             }

@@ -13,6 +13,7 @@ mod answers;
 mod fabric;
 mod members;
 mod punts;
+mod rules;
 
 pub use ahead::Ahead;
 pub use fabric::{Fabric, UplinkSettings};

@@ -11,8 +11,9 @@ use model::{Name, ObjectName};
 use oracle::Oracle;
 use packet::MacAddr;
 use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use store::Store;
+use store::{CountedRule, Store};
 use towpath_agent::{Action, Agent};
 use world::{World, virtual_address, virtual_mac, world};
 
@@ -70,13 +71,21 @@ struct Run {
     agent: Agent,
     store: Store,
     oracle: Oracle,
+    counted: BTreeMap<CountedRule, BTreeSet<u32>>,
     steps: usize,
 }
 
 impl Run {
     fn new() -> Self {
         let host = Name::parse("a").unwrap();
-        Self { agent: Agent::new(host.clone()), store: Store::default(), oracle: Oracle::new(host), steps: 0 }
+        let counted = BTreeMap::new();
+        Self {
+            agent: Agent::new(host.clone()),
+            store: Store::default(),
+            oracle: Oracle::new(host),
+            counted,
+            steps: 0,
+        }
     }
 
     fn carry_out(&mut self, actions: &[Action]) {
@@ -123,8 +132,20 @@ impl Run {
                 self.agent.activated(index)
             }
         };
+        let before = self.counted.clone();
         self.carry_out(&actions);
-        let (is, should_be) = (self.store.words(), self.oracle.words());
+        self.counted = self.store.counted(&self.agent);
+        for (rule, counters) in &before {
+            // A rule that stays is counted where it was; of several that say the same, so many as stay.
+            let Some(now) = self.counted.get(rule) else { continue };
+            let kept = counters.intersection(now).count();
+            assert_eq!(
+                kept,
+                counters.len().min(now.len()),
+                "{rule:?} was counted at {counters:?}, now at {now:?}"
+            );
+        }
+        let (is, should_be) = (self.store.words(&self.agent), self.oracle.words());
         let differences: Vec<String> = is
             .iter()
             .filter(|(key, value)| should_be.get(*key) != Some(value))
@@ -198,6 +219,11 @@ fn the_sequences_reach_what_they_are_for() {
         "virtual address here",
         "virtual address elsewhere",
         "virtual MAC address",
+        "policy of several groups",
+        "rule that names a group",
+        "member of a group",
+        "member of several groups",
+        "network in a group",
     ] {
         assert!(counts.get(word).is_some_and(|count| *count >= 5), "{word}: {counts:#?}");
     }

@@ -1,10 +1,11 @@
 //! What a host should have realized, computed from all there is each time, as plainly as possible.
 
+use model::security_group::{self, Protocol, Rule};
 use model::{EndpointSpec, Name, ObjectName, PortSpec, ResourceSet, SubnetSpec, Typed, Via};
 use packet::MacAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use towpath_agent::VtepKind;
+use towpath_agent::{ENFORCED, VtepKind};
 
 #[derive(Debug)]
 pub(crate) struct Oracle {
@@ -221,12 +222,60 @@ impl Oracle {
                 words.insert(format!("address {vpc} {address}"), format!("{mac} {name} vtep {vtep}"));
             }
         }
+        self.policy_words(&mut words);
         words.extend(
             vteps
                 .into_iter()
                 .map(|(vtep, (sources, kind))| (format!("vtep {vtep}"), format!("{sources:?} {kind:?}"))),
         );
         words
+    }
+
+    /// The group that a port or a rule of a VPC means.
+    fn meant(vpc: &ObjectName, group: &ObjectName) -> String {
+        match group.name.as_str() {
+            "default" => format!("default/default.{}", vpc.name),
+            _ => group.to_string(),
+        }
+    }
+
+    fn groups(vpc: &ObjectName, spec: &PortSpec) -> BTreeSet<String> {
+        spec.security_groups.iter().map(|group| Self::meant(vpc, group)).collect()
+    }
+
+    fn policy_words(&self, words: &mut BTreeMap<String, String>) {
+        let mut named: BTreeSet<String> = BTreeSet::new();
+        for port in self.set.ports().filter(|port| port.spec.is_on(&self.host) && !port.spec.unfiltered) {
+            let vpc = &self.set.subnet(&port.spec.subnet).unwrap().spec.vpc;
+            let groups = Self::groups(vpc, port.spec);
+            let mut rules = Vec::new();
+            for group in
+                self.set.security_groups().filter(|group| groups.contains(&group.meta.object().to_string()))
+            {
+                assert_eq!(&group.spec.vpc, vpc);
+                for rule in &group.spec.rules {
+                    rules.push(rule_words(vpc, rule));
+                    if let security_group::Remote::Group(remote) = &rule.remote {
+                        named.insert(Self::meant(vpc, remote));
+                    }
+                }
+            }
+            rules.sort();
+            let name: Vec<String> = groups.into_iter().collect();
+            words.insert(format!("policy {}", name.join(",")), rules.join("; "));
+        }
+        let mut members: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for port in self.set.ports() {
+            let vpc = &self.set.subnet(&port.spec.subnet).unwrap().spec.vpc;
+            let groups: BTreeSet<String> =
+                Self::groups(vpc, port.spec).intersection(&named).cloned().collect();
+            let mut nets: BTreeSet<ipnet::IpNet> = port.spec.ips.iter().map(|ip| (*ip).into()).collect();
+            nets.extend(port.spec.allowed_addresses.iter().map(|allowed| allowed.ip));
+            for net in nets.into_iter().filter(|net| net.prefix_len() > 0 && !groups.is_empty()) {
+                members.entry(format!("member {vpc} {net}")).or_default().extend(groups.clone());
+            }
+        }
+        words.extend(members.into_iter().map(|(member, groups)| (member, format!("{groups:?}"))));
     }
 
     fn subnet_words(&self, subnet: Typed<'_, SubnetSpec>) -> (String, String) {
@@ -271,10 +320,12 @@ impl Oracle {
         if spec.is_on(&self.host) {
             let (mtu, up) = (self.set.mtu(vpc).unwrap(), !spec.shutdown);
             let Some(model::Attachment::VhostUser(vhost)) = &spec.attachment else { panic!() };
+            let groups: Vec<String> = Self::groups(vpc, spec).into_iter().collect();
+            let policy = (ENFORCED && !spec.unfiltered).then(|| groups.join(","));
             let (mac, socket, gateway) = (spec.mac, &vhost.socket, subnet.gateway_mac);
             words.insert(
                 format!("port {name}"),
-                format!("{vpc} {on} {mac} mtu={mtu} up={up} {socket} {gateway}"),
+                format!("{vpc} {on} {mac} mtu={mtu} up={up} {socket} {gateway} {policy:?}"),
             );
         }
         let Some(place) = self.place(name, spec) else { return };
@@ -314,6 +365,11 @@ impl Oracle {
                 (virtual_address && value.contains("port"), "virtual address here"),
                 (virtual_address && value.contains("vtep"), "virtual address elsewhere"),
                 (key.starts_with("mac") && key.contains("00:00:5e"), "virtual MAC address"),
+                (key.starts_with("policy") && key.contains(','), "policy of several groups"),
+                (key.starts_with("policy") && value.contains("default/g"), "rule that names a group"),
+                (key.starts_with("member"), "member of a group"),
+                (key.starts_with("member") && value.contains(','), "member of several groups"),
+                (key.starts_with("member") && key.ends_with("/18"), "network in a group"),
             ];
             reached.extend(found.into_iter().filter(|(is, _)| *is).map(|(_, word)| word));
         }
@@ -325,6 +381,23 @@ impl Oracle {
         }
         reached
     }
+}
+
+fn rule_words(vpc: &ObjectName, rule: &Rule) -> String {
+    let direction = if rule.direction == security_group::Direction::Ingress { "Ingress" } else { "Egress" };
+    let action = if rule.action == security_group::Action::Allow { "Allow" } else { "Deny" };
+    let protocol = rule.protocol.map(|protocol| protocol.0);
+    let family = rule.protocol.filter(|protocol| *protocol == Protocol::ICMP).map(|_| "Ipv4");
+    let family = family.map_or("None".to_owned(), |family| format!("Some({family})"));
+    let ports: Vec<String> =
+        rule.ports.iter().map(|range| format!("{}..={}", range.first, range.last)).collect();
+    let remote = match &rule.remote {
+        security_group::Remote::Any => "any".into(),
+        security_group::Remote::Cidr(net) => net.to_string(),
+        security_group::Remote::Group(group) => Oracle::meant(vpc, group),
+    };
+    let (priority, icmp, log, ports) = (rule.priority, rule.icmp, rule.log, ports.join(", "));
+    format!("{direction} {action} {priority} {protocol:?} {family} [{ports}] {icmp:?} log={log} {remote}")
 }
 
 fn may_hold(spec: &PortSpec, mac: MacAddr, address: IpAddr) -> bool {

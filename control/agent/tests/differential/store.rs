@@ -3,8 +3,9 @@
 use packet::MacAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use tables::rules::{Remote, Rule};
 use tables::{Endpoint, Location, NextHop};
-use towpath_agent::{Action, PortPlan, SubnetPlan, VpcPlan, VtepKind};
+use towpath_agent::{Action, Agent, PortPlan, SubnetPlan, VpcPlan, VtepKind};
 
 #[derive(Debug, Default)]
 pub(crate) struct Store {
@@ -15,7 +16,13 @@ pub(crate) struct Store {
     vteps: BTreeMap<u16, (IpAddr, Vec<IpAddr>, VtepKind)>,
     macs: BTreeMap<(u16, MacAddr), Location>,
     endpoints: BTreeMap<(u16, IpAddr), Endpoint>,
+    policies: BTreeMap<u16, (String, Vec<Rule>)>,
+    members: BTreeMap<(u16, ipnet::IpNet), Vec<u16>>,
+    counters: BTreeSet<u32>,
 }
+
+/// A group, and a rule of it without whether it is logged.
+pub(crate) type CountedRule = (String, String);
 
 impl Store {
     pub(crate) fn is_empty(&self) -> bool {
@@ -25,6 +32,8 @@ impl Store {
             && self.vpcs.is_empty()
             && self.subnets.is_empty()
             && self.vteps.is_empty()
+            && self.policies.is_empty()
+            && self.members.is_empty()
     }
 
     pub(crate) fn vtep_with_source(&self, source: IpAddr) -> Option<u16> {
@@ -80,8 +89,12 @@ impl Store {
 
     fn carry_out_one(&mut self, action: &Action) {
         match action.clone() {
-            Action::OpenPort { index, plan } => assert!(self.ports.insert(index.0, *plan).is_none()),
+            Action::OpenPort { index, plan } => {
+                assert!(plan.profile.policy.is_none_or(|policy| self.policies.contains_key(&policy)));
+                assert!(self.ports.insert(index.0, *plan).is_none());
+            }
             Action::ChangePort { index, plan } => {
+                assert!(plan.profile.policy.is_none_or(|policy| self.policies.contains_key(&policy)));
                 let before = self.ports.insert(index.0, (*plan).clone());
                 assert_ne!(before.unwrap(), *plan, "a change that is none");
             }
@@ -133,6 +146,27 @@ impl Store {
                     "{action:?} again"
                 );
             }
+            Action::StartCounters { counters } => self.counters.extend(counters),
+            Action::SetPolicy { policy, name, rules } => {
+                assert!(rules.iter().all(|rule| self.counters.contains(&rule.counter)), "{action:?}");
+                self.policies.insert(policy, (name, rules));
+            }
+            Action::RemovePolicy { policy } => {
+                assert!(self.policies.remove(&policy).is_some());
+                assert!(!self.ports.values().any(|port| port.profile.policy == Some(policy)));
+            }
+            Action::BindMember { vpc, prefix, groups } => {
+                assert!(self.vpcs.contains_key(&vpc) && !groups.is_empty() && prefix.prefix_len() > 0);
+                assert!(groups.is_sorted_by(|one, next| one < next), "{groups:?}");
+                assert_ne!(
+                    self.members.insert((vpc, prefix), groups.clone()),
+                    Some(groups),
+                    "{action:?} again"
+                );
+            }
+            Action::UnbindMember { vpc, prefix } => {
+                assert!(self.members.remove(&(vpc, prefix)).is_some(), "{action:?}");
+            }
             Action::UnbindMac { space, mac } => {
                 assert!(self.macs.remove(&(space, mac)).is_some(), "{action:?}");
             }
@@ -143,6 +177,7 @@ impl Store {
                 assert!(self.vpcs.remove(&vpc).is_some());
                 assert!(!self.macs.keys().any(|(space, _)| *space == 0x8000 | vpc));
                 assert!(!self.endpoints.keys().any(|(other, _)| *other == vpc));
+                assert!(!self.members.keys().any(|(other, _)| *other == vpc));
                 assert!(!self.subnets.values().any(|plan| plan.vpc == vpc));
             }
             Action::RemoveSubnet { subnet } => {
@@ -202,8 +237,26 @@ impl Store {
         }
     }
 
+    /// The rules in use, and where each is counted; the same one may be there more than once.
+    pub(crate) fn counted(&self, agent: &Agent) -> BTreeMap<CountedRule, BTreeSet<u32>> {
+        let mut counted: BTreeMap<CountedRule, BTreeSet<u32>> = BTreeMap::new();
+        let mut owners = BTreeMap::new();
+        for (_, rules) in self.policies.values() {
+            for rule in rules {
+                let (group, index, said) = agent.rule_of(rule.counter).expect("it is counted for somebody");
+                let owner = (group.to_string(), index);
+                assert_eq!(owners.entry(rule.counter).or_insert_with(|| owner.clone()), &owner);
+                assert_eq!(said.log, rule.log);
+                let plain = Rule { log: false, ..rule.clone() };
+                let text = rule_text(&plain, agent);
+                counted.entry((group.to_string(), text)).or_default().insert(rule.counter);
+            }
+        }
+        counted
+    }
+
     /// All of it by names instead of numbers.
-    pub(crate) fn words(&self) -> BTreeMap<String, String> {
+    pub(crate) fn words(&self, agent: &Agent) -> BTreeMap<String, String> {
         let mut words = BTreeMap::new();
         let mut say = |key: String, value: String| assert_eq!(words.insert(key, value), None, "twice");
         for plan in self.ports.values() {
@@ -211,9 +264,10 @@ impl Store {
             let (vpc, subnet) = (&self.vpcs[&plan.vpc].name, &self.subnets[&profile.subnet].name);
             let up = profile.up;
             assert_eq!(profile.vpc, plan.vpc);
+            let policy = profile.policy.map(|policy| &self.policies[&policy].0);
             let socket = plan.attachment.as_ref().map_or("", |attachment| &attachment.socket);
             let said = format!(
-                "{vpc} {subnet} {} mtu={} up={up} {socket} {}",
+                "{vpc} {subnet} {} mtu={} up={up} {socket} {} {policy:?}",
                 profile.mac, profile.mtu, profile.gateway_mac
             );
             say(format!("port {}", plan.name), said);
@@ -255,6 +309,31 @@ impl Store {
             let place = self.place(endpoint.location);
             say(format!("address {vpc} {address}"), format!("{} {subnet} {place}", endpoint.mac));
         }
+        for (name, rules) in self.policies.values() {
+            let mut rules: Vec<String> = rules.iter().map(|rule| rule_text(rule, agent)).collect();
+            rules.sort();
+            say(format!("policy {name}"), rules.join("; "));
+        }
+        for ((vpc, prefix), groups) in &self.members {
+            let groups: BTreeSet<String> = groups.iter().map(|group| group_text(*group, agent)).collect();
+            say(format!("member {} {prefix}", self.vpcs[vpc].name), format!("{groups:?}"));
+        }
         words
     }
+}
+
+fn group_text(number: u16, agent: &Agent) -> String {
+    agent.group_of(number).expect("a group has that number").to_string()
+}
+
+fn rule_text(rule: &Rule, agent: &Agent) -> String {
+    let remote = match rule.remote {
+        Remote::Any => "any".into(),
+        Remote::Prefix(net) => net.to_string(),
+        Remote::Group(group) => group_text(group, agent),
+    };
+    let Rule { direction, action, priority, protocol, family, ports, icmp, log, .. } = rule;
+    format!(
+        "{direction:?} {action:?} {priority} {protocol:?} {family:?} {ports:?} {icmp:?} log={log} {remote}"
+    )
 }

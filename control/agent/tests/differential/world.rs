@@ -18,6 +18,15 @@ pub(crate) struct Port {
     /// Which virtual addresses it may hold; by the virtual MAC address too.
     may_hold: [bool; 3],
     virtually: bool,
+    /// Which groups of its VPC it is in; `None`: it is unfiltered.
+    groups: Option<u8>,
+}
+
+/// A group of a VPC, and its rules: what each says, and whom it names.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    vpc: u8,
+    rules: Vec<(u8, u8)>,
 }
 
 /// See the module's documentation. What refers to nothing is left out.
@@ -31,6 +40,8 @@ pub(crate) struct World {
     subnets: BTreeMap<u8, (u8, Option<u8>, bool, bool)>,
     /// VPC, and routes: destination, next hop (port, or 8: blackhole, 9 up: peering).
     tables: BTreeMap<u8, (u8, BTreeMap<u8, u8>)>,
+    /// Group number 4 is the one called `default`.
+    groups: BTreeMap<u8, Group>,
     ports: BTreeMap<u8, Port>,
     /// Subnet, tunnel end point.
     endpoints: BTreeMap<u8, (u8, u8)>,
@@ -51,8 +62,10 @@ pub(crate) fn virtual_mac(subnet: u8) -> MacAddr {
 fn port() -> impl Strategy<Value = Port> {
     let places = (prop::option::weighted(0.95, 0..3u8), prop::option::weighted(0.4, 0..3u8));
     let may_hold = prop::array::uniform3(prop::bool::weighted(0.8));
-    (0..3u8, places, prop::bool::weighted(0.1), any::<[bool; 3]>(), may_hold, any::<bool>()).prop_map(
-        |(subnet, (host, migrating_to), shutdown, variants, may_hold, virtually)| Port {
+    let groups = prop::option::weighted(0.8, prop_oneof![3 => 0..32u8, 1 => Just(0)]);
+    let flags = (any::<bool>(), groups);
+    (0..3u8, places, prop::bool::weighted(0.1), any::<[bool; 3]>(), may_hold, flags).prop_map(
+        |(subnet, (host, migrating_to), shutdown, variants, may_hold, (virtually, groups))| Port {
             subnet,
             host,
             migrating_to,
@@ -60,6 +73,7 @@ fn port() -> impl Strategy<Value = Port> {
             variants,
             may_hold,
             virtually,
+            groups,
         },
     )
 }
@@ -76,14 +90,18 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
     let subnets = prop::collection::btree_map(0..3u8, subnet, 2..8);
     let routes = prop::collection::btree_map(0..3u8, 0..12u8, 1..5);
     let tables = prop::collection::btree_map(0..2u8, (vpc(), routes), 1..6);
+    let rules = prop::collection::vec((0..24u8, 0..8u8), 0..4);
+    let group = (vpc(), rules).prop_map(|(vpc, rules)| Group { vpc, rules });
+    let groups = prop::collection::btree_map(0..5u8, group, 0..6);
     let ports = prop::collection::btree_map(0..8u8, port(), 2..14);
     let endpoints = prop::collection::btree_map(0..3u8, (0..3u8, 0..3u8), 0..3);
-    (hosts, vpcs, subnets, tables, ports, endpoints, any::<[bool; 3]>()).prop_map(
-        |(hosts, vpcs, subnets, tables, ports, endpoints, peerings)| World {
+    (hosts, vpcs, subnets, tables, groups, ports, endpoints, any::<[bool; 3]>()).prop_map(
+        |(hosts, vpcs, subnets, tables, groups, ports, endpoints, peerings)| World {
             hosts,
             vpcs,
             subnets,
             tables,
+            groups,
             ports,
             endpoints,
             peerings,
@@ -106,13 +124,14 @@ impl World {
     pub(crate) fn with_some_of(&self, other: &Self, salt: u64) -> Self {
         let mut world = self.clone();
         for salt in [salt, salt.rotate_right(20)] {
-            match salt % 12 {
+            match salt % 15 {
                 0 => world.hosts[(salt >> 8) as usize % 3] = other.hosts[(salt >> 8) as usize % 3],
                 1 => world.vpcs = some_of(&world.vpcs, &other.vpcs, salt),
                 2 | 3 => world.subnets = some_of(&world.subnets, &other.subnets, salt),
                 4 => world.tables = some_of(&world.tables, &other.tables, salt),
                 5 => world.endpoints = some_of(&world.endpoints, &other.endpoints, salt),
-                6 => world.peerings = other.peerings,
+                6 | 7 | 8 => world.groups = some_of(&world.groups, &other.groups, salt),
+                9 => world.peerings = other.peerings,
                 _ => world.ports = some_of(&world.ports, &other.ports, salt),
             }
         }
@@ -177,6 +196,12 @@ impl World {
                 routes.iter().filter_map(|(destination, hop)| self.route(*vpc, *destination, *hop)).collect();
             write("RouteTable", format!("t{table}"), format!("vpc: v{vpc}, routes: [{}]", routes.join(", ")));
         }
+        for (name, group) in self.groups.iter().filter(|(_, group)| self.vpcs.contains_key(&group.vpc)) {
+            let rules: Vec<String> = group.rules.iter().map(|rule| self.rule(group.vpc, *rule)).collect();
+            let name = if *name == 4 { "default".to_owned() } else { format!("g{name}") };
+            let spec = format!("vpc: v{}, rules: [{}]", group.vpc, rules.join(", "));
+            write("SecurityGroup", name, spec);
+        }
         for (subnet, (_, table, gateway, dhcp)) in &self.subnets {
             let Some(vpc) = self.vpc_of(*subnet) else { continue };
             let table = table.filter(|table| self.tables.get(table).is_some_and(|(other, _)| *other == vpc));
@@ -191,7 +216,8 @@ impl World {
         }
         for (name, port) in &self.ports {
             let Some(vpc) = self.vpc_of(port.subnet) else { continue };
-            write("Port", format!("p{name}"), port.spec(*name, vpc));
+            let groups = port.groups.map(|groups| self.groups_of(vpc, groups));
+            write("Port", format!("p{name}"), port.spec(*name, vpc, groups.as_deref()));
         }
         for (name, (subnet, vtep)) in &self.endpoints {
             let Some(vpc) = self.vpc_of(*subnet) else { continue };
@@ -203,6 +229,36 @@ impl World {
             write("Endpoint", format!("e{name}"), spec);
         }
         text
+    }
+
+    /// The groups of a VPC, as its ports and rules name them.
+    fn groups_of(&self, vpc: u8, which: u8) -> Vec<String> {
+        let is_in = |group: &u8| which & (1 << group) != 0;
+        let of_vpc = |group: &u8| self.groups.get(group).is_some_and(|group| group.vpc == vpc);
+        let named = (0..4u8).filter(is_in).filter(of_vpc).map(|group| format!("g{group}"));
+        // One of the two names of the VPC's own.
+        let own = if vpc == 1 { "default.v1" } else { "default" };
+        named.chain(is_in(&4).then(|| own.to_owned())).collect()
+    }
+
+    fn rule(&self, vpc: u8, (what, whom): (u8, u8)) -> String {
+        let direction = if what % 2 == 0 { "ingress" } else { "egress" };
+        let action = if what % 4 < 2 { "allow" } else { "deny" };
+        let rest = match what / 4 {
+            0 => "",
+            1 => ", log: true",
+            2 => ", priority: 7",
+            3 => ", protocol: tcp, ports: '80,100-200'",
+            4 => ", protocol: icmp, icmpType: 8",
+            _ => ", protocol: 47",
+        };
+        let groups = self.groups_of(vpc, 1 << whom.min(4));
+        let remote = match (whom, groups.first()) {
+            (0..5, Some(group)) => format!("group: {group}"),
+            (5, _) => format!("cidr: 10.{vpc}.0.0/16"),
+            _ => "any: true".to_owned(),
+        };
+        format!("{{direction: {direction}, action: {action}, remote: {{{remote}}}{rest}}}")
     }
 
     fn route(&self, vpc: u8, destination: u8, hop: u8) -> Option<String> {
@@ -227,7 +283,7 @@ impl World {
 }
 
 impl Port {
-    fn spec(&self, name: u8, vpc: u8) -> String {
+    fn spec(&self, name: u8, vpc: u8, groups: Option<&[String]>) -> String {
         let subnet = self.subnet;
         let [address, mac, socket] = self.variants.map(u8::from);
         let mut spec = format!(
@@ -242,7 +298,14 @@ impl Port {
             }
         }
         spec += &format!(", attachment: {{vhostUser: {{socket: /run/p{name}-{socket}.sock}}}}");
-        let mut allowed = Vec::new();
+        match groups {
+            None => spec += ", unfiltered: true",
+            // The VPC's own.
+            Some([]) => {}
+            Some(groups) => spec += &format!(", securityGroups: [{}]", groups.join(", ")),
+        }
+        let mut allowed = vec!["{ip: 0.0.0.0/0}".to_owned(), format!("{{ip: 10.{vpc}.128.0/18}}")];
+        allowed.truncate(usize::from(self.subnet));
         for which in (0..3).filter(|which| self.may_hold[usize::from(*which)]) {
             let address = virtual_address(vpc, subnet, which);
             allowed.push(format!("{{ip: {address}}}"));
