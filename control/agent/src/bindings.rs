@@ -144,9 +144,9 @@ impl Agent {
         let Some((subnet, plan)) = self.subnets.plan(&spec.subnet) else { return };
         let Some(location) = self.place_of(name, spec) else { return };
         let vpc = plan.vpc;
-        // The underlay reaches ports that are here; and, by way of the host they left, those that moved away just now.
-        let from_underlay = matches!(location, Location::Local(_))
-            || spec.migrating_to.is_some() && spec.host.as_ref() == Some(&self.host);
+        // The underlay reaches ports that are here; and, by way of the host they left, which may be either of the two, those that moved away just now.
+        let from_underlay =
+            matches!(location, Location::Local(_)) || spec.migrating_to.is_some() && spec.is_on(&self.host);
         let mut bind_mac = |mac| {
             to.push(Action::BindMac { space: subnet, mac, location });
             if from_underlay {

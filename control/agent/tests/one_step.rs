@@ -192,6 +192,11 @@ fn a_port_that_moves_is_where_it_was_last_heard() {
     let redirected = Action::BindMac { space: vpc_space(0), mac: mac(10), location: Location::Remote(0) };
     assert!(left.contains(&redirected), "late packets follow it: {left:?}");
     assert_eq!(from.heard_of(0, 0, mac(10), None), []);
+    // It goes back: who has not heard of that still sends to where it was, which sends on too.
+    from.activated(PortIndex(0));
+    assert!(to.heard_of(0, 0, mac(10), None).contains(&redirected), "late packets follow it back");
+    to.activated(PortIndex(0));
+    from.heard_of(0, 0, mac(10), None);
     // The operator writes down what happened.
     let rest = NETWORK.replace("host: node-a, mac", "host: node-b, mac") + "}\n";
     let set = load_text(&rest, "test", &Environment::default()).unwrap();

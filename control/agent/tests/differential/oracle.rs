@@ -329,8 +329,8 @@ impl Oracle {
             );
         }
         let Some(place) = self.place(name, spec) else { return };
-        let from_underlay = place.starts_with("port")
-            || spec.migrating_to.is_some() && spec.host.as_ref() == Some(&self.host);
+        let from_underlay =
+            place.starts_with("port") || spec.migrating_to.is_some() && spec.is_on(&self.host);
         let mut addresses: Vec<(IpAddr, MacAddr)> =
             spec.ips.iter().map(|address| (*address, spec.mac)).collect();
         let held = self.held.iter().filter(|(_, (holder, _))| holder == name);
