@@ -293,8 +293,13 @@ impl Stage<'_> {
 
     #[inline(always)]
     fn deliver(&self, origin: Origin, destination: MacAddr, subnet: Option<u16>, last: &mut Memo) -> Verdict {
+        // A gateway is spoken to in its own VPC, not in a peer's.
         if let Some(number) = subnet
-            && self.tables.network.subnet(number).is_some_and(|subnet| subnet.gateway_mac == destination)
+            && self
+                .tables
+                .network
+                .subnet(number)
+                .is_some_and(|subnet| subnet.gateway_mac == destination && subnet.vpc == origin.vpc)
         {
             return Verdict::Gateway(number);
         }
@@ -425,7 +430,8 @@ impl Stage<'_> {
     /// The MAC address of a port of this host that has `address`; or of the gateway, for a station of its subnet that is not ours.
     fn holder(&self, address: IpAddr, asker: IpAddr, origin: Origin) -> Option<MacAddr> {
         if let Some(Some(number)) = self.home(asker, origin) {
-            let subnet = self.tables.network.subnet(number).filter(|subnet| subnet.is_gateway(address));
+            let here = |subnet: &&tables::Subnet| subnet.is_gateway(address) && subnet.vpc == origin.vpc;
+            let subnet = self.tables.network.subnet(number).filter(here);
             if let Some(subnet) = subnet {
                 return Some(subnet.gateway_mac);
             }
