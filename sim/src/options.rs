@@ -77,6 +77,8 @@ pub struct Options {
     pub offloads: Offloads,
     /// Nanoseconds from host to host.
     pub delay: u64,
+    /// Some endpoints are behind tunnel end points that are no towpathd.
+    pub foreign: bool,
     /// Some subnets have DHCP and router advertisements.
     pub served: bool,
     /// Workers of each host.
@@ -129,6 +131,7 @@ impl Options {
             uplink_pairs: random.pick(&[1, 2, 2]),
             offloads: random.pick(&[Offloads::None, Offloads::Checksum, Offloads::All]),
             delay: random.between(2_000, 60_000),
+            foreign: random.chance(600),
             served: random.chance(700),
             workers,
             pool_chunks: random.pick(&[64, 1024, 4096]),
@@ -235,7 +238,7 @@ impl fmt::Display for Options {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             out,
-            "seed {}: {} hosts (underlay IPv{}, {} queue pairs, offloads {:?}, {} us apart) with {} workers, services {}, {} pool pieces, at least {} steps and {} packets, a fault every {} steps, a change every {}",
+            "seed {}: {} hosts (underlay IPv{}, {} queue pairs, offloads {:?}, {} us apart) with {} workers, services {}, endpoints {}, {} pool pieces, at least {} steps and {} packets, a fault every {} steps, a change every {}",
             self.seed,
             self.hosts,
             if self.underlay_v6 { 6 } else { 4 },
@@ -244,6 +247,7 @@ impl fmt::Display for Options {
             self.delay / 1000,
             self.workers,
             self.served,
+            self.foreign,
             self.pool_chunks,
             self.steps,
             self.packets,

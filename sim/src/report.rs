@@ -80,6 +80,8 @@ pub const EDGES: &[&str] = &[
     "migration ended",
     "move heard of",
     "late packet sent on",
+    "endpoint < underlay",
+    "endpoint > underlay",
     "DHCPv4: offered",
     "DHCPv4: acknowledged",
     "DHCPv4: refused",

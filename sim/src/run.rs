@@ -181,6 +181,8 @@ enum What {
     Packets(Vec<usize>),
     /// One of these broadcasts.
     Broadcasts(Vec<usize>),
+    /// One of these packets, to an endpoint.
+    Endpoint(Vec<usize>),
     /// A ping, and so many were answered before.
     Ping(u64),
     /// Answers of the switch's services, and so many of each came before.
@@ -202,6 +204,11 @@ fn probe(world: &mut World) -> anyhow::Result<()> {
         let network = &world.scene.network;
         let near = network.neighbours(from).into_iter().filter(|to| sound.contains(to));
         probes.extend(near.map(|to| Probe { from, to, what: What::Broadcasts(Vec::new()) }));
+        for (number, endpoint) in network.endpoints.iter().enumerate() {
+            if network.reached_since(network.epoch, network.ports[from].subnet.0, endpoint.subnet.0) {
+                probes.push(Probe { from, to: number, what: What::Endpoint(Vec::new()) });
+            }
+        }
         if network.told(&network.ports[from]).is_some() {
             let before = world.scene.ledger.services.told[from];
             probes.push(Probe { from, to: from, what: What::Services(before) });
@@ -239,7 +246,9 @@ impl Probe {
     fn has_passed(&self, world: &World) -> bool {
         let ledger = &world.scene.ledger;
         match &self.what {
-            What::Packets(packets) => packets.iter().any(|entry| ledger.has_arrived(*entry)),
+            What::Packets(packets) | What::Endpoint(packets) => {
+                packets.iter().any(|entry| ledger.has_arrived(*entry))
+            }
             What::Broadcasts(packets) => packets.iter().any(|entry| ledger.has_heard(*entry, self.to)),
             What::Ping(before) => answered(world, self.from) > *before,
             What::Services(before) => {
@@ -255,6 +264,9 @@ impl Probe {
         match &self.what {
             What::Packets(packets) => {
                 format!("{from} to {to} ({} of {} packets taken)", taken(packets), packets.len())
+            }
+            What::Endpoint(packets) => {
+                format!("{from} to endpoint {to} ({} of {} packets taken)", taken(packets), packets.len())
             }
             What::Broadcasts(packets) => {
                 format!("{from} to {to} ({} of {} broadcasts taken)", taken(packets), packets.len())
@@ -278,6 +290,10 @@ impl Probe {
             }
             What::Broadcasts(packets) => {
                 guest.call_all(&scene.network, &mut acted);
+                packets.extend(first..first + acted.sent.len());
+            }
+            What::Endpoint(packets) => {
+                guest.send_away(&scene.network, self.to, &mut acted);
                 packets.extend(first..first + acted.sent.len());
             }
             What::Services(_) => guest.ask_services(&scene.network, &mut acted),

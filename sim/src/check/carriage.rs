@@ -23,7 +23,8 @@ impl Sender<'_> {
         let subnets = || self.network.gateways.iter();
         let routed = match self.network.ports.get(self.guest) {
             Some(port) => to == self.network.gateway(port.subnet).mac,
-            None => false,
+            // What is behind a tunnel end point that is no towpathd is routed where it comes out.
+            None => self.network.gateways.values().any(|mac| *mac == to),
         };
         if routed {
             if !subnets().any(|(_, mac)| *mac == by) {

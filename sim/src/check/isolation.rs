@@ -88,12 +88,14 @@ pub fn check_stranger(network: &Network, (sent, host): (&Sent, usize), to: usize
         return found(format!("guest {to} got what a stranger sent by no tunnel"));
     };
     let inner = &frame[at..];
-    let known = network.host_at(outer.addresses.0).filter(|other| *other != host);
+    let known = network.vtep_at(outer.addresses.0).filter(|other| *other != host);
     let (Some(from), Some((destination, _))) = (known, macs(inner)) else {
         return found(format!("guest {to} got what {} sent, which is nobody's tunnel", outer.addresses.0));
     };
     let receives = network.since(to, sent.epoch).any(|receiver| {
-        receiver.is_on(host) && vni(receiver.subnet.0) == outer.vni && (receiver.station.mac == destination)
+        let direct = vni(receiver.subnet.0) == outer.vni && receiver.station.mac == destination;
+        direct && receiver.is_on(host)
+            || goes_by_gateway(network, (sent.epoch, from), receiver, (&outer, inner))
     });
     if !receives {
         return found(format!(
@@ -104,6 +106,15 @@ pub fn check_stranger(network: &Network, (sent, host): (&Sent, usize), to: usize
         ));
     }
     let Some((source, _)) = addresses(inner) else { return Ok(()) };
+    if network.is_foreign(from) {
+        let lives = (0..VPCS)
+            .any(|vpc| vni(vpc) == outer.vni && network.endpoint_lives_at(sent.epoch, vpc, source, from));
+        let address = outer.addresses.0;
+        let what = format!(
+            "guest {to} got a packet from {source}, who does not live at {address}, which is no host"
+        );
+        return if lives { Ok(()) } else { found(what) };
+    }
     // Whom the VPC of that number knows.
     let is_of = |vpc: usize| {
         (0..VPCS).any(|own| vni(own) == outer.vni && network.reached_since(sent.epoch, own, vpc))
@@ -129,6 +140,23 @@ pub fn check_stranger(network: &Network, (sent, host): (&Sent, usize), to: usize
     Ok(())
 }
 
+/// Whether what came from the tunnel end point `from`, which is no towpathd, was for a gateway, to be routed to the receiver.
+fn goes_by_gateway(
+    network: &Network,
+    (epoch, from): (u64, usize),
+    receiver: &PortView,
+    (outer, inner): (&tunnel::Outer, &[u8]),
+) -> bool {
+    let Some(((mac, _), (_, address))) = macs(inner).zip(addresses(inner)) else { return false };
+    let by = |(subnet, gateway): (&(usize, usize), &Mac)| {
+        *gateway == mac
+            && vni(subnet.0) == outer.vni
+            && network.reached_since(epoch, subnet.0, receiver.subnet.0)
+    };
+    let holds = receiver.owns(address) || receiver.vip && vips(receiver.subnet).contains(&address);
+    network.is_foreign(from) && holds && network.gateways.iter().any(by)
+}
+
 /// Checks that guest `to` may get a broadcast.
 ///
 /// # Errors
@@ -151,11 +179,14 @@ pub fn check_answer(network: &Network, to: usize, epoch: u64, address: IpAddr, m
     let holds = |port: &PortView| {
         subnets.contains(&port.subnet) && port.station.mac == mac && (port.owns(address) || port.vip)
     };
+    let behind = network.endpoints.iter().any(|endpoint| {
+        subnets.contains(&endpoint.subnet) && endpoint.station.mac == mac && endpoint.owns(address)
+    });
     let gateway = subnets
         .iter()
         .any(|subnet| network.gateway(*subnet).mac == mac && network.is_gateway(*subnet, address));
     let right = (0..network.ports.len()).any(|guest| network.since(guest, epoch).any(holds));
-    if right && !METADATA.contains(&address) || gateway {
+    if (right || behind) && !METADATA.contains(&address) || gateway {
         Ok(())
     } else {
         found(format!("guest {to} is told that {address} is at {:x}", mac_number(mac)))

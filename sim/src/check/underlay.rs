@@ -5,7 +5,7 @@ use super::{Checked, Violation};
 use crate::net::frame::{ICMPV6, UDP};
 use crate::net::read::{self, Neighbour, addresses, ethertype, macs, neighbour, transport};
 use crate::net::tunnel::{self, Outer};
-use crate::network::{Network, VPCS, is_link_local, vni};
+use crate::network::{Network, VPCS, Way, is_link_local, vni};
 use engine::{DropReason, PuntKind};
 use std::net::IpAddr;
 
@@ -33,14 +33,14 @@ pub fn check_leaving(
         let head: Vec<String> = frame.iter().take(400).map(|byte| format!("{byte:02x}")).collect();
         return found(format!("host {host} sent a tunnel packet: {what}: {}", head.join("")));
     }
-    let (own, to) = (network.hosts[host], network.host_at(outer.addresses.1));
+    let (own, to) = (network.hosts[host], network.vtep_at(outer.addresses.1));
     if outer.addresses.0 != own.address || outer.macs.1 != own.mac {
         return found(format!("host {host} sent a tunnel packet from {}", outer.addresses.0));
     }
     let Some(to) = to.filter(|to| *to != host) else {
         return found(format!("host {host} sent a tunnel packet to {}", outer.addresses.1));
     };
-    if outer.macs.0 != network.hosts[to].mac {
+    if outer.macs.0 != network.vtep(to).mac {
         return found(format!(
             "host {host} sent a tunnel packet for host {to} to {:02x?}, another's MAC address",
             outer.macs.0
@@ -50,6 +50,9 @@ pub fn check_leaving(
     let ecn = read::traffic_class(inner).map_or(0, |class| class & 3);
     if outer.class != ecn {
         return found(format!("the outer traffic class is {:x}, the inner ECN {ecn}", outer.class));
+    }
+    if outer.flags & 0x80 != 0 && network.is_foreign(to) {
+        return found(format!("host {host} tells {}, which is no host, who sends", outer.addresses.1));
     }
     if outer.flags & 0x80 != 0 && outer.policy != UNFILTERED {
         return found(format!("the group policy field says {}", outer.policy));
@@ -61,13 +64,19 @@ pub fn check_leaving(
         if destination[0] & 1 == 1 {
             return vni(from) == outer.vni;
         }
-        (0..network.ports.len()).any(|guest| {
-            network.since(guest, sent.epoch).any(|port| {
-                (port.is_on(to) && port.station.mac == destination)
-                    && vni(port.subnet.0) == outer.vni
-                    && network.reached_since(sent.epoch, from, port.subnet.0)
+        let behind = network.endpoints.iter().any(|endpoint| {
+            let there = endpoint.vtep == to && endpoint.station.mac == destination;
+            let vpc = endpoint.subnet.0;
+            there && vni(vpc) == outer.vni && network.reached_since(sent.epoch, from, vpc)
+        });
+        behind
+            || (0..network.ports.len()).any(|guest| {
+                network.since(guest, sent.epoch).any(|port| {
+                    (port.is_on(to) && port.station.mac == destination)
+                        && vni(port.subnet.0) == outer.vni
+                        && network.reached_since(sent.epoch, from, port.subnet.0)
+                })
             })
-        })
     });
     if right {
         return Ok(());
@@ -105,7 +114,10 @@ pub fn check_announcement(
     let here = |port: &crate::network::PortView| {
         port.is_on(host) && vni(port.subnet.0) == outer.vni && Some(port.station.mac) == source
     };
-    let now = network.ports.iter().any(here);
+    // An answer to who asked for a gateway.
+    let gateway =
+        network.gateways.iter().any(|(subnet, mac)| vni(subnet.0) == outer.vni && Some(*mac) == source);
+    let now = gateway || network.ports.iter().any(here);
     if now || network.past.iter().any(|(_, _, port)| here(port)) {
         return Ok(());
     }
@@ -123,7 +135,7 @@ pub fn judge(network: &Network, host: usize, frame: &[u8]) -> Expect {
             return Expect::Punt(PuntKind::UnderlayNeighbour);
         }
         // A tunnel end point that asks says where it is: whether that is news is known to the host alone.
-        Some(Neighbour::Asks(_)) if asker(frame).is_some_and(|asker| network.host_at(asker).is_some()) => {
+        Some(Neighbour::Asks(_)) if asker(frame).is_some_and(|asker| network.vtep_at(asker).is_some()) => {
             return Expect::Any;
         }
         Some(Neighbour::Asks(address)) if address == own.address => return Expect::AnswerOr(UnderlayNotOurs),
@@ -162,7 +174,8 @@ pub fn judge(network: &Network, host: usize, frame: &[u8]) -> Expect {
     if options || at + 14 > whole.end || outer.flags & 0x3c != 0x08 {
         return Expect::Drop(BadTunnel);
     }
-    let known = network.host_at(outer.addresses.0).filter(|from| *from != host && network.knows(host, *from));
+    let known =
+        network.vtep_at(outer.addresses.0).filter(|from| *from != host && network.knows_vtep(host, *from));
     let Some(from) = known else { return Expect::Drop(UnknownVtep) };
     let Some(vpc) = (0..VPCS).find(|vpc| vni(*vpc) == outer.vni && network.has_vpc(host, *vpc)) else {
         return Expect::Drop(UnknownVni);
@@ -216,6 +229,9 @@ fn judge_inner(
     if destination[0] & 1 == 1 {
         return Expect::Punt(PuntKind::Multicast);
     }
+    if network.is_foreign(from) && network.gateways.values().any(|mac| *mac == destination) {
+        return judge_routed(network, (host, vpc), source, inner);
+    }
     match receiver {
         // Nothing goes back where it came from.
         Some(guest) if network.ports[guest].moves.is_some() && network.ports[guest].is_on(from) => {
@@ -234,6 +250,22 @@ fn is_late(network: &Network, (host, from, vpc): (usize, usize, usize), destinat
     })
 }
 
+/// What should become of a frame to a gateway from `source`, behind a tunnel end point that is no towpathd: it is routed where it comes out.
+fn judge_routed(network: &Network, (host, vpc): (usize, usize), source: IpAddr, inner: &[u8]) -> Expect {
+    let Some((_, destination)) = addresses(inner) else { return Expect::Any };
+    let own_subnet = network.endpoint_in(vpc, source).map(|endpoint| network.endpoints[endpoint].subnet);
+    let right =
+        own_subnet.is_some_and(|subnet| macs(inner).is_some_and(|(to, _)| to == network.gateway(subnet).mac));
+    let found = match network.way(vpc, destination) {
+        Way::Connected(vpc) if right => network.in_vpc(host, vpc, destination),
+        _ => None,
+    };
+    let far = |guest: &usize| {
+        read::hops(inner).is_some_and(|hops| hops > 1) && network.ports[*guest].moves.is_none()
+    };
+    found.filter(far).map_or(Expect::Any, Expect::To)
+}
+
 /// Whether host `from` may send from `address` in a VPC, as `host` knows it: who is known to be elsewhere may not. `None`: who moves is at one of two
 /// hosts, and which of them `host` has heard of last is not known.
 fn lives_at(network: &Network, (host, from, vpc): (usize, usize, usize), address: IpAddr) -> Option<bool> {
@@ -248,6 +280,14 @@ fn lives_at(network: &Network, (host, from, vpc): (usize, usize, usize), address
             }
         }
         Some(guest) => Some(network.ports[guest].host == from),
+        None if network.is_foreign(from) => {
+            Some(network.endpoint_lives_at(network.epoch, vpc, address, from))
+        }
+        None if network.endpoint_in(vpc, address).is_some()
+            || peer.is_some_and(|peer| network.endpoint_in(peer, address).is_some()) =>
+        {
+            Some(false)
+        }
         None => {
             let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
             let nowhere =

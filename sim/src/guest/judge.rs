@@ -33,6 +33,7 @@ pub fn judge(network: &Network, guest: usize, header: &NetHeader, frame: &[u8]) 
         Some(Neighbour::Asks(address)) => match network.by_address(port.host, port.subnet, address) {
             Some(owner) if owner == guest => Expect::Drop(own_address(port.station.mac, address)),
             Some(_) => Expect::Answer,
+            None if network.endpoint_at(port.subnet, address).is_some() => Expect::Answer,
             None => Expect::Drop(DropReason::UnknownNeighbour),
         },
         Some(Neighbour::Says(..)) => Expect::Drop(DropReason::NeighbourConsumed),
@@ -43,7 +44,10 @@ pub fn judge(network: &Network, guest: usize, header: &NetHeader, frame: &[u8]) 
         None => match network.by_mac(port.subnet, destination) {
             Some(to) if to == guest => Expect::Drop(DropReason::Hairpin),
             Some(to) => carried(network, guest, to, header, frame),
-            None => Expect::Drop(DropReason::UnknownUnicast),
+            None => match network.endpoint_by_mac(port.subnet, destination) {
+                Some(endpoint) => fits(network, header, frame, Expect::Away(endpoint)),
+                None => Expect::Drop(DropReason::UnknownUnicast),
+            },
         },
     }
 }
@@ -82,6 +86,14 @@ fn judge_routed(network: &Network, guest: usize, header: &NetHeader, frame: &[u8
         Way::Hop(router) => Some(router),
         Way::None => None,
     };
+    if let (None, Way::Connected(vpc)) = (found, way)
+        && let Some(endpoint) = network.endpoint_in(vpc, destination)
+    {
+        return match hops(frame) {
+            Some(2..) => fits(network, header, frame, Expect::Away(endpoint)),
+            _ => Expect::AnswerOr(DropReason::HopLimit),
+        };
+    }
     match found {
         Some(to) if to == guest => Expect::Drop(DropReason::Hairpin),
         Some(_) if hops(frame).is_none_or(|hops| hops <= 1) => Expect::AnswerOr(DropReason::HopLimit),
@@ -120,6 +132,17 @@ fn carried(network: &Network, guest: usize, to: usize, header: &NetHeader, frame
     if from.host == to_port.host && to_port.moves.is_none() {
         return Expect::To(to);
     }
+    // Whether it is here or there is known to nobody but the host.
+    let unsure = to_port.is_on(from.host);
+    match fits(network, header, frame, Expect::To(to)) {
+        Expect::To(to) => Expect::To(to),
+        _ if unsure => Expect::Any,
+        other => other,
+    }
+}
+
+/// What should become of a frame that goes by tunnel: `expect`, if it fits the VPC's MTU.
+fn fits(network: &Network, header: &NetHeader, frame: &[u8], expect: Expect) -> Expect {
     let end = match (header.gso, transport(frame)) {
         (Gso::None, _) | (_, None) => frame.len(),
         (_, Some(at)) => {
@@ -127,12 +150,5 @@ fn carried(network: &Network, guest: usize, to: usize, header: &NetHeader, frame
             at.start + own + usize::from(header.gso_size)
         }
     };
-    if end > usize::from(network.mtu) + 14 {
-        if to_port.is_on(from.host) {
-            // Whether it is here or there is known to nobody but the host.
-            return Expect::Any;
-        }
-        return Expect::AnswerOr(DropReason::TooBig);
-    }
-    Expect::To(to)
+    if end > usize::from(network.mtu) + 14 { Expect::AnswerOr(DropReason::TooBig) } else { expect }
 }

@@ -61,6 +61,10 @@ impl Guest {
                 break;
             }
         }
+        if self.random.chance(150) && !network.endpoints.is_empty() {
+            let endpoint = self.random.below(network.endpoints.len());
+            self.send_away(network, endpoint, acted);
+        }
         if self.random.chance(30) {
             self.talk_to_neighbours(network, to, acted);
         }
@@ -282,6 +286,26 @@ impl Guest {
         };
         let expect = judge(network, self.index, &NetHeader::default(), &frame);
         self.send(NetHeader::default(), frame, expect, acted);
+    }
+
+    /// Sends to an endpoint, of whatever VPC, and asks for it where it is of the same subnet.
+    pub fn send_away(&mut self, network: &Network, endpoint: usize, acted: &mut Acted) {
+        let (mine, endpoint) = (network.ports[self.index].subnet, &network.endpoints[endpoint]);
+        let mut to = endpoint.station;
+        if endpoint.subnet != mine {
+            to.mac = network.gateway(mine).mac;
+        }
+        let v6 = self.random.chance(500);
+        let flow = Flow { from: self.station, to, v6, protocol: UDP, ports: (RAW_PORTS, RAW_PORTS) };
+        let payload = self.payload(50);
+        let mut frames = vec![packet(&flow, self.numbers, &payload, Fill::Whole)];
+        if self.random.chance(100) {
+            frames.extend([arp_request(&self.station, to.v4), solicitation(&self.station, to.v6)]);
+        }
+        for frame in frames {
+            let expect = judge(network, self.index, &NetHeader::default(), &frame);
+            self.send(NetHeader::default(), frame, expect, acted);
+        }
     }
 
     /// Sends what is for all of the subnet.

@@ -115,6 +115,7 @@ fn options(layout: RingLayout, indirect: bool, ring: Ring) -> Options {
         offloads: crate::options::Offloads::None,
         delay: 0,
         served: false,
+        foreign: false,
         workers: 1,
         pool_chunks: 64,
         guests: vec![GuestOptions { kind: Kind::Hostile, nic: attacked, ..guest }, guest, guest],

@@ -2,7 +2,7 @@
 
 use super::ways::PEERING;
 use super::{LEASE, Network, PEERS, ROUTED, SUBNETS, VPCS, block, station, vips, vni};
-use crate::net::Mac;
+use crate::net::{Mac, Station};
 use model::{Environment, HostSpec, Name, ResourceSet};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -84,6 +84,15 @@ impl Network {
                 }
                 resource("Subnet", format!("s{vpc}-{subnet}"), spec);
             }
+        }
+        for (number, endpoint) in self.endpoints.iter().enumerate() {
+            let (Station { mac, v4, v6 }, vtep) = (endpoint.station, self.vtep(endpoint.vtep).address);
+            let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+            let (vpc, subnet) = endpoint.subnet;
+            let mac = mac.join(":");
+            let spec =
+                format!("subnet: s{vpc}-{subnet}, ips: [{v4}, \"{v6}\"], mac: \"{mac}\", vtep: \"{vtep}\"");
+            resource("Endpoint", format!("e{number}"), spec);
         }
         for (guest, port) in self.ports.iter().enumerate().filter(|(_, port)| port.present) {
             let mac: Vec<String> = port.station.mac.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,13 +1,15 @@
 //! What the operator wants, as the simulator knows it: the manifests are written from it, and the checkers judge by it.
 
+mod foreign;
 mod manifests;
 mod ways;
 
+pub use foreign::EndpointView;
 pub use ways::{PEERS, ROUTED, Routes, Way, is_routed_net};
 
 use crate::net::services::Right;
 use crate::net::{Mac, Station, link_local};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// MTU of the underlay, in bytes.
@@ -150,6 +152,10 @@ pub struct Network {
     pub ports: Vec<PortView>,
     /// The hosts, if there are several.
     pub hosts: Vec<HostView>,
+    /// Tunnel end points that are no towpathd, in places behind the hosts.
+    pub foreign: Vec<HostView>,
+    /// What is behind those.
+    pub endpoints: Vec<EndpointView>,
     /// By subnet: its gateway's MAC address.
     pub gateways: BTreeMap<(usize, usize), Mac>,
     /// MTU of all VPCs, in bytes.
@@ -158,6 +164,8 @@ pub struct Network {
     pub served: bool,
     /// Who announced each virtual address last, by host and subnet.
     pub holders: BTreeMap<Held, (usize, Mac)>,
+    /// Guests that move, and which of their two hosts has heard that they run on the other.
+    pub heard: BTreeSet<(usize, usize)>,
     /// Counts changes; what was sent before one may be judged by either state.
     pub epoch: u64,
     /// Earlier states of ports: guest, the epoch in which the state ended, the state.
@@ -173,6 +181,7 @@ impl Network {
     pub fn change(&mut self, guest: usize, change: impl FnOnce(&mut PortView)) {
         let before = self.ports[guest].clone();
         change(&mut self.ports[guest]);
+        self.heard.retain(|(other, _)| *other != guest);
         if before != self.ports[guest] {
             self.past.push((guest, self.epoch, before));
             self.epoch += 1;
@@ -218,6 +227,19 @@ impl Network {
         self.ports.iter().position(|port| {
             (port.present && port.up && port.is_on(host)) && port.subnet.0 == vpc && port.station.mac == mac
         })
+    }
+
+    /// `host` heard that the port with `mac`, which moves, runs on its other host.
+    pub fn hear(&mut self, host: usize, mac: Mac) {
+        let is_it = |port: &PortView| {
+            port.station.mac == mac && port.moves.is_some() && port.host != host && port.is_on(host)
+        };
+        let mut guests = (0..self.ports.len()).filter(|guest| is_it(&self.ports[*guest]));
+        // VPCs may use the same MAC addresses.
+        if let (Some(guest), None) = (guests.next(), guests.next()) {
+            self.heard.insert((guest, host));
+            self.epoch += 1;
+        }
     }
 
     /// Whether a port ever moved between two hosts: who has not heard of it sends to the one, which sends on to the other.
@@ -291,9 +313,13 @@ impl Network {
     /// Forgets holders that may not hold their address any more.
     pub fn drop_holders(&mut self) {
         let ports = &self.ports;
+        // A host that a VPC has left knows nothing of it any more.
+        let hosts = 0..self.hosts.len().max(1);
+        let seen: Vec<Vec<bool>> =
+            hosts.map(|host| (0..VPCS).map(|vpc| self.sees(host, vpc)).collect()).collect();
         self.holders.retain(|(host, subnet, _), (guest, mac)| {
             let port = &ports[*guest];
-            port.is_on(*host)
+            seen[*host][subnet.0]
                 && port.present
                 && port.up
                 && port.vip

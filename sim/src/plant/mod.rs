@@ -104,6 +104,8 @@ plants! {
     ForgetMoved,
     /// A guest that moved is not heard of on other hosts.
     IgnoreMoved,
+    /// A tunnel end point that is no towpathd is believed as one.
+    TrustForeign,
     /// A subnet's ports are told of another name server.
     WrongLease,
     /// A route table stays as it was first.

@@ -3,7 +3,7 @@
 use super::{Scene, Turn};
 use crate::check::{Checked, Violation, underlay, verdicts};
 use crate::net::tunnel;
-use crate::underlay::on_the_wire;
+use crate::underlay::{foreign, on_the_wire};
 use buf::Offload;
 use engine::DropReason;
 
@@ -18,6 +18,16 @@ impl Scene {
         let landed = fabric.land(now);
         for frame in landed {
             let Some(fabric) = &mut self.fabric else { return Ok(()) };
+            if self.network.is_foreign(frame.to) {
+                if let Some(entry) = frame.origin {
+                    self.ledger.reached(entry);
+                    self.stats.edge("endpoint < underlay", 1);
+                }
+                if let Some((to, answer)) = foreign::answer(&self.network, frame.to, &frame.bytes) {
+                    fabric.inject(to, now, answer, false);
+                }
+                continue;
+            }
             let (host, pair) = (frame.to, fabric.pair_of(frame.to, &frame.bytes));
             if !fabric.has_room(host, pair) {
                 self.stats.edge("fabric: receive ring full", 1);
@@ -30,6 +40,16 @@ impl Scene {
             self.ledger.came(wire, &frame.bytes, (judged, frame.odd), self.network.epoch, frame.origin);
             self.accounts[wire].returned += 1;
             self.wake(host * self.workers + pair % self.workers);
+        }
+        let places = self.network.hosts.len()..self.network.hosts.len() + self.network.foreign.len();
+        for place in places {
+            if self.random.chance(20)
+                && let Some((to, frame)) = foreign::speak(&self.network, place, &mut self.random)
+                && let Some(fabric) = &mut self.fabric
+            {
+                fabric.inject(to, now, frame, false);
+                self.stats.edge("endpoint > underlay", 1);
+            }
         }
         let Some(fabric) = &mut self.fabric else { return Ok(()) };
         for name in fabric.lost.drain(..) {

@@ -1,5 +1,6 @@
 //! The underlay: one link with all hosts on it, and what goes wrong there.
 
+pub mod foreign;
 mod hostile;
 pub mod queues;
 
@@ -114,11 +115,12 @@ impl Underlay {
         self.flying.peek().map(|Reverse(first)| first.at)
     }
 
-    /// The hosts to which a frame that `from` sent goes, by its destination on the link.
+    /// The places of those to which a frame that `from` sent goes, by its destination on the link.
     fn targets(network: &Network, from: usize, frame: &[u8]) -> Vec<usize> {
         let group = frame.first().is_some_and(|first| first & 1 == 1);
-        let others = (0..network.hosts.len()).filter(|host| *host != from);
-        others.filter(|host| group || frame.starts_with(&network.hosts[*host].mac)).collect()
+        let all = network.hosts.len() + network.foreign.len();
+        let others = (0..all).filter(|place| *place != from);
+        others.filter(|place| group || frame.starts_with(&network.vtep(*place).mac)).collect()
     }
 
     /// Carries what `from` sent. What is nobody's is lost.

@@ -3,7 +3,7 @@
 use super::{SUBNET_NUMBERS, World};
 use crate::network::{METADATA, vips};
 use crate::plant::Plant;
-use agent::Action;
+use agent::{Action, VtepKind};
 use anyhow::Context;
 use engine::{Announcement, PortIndex};
 use std::net::{IpAddr, Ipv4Addr};
@@ -97,6 +97,9 @@ impl World {
                 if space >= tables::vpc_space(0) =>
             {
                 return None;
+            }
+            (Plant::TrustForeign, Action::SetVtep { vtep, address, sources, .. }) => {
+                Action::SetVtep { vtep, address, sources, kind: VtepKind::Host }
             }
             (Plant::WrongLease, Action::SetSubnet { subnet, mut plan }) => {
                 if let Some(dhcp) = &mut plan.dhcp {

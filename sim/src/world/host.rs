@@ -150,7 +150,10 @@ impl World {
             if self.mischief.is(Plant::IgnoreMoved) {
                 continue;
             }
-            self.scene.stats.edge("move heard of", u64::from(!actions.is_empty()));
+            if !actions.is_empty() {
+                self.scene.stats.edge("move heard of", 1);
+                self.scene.network.hear(host, event.mac.0);
+            }
             self.carry_out(host, actions)?;
         }
         if self.mischief.is(Plant::ForeignNextHop) {

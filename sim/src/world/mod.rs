@@ -100,6 +100,9 @@ impl World {
         if several {
             network.hosts = (0..options.hosts).map(|host| HostView::new(host, options.underlay_v6)).collect();
         }
+        if several && options.foreign {
+            network.add_foreign(options.underlay_v6);
+        }
         let mut guests = Vec::new();
         for (index, guest) in options.guests.iter().enumerate() {
             let subnet = (guest.vpc, guest.subnet);

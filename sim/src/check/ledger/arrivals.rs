@@ -87,7 +87,12 @@ impl Ledger {
                 let here = entry.decided.is_some_and(|(guest, pair)| {
                     guest == to && pair.is_none_or(|pair| pair == received.pair)
                 });
-                here && !entry.arrived && !pieces.contains(&(*at, None))
+                // Equal ones are told apart by their order, in which they were joined too.
+                let key = (entry.guest, entry.flow, to, received.pair);
+                let before = self.last.get(&key).map(|(order, _)| *order);
+                let piece = pieces.last().map(|(at, _): &Piece| self.entries[*at].order);
+                let in_order = *at < self.loose || before.max(piece) < Some(entry.order);
+                here && in_order && !entry.arrived && !pieces.contains(&(*at, None))
             })?;
             pieces.push((at, None));
         }

@@ -38,6 +38,8 @@ use virtio_driver::NetHeader;
 pub enum Expect {
     /// Goes to that guest's port.
     To(usize),
+    /// Goes to that endpoint, behind a tunnel end point that is no towpathd.
+    Away(usize),
     /// Is answered by the switch.
     Answer,
     /// Is answered by the switch, unless that may not be or was asked too often: then it ends for this reason.
@@ -168,7 +170,7 @@ impl Ledger {
         let at = self.sent_in(wire, flow, &NetHeader::default(), frame, expect, epoch);
         let entry = &mut self.entries[at];
         (entry.origin, entry.wire) = (origin, Some(frame.to_vec()));
-        entry.unlikely = !matches!(judged, Expect::To(_) | Expect::Any);
+        entry.unlikely = !matches!(judged, Expect::To(_) | Expect::Away(_) | Expect::Any);
         self.inner.entry(hash(inner)).or_default().push(at);
         at
     }
@@ -272,6 +274,15 @@ impl Ledger {
     pub fn is_answer(&self, to: usize, frame: &[u8]) -> bool {
         let alike = self.forms.exact(hash(frame)).iter().map(|at| &self.entries[*at]);
         alike.into_iter().any(|entry| entry.guest == self.answers + to && !entry.arrived)
+    }
+
+    /// A frame reached an endpoint.
+    pub fn reached(&mut self, entry: usize) {
+        let mut copy = Some(entry);
+        while let Some(at) = copy {
+            self.entries[at].reached = true;
+            copy = self.entries[at].origin;
+        }
     }
 
     /// Whether a frame reached anybody, in whatever form.

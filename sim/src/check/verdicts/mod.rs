@@ -126,7 +126,7 @@ impl Checks<'_> {
             Expect::Drop(reason) => *tally.expected.entry(reason).or_default() += 1,
             Expect::AnswerOr(reason) => *tally.perhaps.entry(reason).or_default() += 1,
             Expect::Punt(_) => tally.asks += 1,
-            Expect::To(_) | Expect::Answer => {}
+            Expect::To(_) | Expect::Away(_) | Expect::Answer => {}
         }
         Ok(at)
     }
@@ -156,6 +156,11 @@ impl Checks<'_> {
         let inner = if target == UPLINK { frame.inner() } else { None };
         if target == port && (port != UPLINK || inner.is_none()) {
             return self.answer(from, port, batch, &frame);
+        }
+        if let Some((_, inner)) = inner.as_ref().filter(|_| target == port)
+            && self.answer_in_tunnel(from, batch, inner)
+        {
+            return Ok(());
         }
         let (outer, frame) = match inner {
             Some((outer, inner)) => (Some(outer), inner),
@@ -239,13 +244,14 @@ impl Checks<'_> {
         let entry = self.ledger.entry(at);
         let there = |guest: usize| match self.network.ports.get(guest) {
             Some(port) if target == UPLINK => port.host != self.host || port.moves.is_some(),
-            Some(port) if !port.is_on(self.host) => false,
+            Some(port) if !port.is_on(self.host) || self.network.heard.contains(&(guest, self.host)) => false,
             _ => to.is_some_and(|(to, _)| to == guest),
         };
         match entry.expect {
             _ if entry.epoch != self.network.epoch => Ok(()),
             Expect::Any => Ok(()),
             Expect::To(guest) if there(guest) => Ok(()),
+            Expect::Away(_) if target == UPLINK => Ok(()),
             other => wrong(format!("a frame of guest {from} goes to guest {to:?}, expected: {other:?}")),
         }
     }
@@ -253,6 +259,16 @@ impl Checks<'_> {
     /// A frame goes to another host: the one that its receiver is on, in its VPC.
     fn check_tunnel(&self, at: usize, from: usize, outer: &Outer) -> Checked {
         let entry = self.ledger.entry(at);
+        if let (Expect::Away(endpoint), true) = (entry.expect, entry.epoch == self.network.epoch) {
+            let endpoint = &self.network.endpoints[endpoint];
+            let vtep = self.network.vtep(endpoint.vtep).address;
+            if outer.addresses.1 != vtep || outer.vni != vni(endpoint.subnet.0) {
+                let (to, vni) = (outer.addresses.1, outer.vni);
+                return wrong(format!(
+                    "a frame of guest {from} for {endpoint:?} goes to {to} with VNI {vni:x}"
+                ));
+            }
+        }
         if let (Expect::To(guest), true) = (entry.expect, entry.epoch == self.network.epoch) {
             let port = &self.network.ports[guest];
             let host = self.network.host_at(outer.addresses.1).filter(|host| *host != self.host);
@@ -266,6 +282,25 @@ impl Checks<'_> {
         Ok(())
     }
 
+    /// Whether what goes back into a tunnel answers what came out of one.
+    fn answer_in_tunnel(&mut self, from: usize, batch: &mut Batch, frame: &Shown) -> bool {
+        let found = batch.frames.iter().position(|taken| {
+            let entry = self.ledger.entry(taken.entry);
+            let may = matches!(entry.expect, Expect::Any | Expect::Answer | Expect::AnswerOr(_))
+                || entry.epoch != self.network.epoch;
+            let asked = taken.frame.inner();
+            may && asked.is_some_and(|(_, asked)| answers::is_answer(&asked.bytes, &frame.bytes))
+        });
+        let Some(at) = found else { return false };
+        batch.frames.remove(at);
+        let kind = answers::kind(&frame.bytes);
+        (self.edge)(kind);
+        if kind != answers::NEIGHBOUR {
+            self.ledger.answer(from, &frame.header, &frame.bytes, self.network.epoch);
+        }
+        true
+    }
+
     /// A frame was written over and goes back: it must be an answer to one of its burst that is to be answered.
     fn answer(&mut self, from: usize, port: PortIndex, batch: &mut Batch, frame: &Shown) -> Checked {
         let found = batch.frames.iter().position(|taken| {
@@ -275,8 +310,13 @@ impl Checks<'_> {
             may && answers::is_answer(&taken.frame.bytes, &frame.bytes)
         });
         let Some(at) = found else {
+            let asked = |taken: &Taken| {
+                let entry = self.ledger.entry(taken.entry);
+                answers::is_answer(&taken.frame.bytes, &frame.bytes).then_some(entry.expect)
+            };
+            let expected: Vec<Expect> = batch.frames.iter().filter_map(asked).collect();
             return wrong(format!(
-                "guest {from} is sent an answer to nothing that it asked: {}",
+                "guest {from} is sent an answer to nothing that it asked: {} (expected {expected:?})",
                 crate::net::read::describe(&frame.bytes)
             ));
         };
