@@ -139,6 +139,10 @@ impl<'a, 'm> Frame<'a, 'm> {
 
     /// Hands the body to `look` in private pieces of 512 bytes (the last may be shorter): for checksums over it.
     pub fn for_each_body_chunk(&self, mut look: impl FnMut(&[u8])) {
+        // Most small frames are all head.
+        if self.body_len == 0 {
+            return;
+        }
         let mut reader = self.body_reader();
         let mut chunk = [0u8; 512];
         loop {

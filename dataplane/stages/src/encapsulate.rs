@@ -130,14 +130,31 @@ fn wrap<const N: usize>(
     template: &[u8; N],
     mtu: u16,
 ) -> u32 {
-    let Batch { burst, metadata, verdicts, .. } = batch;
-    let asking = burst.with_offload();
-    let mut too_big = 0;
-    let done = wrap_plain(burst.packets_mut(), packets & !asking, outer, template, mtu);
+    let burst = &mut *batch.burst;
+    let silent = packets & !burst.with_offload();
+    let done = wrap_plain(burst.packets_mut(), silent, outer, template, mtu);
     if N == OUTER_LENGTH_V6 {
         Indices(done).for_each(|index| burst.set_offload(index, OUTER_CHECKSUM));
     }
-    for index in Indices(packets & !done) {
+    match packets & !done {
+        0 => 0,
+        others => wrap_others(batch, others, outer, template, mtu),
+    }
+}
+
+/// The same for those that are not plain, or ask for something.
+#[inline(never)]
+fn wrap_others<const N: usize>(
+    batch: &mut Batch<'_, '_>,
+    packets: u32,
+    outer: &Outer,
+    template: &[u8; N],
+    mtu: u16,
+) -> u32 {
+    let Batch { burst, metadata, verdicts, .. } = batch;
+    let asking = burst.with_offload();
+    let mut too_big = 0;
+    for index in Indices(packets) {
         let (bit, headers) = (1 << index, &metadata[index].headers);
         let end = if asking & bit != 0 { longest_piece(burst, index, headers) } else { None };
         let Some(packet) = burst.packet_mut(index) else { continue };
