@@ -22,6 +22,8 @@
 //!
 //! Times are milliseconds of `CLOCK_BOOTTIME`, as `u32`, which wrap after 49 days; no session is left alone for that long.
 
+#[cfg(all(test, loom))]
+mod explored;
 mod fragments;
 mod half;
 mod hash;

@@ -305,6 +305,13 @@ impl Sessions {
         })
     }
 
+    /// A branch that goes one way for a burst, instead of arithmetic in front of the loads.
+    #[inline(always)]
+    pub(super) fn pool(&self, family: usize) -> &Pool {
+        let [ipv4, ipv6] = &self.pools;
+        if family == 0 { ipv4 } else { ipv6 }
+    }
+
     #[inline(always)]
     pub(super) fn hash<K: Key>(&self, key: K) -> u64 {
         self.hasher.of(key)
@@ -358,6 +365,15 @@ impl Sessions {
         let pool = &self.pools[family];
         if pool.clear_state(record, HALF_OPEN) & HALF_OPEN != 0 {
             self.ports.opened(pool.get_cold(record).owner);
+        }
+    }
+
+    /// The other side of something that is not TCP answered for the first time.
+    #[cold]
+    pub(super) fn answered(&self, session: u32) {
+        self.opened(session);
+        if self.timeouts.udp_stream < self.timeouts.udp_unreplied {
+            self.call(session);
         }
     }
 

@@ -102,9 +102,9 @@ impl SessionWorker {
             pool.index.prefetch(*hash);
         }
         let mut guesses = [u32::MAX; BURST];
-        for (guess, hash) in guesses.iter_mut().zip(hashes).take(keys.len()) {
+        for ((guess, hash), key) in guesses.iter_mut().zip(hashes).zip(keys) {
             if let Some(half) = pool.index.guess(hash) {
-                pool.prefetch(half);
+                pool.prefetch(half, key.protocol() == packet::tcp::PROTOCOL);
                 *guess = half;
             }
         }
@@ -162,7 +162,7 @@ impl SessionWorker {
     ) -> Checked {
         let Some(session) = found.session() else { return Checked::Gone };
         let (family, half) = half_parts(session.0);
-        let pool = &self.sessions.pools[family];
+        let pool = self.sessions.pool(family);
         let own = pool.half(half);
         let (judged, first) = (own[JUDGED].load(Relaxed), own[KEY].load(Relaxed));
         let output = match current_output(session, own, facts, epoch, sum) {
@@ -185,7 +185,7 @@ impl SessionWorker {
             }
         } else if judged as u16 & SENT == 0 {
             own[JUDGED].store(judged | u64::from(SENT), Relaxed);
-            self.sessions.opened(session.number());
+            self.sessions.answered(session.number());
         }
         own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(now), Relaxed);
         own[COUNT].store(join(acknowledged, counted(pool, half, counters, facts.length)), Relaxed);
