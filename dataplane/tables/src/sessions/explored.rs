@@ -20,7 +20,8 @@ fn pool() -> Pool {
     let arena = Arena;
     // One bucket: all keys meet in it.
     let index = Index::new(arena.region(0, 1).unwrap());
-    let (lines, cold) = (arena.region(0, 2 * RECORDS as usize).unwrap(), arena.region(0, COLD * RECORDS as usize).unwrap());
+    let (lines, cold) =
+        (arena.region(0, 2 * RECORDS as usize).unwrap(), arena.region(0, COLD * RECORDS as usize).unwrap());
     Pool::new(index, lines, 2, cold, arena.region(0, RECORDS as usize).unwrap(), RECORDS)
 }
 
@@ -70,8 +71,12 @@ fn both_directions_made_at_once_are_one_session() {
         };
         let (found_first, found_second) = (find(first), find(second));
         match results[0] {
-            Ok(()) => assert_eq!((found_first, found_second, told), (Some(of_first), Some(of_second), of_second)),
-            Err(_) => assert_eq!((found_first, found_second, told), (Some(of_second), Some(of_first), of_second)),
+            Ok(()) => {
+                assert_eq!((found_first, found_second, told), (Some(of_first), Some(of_second), of_second))
+            }
+            Err(_) => {
+                assert_eq!((found_first, found_second, told), (Some(of_second), Some(of_first), of_second))
+            }
         }
     });
 }

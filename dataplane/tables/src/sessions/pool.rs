@@ -254,7 +254,19 @@ impl Pool {
         self.index.find(hash, |half| self.has_key(half, words))
     }
 
-    /// The session that has one of these keys, or both.
+    /// The session that has one of these keys, or both. Where one is found alone, somebody may be adding or taking out the other at this moment: then it is looked
+    /// at again under the locks.
+    pub(super) fn present_for_sure<K: Key>(&self, keys: [K; 2], hashes: [u64; 2]) -> Option<Present> {
+        match self.present(keys, hashes) {
+            Some(Present::One(_)) => {
+                let _locks = self.index.lock(hashes);
+                self.present(keys, hashes)
+            }
+            sure => sure,
+        }
+    }
+
+    /// The session that has one of these keys, or both; for sure under the locks of both.
     pub(super) fn present<K: Key>(&self, keys: [K; 2], hashes: [u64; 2]) -> Option<Present> {
         match [0, 1].map(|side| self.find(hashes[side], &keys[side].words())) {
             [None, None] => None,

@@ -2,11 +2,13 @@
 //!
 //! Each half keeps what its own packets said: how far they went, what they acknowledged, how much they allowed the other side. The state of the
 //! connection, and what either side may send, are computed from both halves when a packet comes, so a packet writes its own half only. Rules and limits are those of Linux'
-//! `nf_conntrack_proto_tcp.c` (after G. van Rooij, "Real Stateful TCP Packet Filtering in IP Filter", 2001). It differs in four ways:
+//! `nf_conntrack_proto_tcp.c` (after G. van Rooij, "Real Stateful TCP Packet Filtering in IP Filter", 2001). It differs in these ways:
 //!
 //! * selective acknowledgements are not read: the cumulative one is behind them by at most a window, which the limits allow for;
 //! * the largest window a side ever offered is kept rounded up to a power of two, so that duplicates may be up to twice as old;
 //! * a FIN counts as acknowledged when its sequence number is, not when any packet follows it;
+//! * a window that a sender overruns does not become larger by that;
+//! * a reset right behind its sender's last data counts, whatever came in between;
 //! * retransmissions are not counted: data that stays unacknowledged shortens the life of an established connection from its first.
 
 use packet::tcp::{ACK, FIN, RST, SYN, Segment, URG};
@@ -210,8 +212,8 @@ pub(super) fn state(initiator: &Peer, responder: &Peer) -> TcpState {
     if either & (SENT_FIN | SENT_RST) != 0 {
         return closing(initiator, responder);
     }
-    const AGREES: u16 = SENT | SENT_SYN_ACK;
-    if initiator.has(AGREES) && responder.has(AGREES) && either & SENT != 0 {
+    let answered = either & SENT_SYN_ACK != 0 || responder.has(SENT);
+    if initiator.has(SENT) && answered || initiator.has(SENT_SYN_ACK) && responder.has(SENT) {
         TcpState::Established
     } else if either & SENT_SYN_ACK != 0 {
         TcpState::SynReceived
@@ -346,7 +348,8 @@ fn reset(sender: Peer, receiver: &Peer, facts: &Segment, state: TcpState) -> Ste
         return closed(sender);
     }
     let established = state == TcpState::Established;
-    let exact = facts.sequence == receiver.acknowledged;
+    // Where the other side waits, or after the sender's own last data, which the other side may not have acknowledged yet.
+    let exact = facts.sequence == receiver.acknowledged || facts.sequence == sender.end;
     if receiver.has(ACKNOWLEDGES)
         && (facts.sequence != 0 || established)
         && after(receiver.acknowledged, facts.sequence)

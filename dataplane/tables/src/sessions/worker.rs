@@ -204,7 +204,7 @@ impl SessionWorker {
         }
         let flags = first_peer(keys[0].protocol(), &new.facts).ok_or(Refused::Invalid)?;
         let hashes = keys.map(|key| self.sessions.hash(key));
-        if let Some(present) = self.sessions.pools[K::FAMILY].present(keys, hashes) {
+        if let Some(present) = self.sessions.pools[K::FAMILY].present_for_sure(keys, hashes) {
             return Ok(created::<K>(present));
         }
         let record = self
