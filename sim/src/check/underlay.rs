@@ -5,7 +5,7 @@ use super::{Checked, Violation};
 use crate::net::frame::{ICMPV6, UDP};
 use crate::net::read::{self, Neighbour, addresses, ethertype, macs, neighbour, transport};
 use crate::net::tunnel::{self, Outer};
-use crate::network::{Network, VPCS, Way, is_link_local, vni};
+use crate::network::{Network, VPCS, Way, vni};
 use engine::{DropReason, PuntKind};
 use std::net::IpAddr;
 
@@ -289,10 +289,12 @@ fn lives_at(network: &Network, (host, from, vpc): (usize, usize, usize), address
             Some(false)
         }
         None => {
-            let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
-            let nowhere =
-                address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast;
-            Some(is_link_local(address) || !nowhere)
+            let reserved = match address {
+                IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.octets()[0] >= 240 || v4.is_link_local(),
+                IpAddr::V6(v6) => v6.to_ipv4().is_some(),
+            };
+            let nowhere = reserved || address.is_multicast() || address.is_loopback();
+            Some(!nowhere)
         }
     }
 }
