@@ -123,6 +123,21 @@ impl Prefixes {
         }
     }
 
+    /// The same for IPv4 addresses only.
+    #[inline(always)]
+    pub(crate) fn find_ipv4_batch(&self, addresses: &[u32], numbers: &mut [u32; BATCH]) {
+        for address in addresses {
+            self.ipv4.prefetch_step(self.ipv4_root, *address);
+        }
+        for (entry, address) in numbers.iter_mut().zip(addresses) {
+            *entry = self.ipv4.step(self.ipv4_root, *address);
+            self.ipv4.prefetch_find(*entry);
+        }
+        for (number, address) in numbers.iter_mut().zip(addresses) {
+            *number = self.ipv4.find(*number, *address);
+        }
+    }
+
     /// The entries of the roots for these addresses.
     #[inline(always)]
     fn step_all(&self, addresses: &[IpAddr], entries: &mut [Entry; BATCH]) {

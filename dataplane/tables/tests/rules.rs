@@ -341,7 +341,7 @@ fn rules_that_come_and_go_leave_what_compiling_the_rest_makes() {
 fn tcp_rules(count: u32, remote: impl Fn(u32) -> Remote) -> Vec<Rule> {
     let rule = |at: u32| Rule {
         direction: Direction::Ingress,
-        action: if at % 3 == 0 { Action::Deny } else { Action::Allow },
+        action: if at.is_multiple_of(3) { Action::Deny } else { Action::Allow },
         priority: (at % 1000) as u16,
         protocol: Some(6),
         family: None,
@@ -391,7 +391,8 @@ fn t17_prefixes_that_contain_each_other_do_not_multiply() {
     judges_as_walk(&rules, &policy, 300);
     // Every length of IPv6.
     let nested = |at: u32| {
-        let address = 0xfd00_u128 << 112 | if at % 2 == 0 { 0 } else { u128::from(at) << (at % 100) };
+        let address =
+            0xfd00_u128 << 112 | if at.is_multiple_of(2) { 0 } else { u128::from(at) << (at % 100) };
         Remote::Prefix(IpNet::new(IpAddr::V6(address.into()), (1 + at % 128) as u8).unwrap())
     };
     let rules = tcp_rules(10_000, nested);

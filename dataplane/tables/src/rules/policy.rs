@@ -1,6 +1,6 @@
 //! A policy as readers see it: the rules of all groups of a port, ready to judge packets.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::key::key_of;
@@ -8,12 +8,13 @@ use super::rank::Rank;
 use super::rule::{Direction, Flow, Judgement, PolicyError, Rule};
 use super::table::{Arena, Table};
 use super::writer::PolicyWriter;
+use crate::prefixes::Prefixes;
 use crate::table::BATCH;
 
 /// The rules of a port, or of all ports with the same groups, in both directions. Immutable; clones are of the same.
 ///
 /// A look-up takes the same steps whatever the packet is: one for the rules for any remote, one for each table of prefixes (one, unless many rules have
-/// prefixes that contain many others), and one for each group of the remote address. Each is a search by halves at most, among the places
+/// prefixes that contain many others), and one for each group of the remote address. Each goes down a tree of eight or nine ways, among the places
 /// where ports and protocols begin and end.
 #[derive(Clone, Debug)]
 pub struct Policy(Arc<Both>);
@@ -40,6 +41,81 @@ impl Way {
         match remote {
             IpAddr::V4(_) => &self.ipv4,
             IpAddr::V6(_) => &self.ipv6,
+        }
+    }
+}
+
+/// Packets of one version of IP out of a batch.
+struct Chunk<A> {
+    count: usize,
+    /// Where in the batch they are.
+    positions: [u8; BATCH],
+    keys: [u32; BATCH],
+    addresses: [A; BATCH],
+    ranks: [Rank; BATCH],
+}
+
+impl<A: Copy> Chunk<A> {
+    #[inline(always)]
+    fn new(address: A) -> Self {
+        let (positions, keys) = ([0; BATCH], [0; BATCH]);
+        Self { count: 0, positions, keys, addresses: [address; BATCH], ranks: [Rank::NONE; BATCH] }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, position: usize, flow: &Flow<'_>, address: A) {
+        if let (Some(to), Some(key), Some(of)) = (
+            self.positions.get_mut(self.count),
+            self.keys.get_mut(self.count),
+            self.addresses.get_mut(self.count),
+        ) {
+            (*to, *key, *of) = (position as u8, key_of(flow), address);
+            self.count += 1;
+        }
+    }
+
+    /// Judges them by `table`, in whose prefixes `find` finds addresses.
+    #[inline(always)]
+    fn judge(
+        &mut self,
+        table: &Table,
+        arena: &Arena,
+        flows: &[Flow<'_>],
+        find: impl Fn(&Prefixes, &[A], &mut [u32; BATCH]),
+    ) {
+        let (Some(keys), Some(ranks), Some(addresses)) =
+            (self.keys.get(..self.count), self.ranks.get_mut(..self.count), self.addresses.get(..self.count))
+        else {
+            return;
+        };
+        if table.any != 0 {
+            for (rank, key) in ranks.iter_mut().zip(keys) {
+                *rank = arena.find(table.any, *key);
+            }
+        }
+        for prefixes in &table.prefixes {
+            let mut handles = [0; BATCH];
+            find(prefixes, addresses, &mut handles);
+            handles.iter().zip(keys).for_each(|(handle, _)| arena.prefetch(*handle));
+            for ((handle, key), rank) in handles.iter().zip(keys).zip(ranks.iter_mut()) {
+                *rank = (*rank).min(arena.find(*handle, *key));
+            }
+        }
+        if !table.groups.is_empty() {
+            for ((position, key), rank) in self.positions.iter().zip(keys).zip(ranks) {
+                let groups = flows.get(usize::from(*position)).map_or(&[][..], |flow| flow.groups);
+                *rank = (*rank).min(table.judge_groups(arena, groups, *key));
+            }
+        }
+    }
+
+    /// Writes what was found to where they are in the batch.
+    #[inline(always)]
+    fn tell(&self, is_open: bool, out: &mut [Judgement]) {
+        for (position, rank) in self.positions.iter().zip(&self.ranks).take(self.count) {
+            if let Some(out) = out.get_mut(usize::from(*position)) {
+                *out = rank.judgement(is_open);
+            }
         }
     }
 }
@@ -92,48 +168,25 @@ impl Policy {
     pub fn judge_batch(&self, direction: Direction, flows: &[Flow<'_>], out: &mut [Judgement]) {
         let way = self.way(direction);
         for (flows, out) in flows.chunks(BATCH).zip(out.chunks_mut(BATCH)) {
-            let mut ranks = [Rank::NONE; BATCH];
-            self.judge_chunk(way, flows, &mut ranks);
-            for (rank, out) in ranks.iter().zip(out) {
-                *out = rank.judgement(way.is_open);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn judge_chunk(&self, way: &Way, flows: &[Flow<'_>], ranks: &mut [Rank; BATCH]) {
-        let arena = &self.0.arena;
-        let mut keys = [0; BATCH];
-        let mut addresses = [IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED); BATCH];
-        let mut families = [false; 2];
-        for (((key, address), rank), flow) in
-            keys.iter_mut().zip(&mut addresses).zip(ranks.iter_mut()).zip(flows)
-        {
-            (*key, *address) = (key_of(flow), flow.remote);
-            families[usize::from(flow.remote.is_ipv6())] = true;
-            let table = way.table(flow.remote);
-            *rank = arena.find(table.any, *key);
-            if !table.groups.is_empty() {
-                *rank = (*rank).min(table.judge_groups(arena, flow.groups, *key));
-            }
-        }
-        let addresses = addresses.get(..flows.len()).unwrap_or_default();
-        for (table, is_ipv6) in [(&way.ipv4, false), (&way.ipv6, true)] {
-            if !families[usize::from(is_ipv6)] {
-                continue;
-            }
-            for prefixes in &table.prefixes {
-                let mut offsets = [0; BATCH];
-                prefixes.find_batch(addresses, &mut offsets);
-                let offsets = offsets.get(..flows.len()).unwrap_or_default();
-                offsets.iter().for_each(|offset| arena.prefetch(*offset));
-                for (((offset, key), rank), address) in
-                    offsets.iter().zip(&keys).zip(ranks.iter_mut()).zip(addresses)
-                {
-                    if address.is_ipv6() == is_ipv6 {
-                        *rank = (*rank).min(arena.find(*offset, *key));
-                    }
+            let mut ipv4 = Chunk::new(0u32);
+            let mut ipv6 = Chunk::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            for (position, flow) in flows.iter().enumerate() {
+                match flow.remote {
+                    IpAddr::V4(v4) => ipv4.push(position, flow, v4.to_bits()),
+                    IpAddr::V6(_) => ipv6.push(position, flow, flow.remote),
                 }
+            }
+            let find = |prefixes: &Prefixes, addresses: &[u32], to: &mut [u32; BATCH]| {
+                prefixes.find_ipv4_batch(addresses, to);
+            };
+            ipv4.judge(&way.ipv4, &self.0.arena, flows, find);
+            ipv4.tell(way.is_open, out);
+            if ipv6.count > 0 {
+                let find = |prefixes: &Prefixes, addresses: &[IpAddr], to: &mut [u32; BATCH]| {
+                    prefixes.find_batch(addresses, to);
+                };
+                ipv6.judge(&way.ipv6, &self.0.arena, flows, find);
+                ipv6.tell(way.is_open, out);
             }
         }
     }

@@ -8,49 +8,77 @@ use super::rule::PolicyError;
 use super::steps::{EMPTY, Step};
 use crate::prefixes::Prefixes;
 
-/// First keys that are compared without a branch.
+/// First numbers of steps that are compared at once, without a branch.
 const LOOK: usize = 8;
+/// Words of a full leaf: first numbers, and ranks.
+const LEAF: usize = 3 * LOOK;
+/// Above all first numbers.
+const NEVER: u32 = i32::MAX as u32;
+/// Bits of a handle that say how many levels there are above the leaves.
+const LEVEL_BITS: u32 = 3;
+/// Words of each level from the top: a look at one says which of the next's to look at, one more than it compares.
+const WIDTHS: [usize; 6] = {
+    let mut widths = [LOOK; 6];
+    let mut level = 1;
+    while level < widths.len() {
+        widths[level] = LOOK * (widths[level - 1] + 1);
+        level += 1;
+    }
+    widths
+};
 
-/// Steps, one function after another. A function is: the number of its steps; the first numbers of all but the first step; the ranks.
+/// Steps, one function after another, each as a tree of looks. A leaf has eight first numbers and up to as many ranks; a level
+/// above has the first numbers of the leaves, or of the looks of the level below, but the first. So up to 8 steps are found by one look, 72 by two, 584 by three.
 #[derive(Clone, Debug)]
 pub(super) struct Arena(Box<[u32]>);
 
+/// How many of eight first numbers are at most `key`.
+#[inline(always)]
+fn passed(words: &[u32; LOOK], key: u32) -> usize {
+    let mut passed = 0;
+    for first in words {
+        passed += u32::from(*first as i32 <= key as i32);
+    }
+    passed as usize
+}
+
 impl Arena {
-    /// The rank that the function at `offset` gives for `key`.
+    /// The rank that the function with this handle gives for `key`.
     #[inline(always)]
-    pub(super) fn find(&self, offset: u32, key: u32) -> Rank {
-        self.try_find(offset as usize, key).unwrap_or(Rank::NONE)
+    pub(super) fn find(&self, handle: u32, key: u32) -> Rank {
+        let at = (handle >> LEVEL_BITS) as usize;
+        let levels = handle & ((1 << LEVEL_BITS) - 1);
+        let leaf = if levels == 0 { Some(at) } else { self.leaf(at, levels as usize, key) };
+        leaf.and_then(|leaf| self.rank(leaf, key)).unwrap_or(Rank::NONE)
+    }
+
+    /// The leaf for `key`.
+    #[inline(always)]
+    fn leaf(&self, mut at: usize, levels: usize, key: u32) -> Option<usize> {
+        let mut look = 0;
+        for width in WIDTHS.iter().take(levels) {
+            look = look * LOOK + passed(self.0.get(at + look * LOOK..)?.first_chunk()?, key);
+            at += width;
+        }
+        Some(at + look * LEAF)
     }
 
     #[inline(always)]
-    fn try_find(&self, offset: usize, key: u32) -> Option<Rank> {
-        let words = self.0.get(offset..)?;
-        let (count, words) = words.split_first()?;
-        let firsts = *count as usize - 1;
-        let step = if firsts <= LOOK {
-            // Beyond the first numbers are ranks, which do not count.
-            let looked_at = words.first_chunk::<LOOK>()?;
-            let mut passed = 0;
-            for (at, first) in (0..).zip(looked_at) {
-                passed += u32::from((at < firsts as u32) & (*first <= key));
-            }
-            passed as usize
-        } else {
-            words.get(..firsts)?.partition_point(|first| *first <= key)
-        };
-        let at = firsts + 2 * step;
-        let [high, low] = words.get(at..)?.first_chunk::<2>()?;
+    fn rank(&self, leaf: usize, key: u32) -> Option<Rank> {
+        let words = self.0.get(leaf..)?;
+        // The first of them is at most `key`: it is the first of all, 0, or the level above said so.
+        let step = passed(words.first_chunk()?, key).checked_sub(1)?;
+        let [high, low] = words.get(LOOK + 2 * step..)?.first_chunk::<2>()?;
         Some(Rank::from_halves(*high, *low))
     }
 
     /// Asks for what [`Arena::find`] reads first.
     #[inline(always)]
-    pub(super) fn prefetch(&self, offset: u32) {
-        if let Some(word) = self.0.get(offset as usize) {
-            cpu::prefetch_read(word);
-        }
-        if let Some(word) = self.0.get(offset as usize + 16) {
-            cpu::prefetch_read(word);
+    pub(super) fn prefetch(&self, handle: u32) {
+        let at = (handle >> LEVEL_BITS) as usize;
+        if let (Some(first), Some(second)) = (self.0.get(at), self.0.get(at + cpu::CACHE_LINE / 4)) {
+            cpu::prefetch_read(first);
+            cpu::prefetch_read(second);
         }
     }
 
@@ -69,30 +97,53 @@ impl Emitter {
         emitter
     }
 
-    /// Where these steps are from now on.
+    /// The handle that these steps have from now on.
     ///
     /// # Errors
     ///
     /// [`Policy::MAX_BYTES`].
     pub(super) fn steps(&mut self, steps: &[Step]) -> Result<u32, PolicyError> {
-        let bytes = size_of_val(self.0.as_slice()) + steps.len() * size_of::<[u32; 3]>();
+        if steps == EMPTY {
+            return Ok(0);
+        }
+        let handle = self.push(steps);
+        let bytes = size_of_val(self.0.as_slice());
         if bytes > Policy::MAX_BYTES {
             return Err(PolicyError::TooLarge { bytes, bound: Policy::MAX_BYTES });
         }
-        Ok(if steps == EMPTY { 0 } else { self.push(steps) })
+        Ok(handle)
     }
 
     fn push(&mut self, steps: &[Step]) -> u32 {
-        let offset = self.0.len() as u32;
-        self.0.push(steps.len() as u32);
-        self.0.extend(steps.iter().skip(1).map(|step| step.first));
-        self.0.extend(steps.iter().flat_map(|step| step.rank.halves()));
-        offset
+        // From the lowest level to the top.
+        let mut levels: Vec<Vec<u32>> = Vec::new();
+        let mut firsts: Vec<u32> = if steps.len() > LOOK {
+            steps.iter().step_by(LOOK).skip(1).map(|step| step.first).collect()
+        } else {
+            Vec::new()
+        };
+        while !firsts.is_empty() {
+            let above = if firsts.len() > LOOK {
+                firsts.iter().step_by(LOOK).skip(1).copied().collect()
+            } else {
+                Vec::new()
+            };
+            levels.push(std::mem::replace(&mut firsts, above));
+        }
+        let handle = (self.0.len() as u32) << LEVEL_BITS | levels.len() as u32;
+        for (level, width) in levels.iter().rev().zip(WIDTHS) {
+            self.0.extend(level);
+            self.0.extend(std::iter::repeat_n(NEVER, width - level.len()));
+        }
+        for leaf in steps.chunks(LOOK) {
+            self.0.extend(leaf.iter().map(|step| step.first));
+            self.0.extend(std::iter::repeat_n(NEVER, LOOK - leaf.len()));
+            self.0.extend(leaf.iter().flat_map(|step| step.rank.halves()));
+        }
+        handle
     }
 
-    pub(super) fn finish(mut self) -> Arena {
-        // For the look at the last function.
-        self.0.extend([0; LOOK]);
+    pub(super) fn finish(self) -> Arena {
         Arena(self.0.into())
     }
 }
