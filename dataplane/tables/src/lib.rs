@@ -7,6 +7,7 @@
 //! * [`Location`], [`Endpoint`], [`NextHop`]: what the tables say.
 //! * [`Network`], [`Neighbours`]: VPCs, subnets, routes and tunnels; where the underlay's next hops are.
 //! * [`sessions`]: what was decided about a flow, for both directions; written by workers.
+//! * [`balancers`]: which target takes a connection to an address that stands for many.
 //! * [`PortProfile`]: what one port may send as.
 //! * [`Generations`]: whether what a session was judged by changed since.
 //! * [`rules`]: security group rules, compiled. [`members`]: which addresses are members of which groups.
@@ -21,6 +22,7 @@
 //! entries are only added; after removals up to half as much again.
 
 mod atomic;
+pub mod balancers;
 mod endpoint_line;
 mod endpoints;
 mod fabric;
