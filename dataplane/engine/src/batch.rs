@@ -62,6 +62,8 @@ pub struct Batch<'a, 'm> {
     pub to_group: u32,
     /// Packets that came out of a tunnel, as a bit per packet. Written by `decapsulate`, read by `arrive`.
     pub decapsulated: u32,
+    /// Packets that may go back to the port they came from, to their sender under another address, as a bit per packet. Written by `balance`, read by `route` and `policy`.
+    pub hairpin: u32,
     /// Who is alive, and what the others were dropped for.
     pub verdicts: Verdicts,
     routed: u32,
@@ -116,6 +118,7 @@ impl<'a, 'm> Batch<'a, 'm> {
             to_gateway: 0,
             to_group: 0,
             decapsulated: 0,
+            hairpin: 0,
             verdicts,
             routed: 0,
             groups: ArrayVec::new(),

@@ -126,6 +126,12 @@ drop_reasons! {
     FragmentUnknown => "fragment_unknown",
     /// An ICMP error about a packet of no session.
     IcmpUnrelated => "icmp_unrelated",
+    /// For a load balancer's address, at which nothing listens for this protocol and port.
+    NoListener => "no_listener",
+    /// For a load balancer none of whose targets is up; its sender is told.
+    NoTarget => "no_target",
+    /// A fragment, or SCTP to another port, whose addresses would have to be changed on its way.
+    Untranslatable => "untranslatable",
     /// The receiver has no buffers: it is slower than its senders.
     ReceiverFull => "receiver_full",
     /// The packet fits no buffer of the receiver, or is longer than its MTU.

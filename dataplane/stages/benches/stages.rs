@@ -91,7 +91,9 @@ fn stages(criterion: &mut Criterion) {
         addresses.insert(0, IpAddr::V4(ip), endpoint);
     }
     let (macs, endpoints, network) = (macs.reader(), addresses.reader(), Network::default());
-    let known = neighbours::Tables { network: &network, endpoints: &endpoints, macs: &macs };
+    let balancers = tables::balancers::Balancers::default();
+    let known =
+        neighbours::Tables { network: &network, endpoints: &endpoints, macs: &macs, balancers: &balancers };
     let one = [udp(2)];
     let many: Vec<_> = (0..BURST_PACKETS as u16).map(|number| udp(2 + number * 31)).collect();
     let asks = [arp(2)];
@@ -161,7 +163,9 @@ fn whole(criterion: &mut Criterion) {
         (MacWriter::new([1, 2]), EndpointWriter::new([3, 4]).reader(), Network::default());
     macs.insert(MacTable::key(SUBNET, other(2).0), 2);
     let macs = macs.reader();
-    let known = neighbours::Tables { network: &network, endpoints: &endpoints, macs: &macs };
+    let balancers = tables::balancers::Balancers::default();
+    let known =
+        neighbours::Tables { network: &network, endpoints: &endpoints, macs: &macs, balancers: &balancers };
     for (name, frame) in std::iter::once(("valid", udp(2))).chain(invalid()) {
         let mut budget = TokenBucket::new(1000, 1000);
         let all = |batch: &mut Batch<'_, '_>| {

@@ -54,6 +54,7 @@ impl Answers<'_> {
         let end = icmp_error::answer(&mut scratch, length, &headers, error, subnet.gateway_mac, gateway)?;
         batch.burst.replace(index, scratch.get(..end as usize)?);
         batch.reroute(index, self.back);
+        batch.hairpin &= !(1 << (index & 31));
         Some(())
     }
 }

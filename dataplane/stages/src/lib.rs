@@ -9,6 +9,7 @@
 
 pub mod answers;
 pub mod arrive;
+pub mod balance;
 pub mod broadcast;
 pub mod decapsulate;
 pub mod encapsulate;
@@ -20,6 +21,7 @@ pub mod policy;
 pub mod port_security;
 pub mod route;
 pub mod sessions;
+mod translate;
 mod tuple;
 
 #[cfg(test)]

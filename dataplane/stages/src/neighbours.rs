@@ -11,6 +11,7 @@ use buf::HEAD_BYTES;
 use engine::{Announcement, Batch, DropReason, Indices, Output, PortIndex};
 use packet::{Headers, L3, L4, MacAddr, announce, arp, ethernet, icmp, ndp};
 use std::net::IpAddr;
+use tables::balancers::Balancers;
 use tables::{EndpointReader, Location, MacReader, MacTable, Network, PortProfile, TokenBucket};
 
 /// What the stage decides about one packet.
@@ -31,6 +32,8 @@ pub struct Tables<'a> {
     pub endpoints: &'a EndpointReader,
     /// Who has a MAC address.
     pub macs: &'a MacReader,
+    /// Which addresses are load balancers'.
+    pub balancers: &'a Balancers,
 }
 
 /// Runs the stage for packets sent by `ingress`. Announcements beyond `budget` are ignored.
@@ -132,10 +135,13 @@ impl Stage<'_> {
 
     /// The MAC address at which `address` is to be reached from this port, and whether a router is there.
     fn holder(&self, address: IpAddr) -> Result<(MacAddr, ndp::Role), DropReason> {
-        let Tables { network, endpoints, macs } = self.tables;
+        let Tables { network, endpoints, macs, balancers } = self.tables;
         let subnet = network.subnet(self.profile.subnet);
         if subnet.is_some_and(|subnet| subnet.is_gateway(address)) || crate::route::is_metadata(address) {
             return Ok((self.profile.gateway_mac, ndp::Role::Router));
+        }
+        if balancers.get(self.profile.vpc, address).is_some() {
+            return Ok((self.profile.gateway_mac, ndp::Role::Host));
         }
         if let Some(mac) = link_local_owner(address) {
             let key = MacTable::key(self.profile.subnet, mac);

@@ -2,6 +2,7 @@
 //!
 //! Not a stage. [`sessions`](crate::sessions) finds, [`policy`](crate::policy) judges.
 
+use crate::translate;
 use crate::tuple::{self, Tuple};
 use arrayvec::ArrayVec;
 use buf::BURST_PACKETS;
@@ -10,9 +11,12 @@ use engine::{Batch, DropReason, Metadata, Output, PortIndex};
 use packet::{Fragment, Headers, L3, icmp, ipv4, ipv6, quoted, tcp};
 use std::net::IpAddr;
 use std::sync::Arc;
+use tables::balancers::Balancers;
 use tables::members::MemberReader;
 use tables::rules::{Direction, Flow, Judgement, Policy, RuleCounters};
-use tables::sessions::{Checked, Facts, Found, FragmentKey, Key4, SessionRef, SessionWorker, UNDERLAY, Way};
+use tables::sessions::{
+    Checked, Facts, Found, FragmentKey, Key4, SessionRef, SessionWorker, Sessions, UNDERLAY, Way,
+};
 use tables::{Filter, Filters, Generations, Network, TokenBucket};
 
 /// What judging a packet takes.
@@ -35,6 +39,10 @@ pub struct Police<'a> {
     pub log: &'a mut DecisionLog,
     /// VPCs and subnets.
     pub network: &'a Network,
+    /// Load balancers.
+    pub balancers: &'a Balancers,
+    /// The sessions of all workers.
+    pub table: &'a Sessions,
 }
 
 /// What a rule that is to be logged said of the first packet of a flow.
@@ -137,6 +145,8 @@ pub(crate) struct Unjudged {
     /// The MAC address it was sent to.
     pub(crate) destination: u64,
     pub(crate) standing: Standing,
+    /// What it was before its addresses were changed, if they were.
+    pub(crate) original: Option<Tuple>,
 }
 
 /// What is known of it already.
@@ -150,13 +160,15 @@ pub(crate) enum Standing {
     Fragment,
     /// It passes: an error about a packet of a session, or a packet of one that its router has to answer.
     Passes,
+    /// It does not pass, if either end is under rules.
+    Refused(DropReason),
 }
 
 impl Pending {
     #[inline]
     pub(crate) fn leave(&mut self, index: usize, destination: u64, standing: Standing) {
         // There is room: a packet is left once.
-        let _ = self.0.try_push(Unjudged { index, destination, standing });
+        let _ = self.0.try_push(Unjudged { index, destination, standing, original: None });
     }
 }
 
@@ -246,11 +258,11 @@ impl<'a> Police<'a> {
         }
     }
 
-    /// The session of any packet; or how it stands without.
+    /// The session of any packet; or how it stands without. Errors about packets of a session get the addresses that their receiver knows.
     #[cold]
     pub(crate) fn find(
         &mut self,
-        batch: &Batch<'_, '_>,
+        batch: &mut Batch<'_, '_>,
         index: usize,
         site: Site,
     ) -> Result<Result<Found, Standing>, DropReason> {
@@ -265,8 +277,11 @@ impl<'a> Police<'a> {
             let destination = headers.destination_ip(head).ok_or(DropReason::EtherTypeRefused)?;
             let answered = quoted::read(head, headers)
                 .and_then(|quoted| tuple::answered(&quoted, attachment, destination));
-            let related = answered.is_some_and(|key| self.sessions.find_any(key).is_some());
-            return if related { Ok(Err(Standing::Passes)) } else { Err(DropReason::IcmpUnrelated) };
+            let Some(session) = answered.and_then(|key| self.sessions.find_any(key).session()) else {
+                return Ok(Err(Standing::Refused(DropReason::IcmpUnrelated)));
+            };
+            translate::apply_to_error(batch, index, (self.table, session))?;
+            return Ok(Err(Standing::Passes));
         }
         let tuple = Tuple::of(head, headers).ok_or(DropReason::EtherTypeRefused)?;
         Ok(Ok(tuple.key(attachment).map_or(Found::NONE, |key| self.sessions.find_any(key))))
@@ -322,11 +337,11 @@ impl Police<'_> {
     }
 }
 
-/// The sum of what sending such a packet that way depends on.
+/// The sum of what sending such a packet that way depends on: by its source and destination, as they come in and as they go out.
 pub(crate) fn stamp(
     (generations, network): (&Generations, &Network),
     attachment: Attachment,
-    tuple: &Tuple,
+    [before, after]: [(IpAddr, IpAddr); 2],
     mac: u64,
     way: &Way,
 ) -> u32 {
@@ -339,7 +354,14 @@ pub(crate) fn stamp(
     }
     let subnet = way.rewrite.and_then(|(_, subnet)| network.subnet(subnet));
     let there = subnet.map_or(attachment.vpc, |subnet| subnet.vpc);
-    stamp.address(attachment.vpc, tuple.source).address(there, tuple.destination).mac(mac).sum()
+    stamp = stamp.address(attachment.vpc, before.0).address(there, after.1).mac(mac);
+    if way.translate {
+        // And on who has the addresses that others stand for.
+        for address in [before.1, after.0] {
+            stamp = stamp.address(attachment.vpc, address).address(there, address);
+        }
+    }
+    stamp.sum()
 }
 
 /// Whether a session is good for a packet that came in here, which it then counts.
@@ -351,23 +373,26 @@ pub(crate) fn check(
     site: Site,
     (found, facts): (Found, &Facts),
 ) -> Checked {
-    let known = (police.generations, police.network);
-    police.sessions.check(found, facts, police.epoch, police.now, |_, way| {
-        present_stamp(known, batch, index, site, facts.destination_mac, way)
+    let known = (police.generations, police.network, police.table);
+    police.sessions.check(found, facts, police.epoch, police.now, |session, way| {
+        present_stamp(known, batch, index, site, facts.destination_mac, (session, way))
     })
 }
 
 /// What a half's sum would be today, by one of its packets.
 #[cold]
 fn present_stamp(
-    known: (&Generations, &Network),
+    (generations, network, table): (&Generations, &Network, &Sessions),
     batch: &Batch<'_, '_>,
     index: usize,
     site: Site,
     mac: u64,
-    way: &Way,
+    (session, way): (SessionRef, &Way),
 ) -> u32 {
     let Some((metadata, packet)) = batch.metadata.get(index).zip(batch.burst.packet(index)) else { return 0 };
-    let tuple = Tuple::of(packet.head(), &metadata.headers);
-    tuple.map_or(0, |tuple| stamp(known, site.attachment(metadata), &tuple, mac, way))
+    let Some(tuple) = Tuple::of(packet.head(), &metadata.headers) else { return 0 };
+    let before = (tuple.source, tuple.destination);
+    let translated = if way.translate { translate::of_session(table, session) } else { None };
+    let after = translated.map_or(before, |to| (to.source, to.destination));
+    stamp((generations, network), site.attachment(metadata), [before, after], mac, way)
 }

@@ -11,11 +11,13 @@ use crate::police::{
     self, Attachment, Decision, End, Pending, Police, Site, Standing, Unjudged, check, facts, ordinary_key,
     pack, port_of, stamp,
 };
+use crate::translate;
 use crate::tuple::{Tuple, Upper};
 use arrayvec::ArrayVec;
 use buf::BURST_PACKETS;
 use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex};
 use packet::MacAddr;
+use std::net::IpAddr;
 use tables::Filter;
 use tables::rules::Direction;
 use tables::sessions::{AnyKey, Checked, Created, Facts, Found, Key4, New, Refused, SessionRef, Side, Way};
@@ -30,8 +32,15 @@ pub fn run(
     back: Output,
 ) {
     for unjudged in pending.0.drain(..) {
-        // Answered by the switch or dropped meanwhile, it goes nowhere.
-        let Some(output) = batch.output_of(unjudged.index).filter(|output| *output != back) else { continue };
+        // Dropped meanwhile, it goes nowhere.
+        let Some(output) = batch.output_of(unjudged.index) else { continue };
+        if output == back && batch.hairpin >> unjudged.index & 1 == 0 {
+            // Answered by the switch.
+            if let Some(original) = &unjudged.original {
+                translate::mend_answer(batch, unjudged.index, original);
+            }
+            continue;
+        }
         match police.judge(batch, &unjudged, site, output) {
             Ok(()) => police.note_fragment(batch, unjudged.index, site, output),
             Err(reason) => batch.drop(unjudged.index, reason),
@@ -47,9 +56,16 @@ pub fn run_arrived(batch: &mut Batch<'_, '_>, police: &mut Police<'_>, site: Sit
         at += 1;
         if let Output::Port(port) = group.output
             && group.output != back
-            && police.filters.port(port.0) != Filter::Unfiltered
+            && (police.filters.port(port.0) != Filter::Unfiltered || !police.balancers.is_empty())
         {
             look_up(batch, police, site, group.packets, group.output, &mut pending);
+        }
+    }
+    for unjudged in &mut pending.0 {
+        let Some(metadata) = batch.metadata.get(unjudged.index) else { continue };
+        let vpc = site.attachment(metadata).vpc;
+        if let Err(reason) = police.restore(batch, unjudged, vpc) {
+            batch.drop(unjudged.index, reason);
         }
     }
     run(batch, police, site, &mut pending, back);
@@ -104,6 +120,11 @@ fn settle(
     let facts = facts(packet.head(), packet.len() as u32, &metadata.headers);
     let standing = match check(police, batch, index, site, (found, &facts)) {
         Checked::Pass(way) if way.output == pack(output) => {
+            if way.translate
+                && let Err(reason) = translate::one(batch, index, (police.table, found))
+            {
+                return batch.drop(index, reason);
+            }
             return police.note_fragment(batch, index, site, output);
         }
         Checked::Pass(_) => found.session().map_or(Standing::New, Standing::Stale),
@@ -118,13 +139,44 @@ fn settle(
 struct Case {
     from: Attachment,
     to: Attachment,
-    tuple: Tuple,
+    /// As it came in, and as it goes out.
+    before: Tuple,
+    after: Tuple,
     key: AnyKey,
+    answer: AnyKey,
     facts: Facts,
     /// How packets go where this one goes; none where that is another matter for each.
     way: Option<Way>,
     /// Nanoseconds.
     now: u64,
+}
+
+impl Case {
+    /// That of a packet; its tuple alone, if it belongs to no session.
+    fn of(
+        batch: &Batch<'_, '_>,
+        unjudged: &Unjudged,
+        (from, to): (Attachment, Attachment),
+        output: Output,
+    ) -> Result<Result<Self, Tuple>, DropReason> {
+        let packet = batch.burst.packet(unjudged.index).ok_or(DropReason::Runt)?;
+        let metadata = batch.metadata.get(unjudged.index).ok_or(DropReason::Runt)?;
+        let after = Tuple::of(packet.head(), &metadata.headers).ok_or(DropReason::EtherTypeRefused)?;
+        let before = unjudged.original.unwrap_or(after);
+        let Some((key, there)) = before.key(from.number()).zip(after.key(from.number())) else {
+            return Ok(Err(after));
+        };
+        let answer = there.reversed(to.number());
+        let mut facts = facts(packet.head(), packet.len() as u32, &metadata.headers);
+        let way = way(output, facts.destination_mac, unjudged.destination, metadata)
+            .map(|way| Way { translate: unjudged.original.is_some(), ..way });
+        facts.destination_mac = unjudged.destination;
+        Ok(Ok(Self { from, to, before, after, key, answer, facts, way, now: batch.now }))
+    }
+
+    fn addresses(&self) -> [(IpAddr, IpAddr); 2] {
+        [&self.before, &self.after].map(|tuple| (tuple.source, tuple.destination))
+    }
 }
 
 impl<'a> Police<'a> {
@@ -143,11 +195,12 @@ impl<'a> Police<'a> {
             Output::Tunnel { .. } => Attachment { port: None, vpc: from.vpc },
         };
         let (sender, receiver) = (self.end(from.port)?, self.end(to.port)?);
-        if sender.is_none() && receiver.is_none() {
+        if sender.is_none() && receiver.is_none() && unjudged.original.is_none() {
             return Ok(());
         }
         let session = match unjudged.standing {
             Standing::Passes => return Ok(()),
+            Standing::Refused(reason) => return Err(reason),
             Standing::Fragment if self.is_fragment_known(batch, unjudged.index, site, output) => {
                 return Ok(());
             }
@@ -155,18 +208,10 @@ impl<'a> Police<'a> {
             Standing::New => None,
             Standing::Stale(session) => Some(session),
         };
-        let packet = batch.burst.packet(unjudged.index).ok_or(DropReason::Runt)?;
-        let tuple = Tuple::of(packet.head(), &metadata.headers).ok_or(DropReason::EtherTypeRefused)?;
-        let Some(key) = tuple.key(from.number()) else {
-            return self.ask(sender, receiver, &tuple, batch.now).map(drop);
-        };
-        let mut facts = facts(packet.head(), packet.len() as u32, &metadata.headers);
-        let way = way(output, facts.destination_mac, unjudged.destination, metadata);
-        facts.destination_mac = unjudged.destination;
-        let case = Case { from, to, tuple, key, facts, way, now: batch.now };
-        match session {
-            Some(session) => self.renew(&case, session),
-            None => self.create(&case, (sender, receiver)),
+        match (Case::of(batch, unjudged, (from, to), output)?, session) {
+            (Err(tuple), _) => self.ask(sender, receiver, &tuple, batch.now).map(drop),
+            (Ok(case), Some(session)) => self.renew(&case, session),
+            (Ok(case), None) => self.create(&case, (sender, receiver)),
         }
     }
 
@@ -222,23 +267,27 @@ impl<'a> Police<'a> {
         case: &Case,
         (sender, receiver): (Option<End<'a>>, Option<End<'a>>),
     ) -> Result<(), DropReason> {
-        if let Upper::Echo { reply: true, .. } = case.tuple.upper {
+        if let Upper::Echo { reply: true, .. } = case.before.upper {
             // To no request.
             return Err(DropReason::SessionInvalid);
         }
-        let rules = self.ask(sender, receiver, &case.tuple, case.now)?;
+        let rules = self.ask(sender, receiver, &Tuple::judged(&case.before, &case.after), case.now)?;
+        let paid_by = sender.or(receiver).map(|end| end.port).or(case.from.port).or(case.to.port);
         let (way, stamp) = self.present_way(case);
         let new = New {
-            owner: sender.or(receiver).map_or(0, |end| end.port),
+            owner: paid_by.unwrap_or(0),
             initiator: Side { key: case.key, way, stamp },
-            responder: Side { key: case.key.reversed(case.to.number()), way: None, stamp: 0 },
+            responder: Side { key: case.answer, way: None, stamp: 0 },
             epoch: self.epoch,
             facts: case.facts,
             rules: rules.map(|rule| rule.unwrap_or(NO_RULE)),
             now: self.now,
         };
         match self.sessions.create_any(&new) {
-            Ok(Created::New(_)) => Ok(()),
+            Ok(Created::New(_)) => {
+                self.note_connection(case);
+                Ok(())
+            }
             // Another packet of this burst, or of another worker's, was first.
             Ok(Created::Existing(session)) => self.join(case, session),
             Ok(Created::Clash(session)) => {
@@ -259,10 +308,16 @@ impl<'a> Police<'a> {
         }
     }
 
+    fn note_connection(&self, case: &Case) {
+        if case.before.destination != case.after.destination {
+            self.count_connection(case.from.vpc, case.before.destination, case.after.destination);
+        }
+    }
+
     fn check_case(&mut self, case: &Case, session: SessionRef) -> Checked {
         let known = (self.generations, self.network);
         self.sessions.check(session.found(), &case.facts, self.epoch, self.now, |_, way| {
-            stamp(known, case.from, &case.tuple, case.facts.destination_mac, way)
+            stamp(known, case.from, case.addresses(), case.facts.destination_mac, way)
         })
     }
 
@@ -278,7 +333,7 @@ impl<'a> Police<'a> {
         }
         let sender = self.end(port_of(initiator.attachment()))?;
         let receiver = self.end(port_of(responder.attachment()))?;
-        let rules = match self.ask(sender, receiver, &Tuple::of_initiator(&initiator), case.now) {
+        let rules = match self.ask(sender, receiver, &Tuple::of_session(&initiator, &responder), case.now) {
             Ok(rules) => rules.map(|rule| rule.unwrap_or(NO_RULE)),
             Err(reason) => {
                 self.sessions.cut(session);
@@ -297,7 +352,7 @@ impl<'a> Police<'a> {
     fn present_way(&self, case: &Case) -> (Option<(MacAddr, Way)>, u32) {
         let Some(way) = case.way else { return (None, 0) };
         let mac = case.facts.destination_mac;
-        let sum = stamp((self.generations, self.network), case.from, &case.tuple, mac, &way);
+        let sum = stamp((self.generations, self.network), case.from, case.addresses(), mac, &way);
         // The order is that of `Generations`: counters first, then the epoch.
         let sum = if self.generations.epoch() == self.epoch { sum } else { sum.wrapping_sub(1) };
         (Some((MacAddr::from_u64(mac), way)), sum)

@@ -213,7 +213,9 @@ impl Router<'_> {
     fn carry_out(&self, batch: &mut Batch<'_, '_>, index: usize, way: Verdict, answers: &mut Answers<'_>) {
         let headers = &{ batch.metadata[index].headers };
         match way {
-            Verdict::Forward(Onward { output: output @ Output::Port(_), .. }) if output == answers.back => {
+            Verdict::Forward(Onward { output: output @ Output::Port(_), .. })
+                if output == answers.back && batch.hairpin >> index & 1 == 0 =>
+            {
                 batch.drop(index, DropReason::Hairpin);
             }
             Verdict::Forward(onward) => self.forward(batch, index, onward, answers),

@@ -4,10 +4,12 @@
 //! A stage of its own because it comes before all that decides where a packet goes, and spares it to all but the first packets of a flow. Those, and packets of
 //! sessions that something changed under, are left to the stages that follow and then to [`policy`](crate::policy), which judges them.
 //!
-//! Drops: [`DropReason::SessionInvalid`], [`DropReason::FragmentUnknown`], [`DropReason::IcmpUnrelated`], [`DropReason::EtherTypeRefused`].
+//! Drops: [`DropReason::SessionInvalid`], [`DropReason::FragmentUnknown`], [`DropReason::IcmpUnrelated`], [`DropReason::EtherTypeRefused`],
+//! [`DropReason::Untranslatable`].
 
 use crate::encapsulate::fits;
 use crate::police::{Pending, Police, Site, Standing, check, facts, ordinary_key, unpack};
+use crate::translate;
 use arrayvec::ArrayVec;
 use buf::BURST_PACKETS;
 use engine::{Batch, DropReason, Indices, Output, PortIndex};
@@ -91,18 +93,28 @@ impl Look<'_, '_> {
         {
             return self.run.add(batch, index, way.output);
         }
-        self.settle_rest(batch, index, checked, facts.destination_mac);
+        self.settle_rest(batch, index, (found, checked), facts.destination_mac);
     }
 
     #[inline(never)]
-    fn settle_rest(&mut self, batch: &mut Batch<'_, '_>, index: usize, checked: Checked, mac: u64) {
+    fn settle_rest(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        (found, checked): (Found, Checked),
+        mac: u64,
+    ) {
         let standing = match checked {
-            Checked::Pass(way) if self.forward(batch, index, &way) => {
-                self.police.note_fragment(batch, index, self.site, unpack(way.output));
-                return self.run.add(batch, index, way.output);
-            }
-            // It can go no further; the router tells its sender.
-            Checked::Pass(_) => Standing::Passes,
+            Checked::Pass(way) => match self.forward(batch, index, found, &way) {
+                Ok(true) => {
+                    self.police.note_fragment(batch, index, self.site, unpack(way.output));
+                    return self.run.add(batch, index, way.output);
+                }
+                // It can go no further; the router tells its sender.
+                Ok(false) if !way.translate => Standing::Passes,
+                Ok(false) => found.session().map_or(Standing::New, Standing::Stale),
+                Err(reason) => return batch.drop(index, reason),
+            },
             Checked::Invalid(_) => return batch.drop(index, DropReason::SessionInvalid),
             Checked::Stale(session) => Standing::Stale(session),
             Checked::Gone => Standing::New,
@@ -110,21 +122,47 @@ impl Look<'_, '_> {
         self.pending.leave(index, mac, standing);
     }
 
-    /// Does to a packet what its router would do; `false`, with the packet as it was, where it can go no further.
+    /// Does to a packet what its session says, and then its router would do; `false`, with the packet as it was, where it can go no further.
     #[inline]
-    fn forward(&self, batch: &mut Batch<'_, '_>, index: usize, way: &Way) -> bool {
-        let Some((destination, subnet)) = way.rewrite else { return true };
+    fn forward(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        found: Found,
+        way: &Way,
+    ) -> Result<bool, DropReason> {
+        let Some((destination, subnet)) = way.rewrite else {
+            return self.translate(batch, index, found, way).map(|()| true);
+        };
         let headers = &{ batch.metadata[index].headers };
         let network = self.police.network;
-        let Some(source) = network.subnet(subnet).map(|subnet| subnet.gateway_mac) else { return false };
+        let Some(source) = network.subnet(subnet).map(|subnet| subnet.gateway_mac) else {
+            return Ok(false);
+        };
         if let Output::Tunnel { vpc, .. } = unpack(way.output)
             && !network.vpc(vpc).is_some_and(|vpc| fits(batch.burst, &batch.metadata[index], index, vpc.mtu))
         {
-            return false;
+            return Ok(false);
         }
-        let Some(packet) = batch.burst.packet_mut(index) else { return false };
-        route::hops(packet.head(), headers).is_some_and(|hops| hops > 1)
-            && route::forward(packet.head_mut(), headers, destination, source).is_some()
+        let hops = batch.burst.packet(index).and_then(|packet| route::hops(packet.head(), headers));
+        if hops.is_none_or(|hops| hops <= 1) {
+            return Ok(false);
+        }
+        self.translate(batch, index, found, way)?;
+        let Some(packet) = batch.burst.packet_mut(index) else { return Ok(false) };
+        Ok(route::forward(packet.head_mut(), headers, destination, source).is_some())
+    }
+
+    /// Gives a packet the addresses by which the other end of its session knows it.
+    #[inline(always)]
+    fn translate(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        found: Found,
+        way: &Way,
+    ) -> Result<(), DropReason> {
+        if way.translate { translate::one(batch, index, (self.police.table, found)) } else { Ok(()) }
     }
 
     /// What is no whole TCP or UDP over IPv4: one by one.

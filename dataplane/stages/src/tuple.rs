@@ -44,10 +44,11 @@ impl Tuple {
         Some(Self { source, destination, protocol: headers.protocol, upper })
     }
 
-    /// That of the packets of who began a session, by their key. Of echoes requests alone begin one.
-    pub(crate) fn of_initiator(key: &AnyKey) -> Self {
-        let (source, destination) = key.addresses();
-        let (first, second) = key.ports();
+    /// That of the packets of who began a session, by its keys, as rules are asked about it: from where they are sent, to where they go in the end. Of echoes requests alone
+    /// begin one.
+    pub(crate) fn of_session(key: &AnyKey, responder: &AnyKey) -> Self {
+        let ((source, _), (first, _)) = (key.addresses(), key.ports());
+        let ((destination, _), (second, _)) = (responder.addresses(), responder.ports());
         let is_echo = match source {
             IpAddr::V4(_) => key.protocol() == icmp::PROTOCOL,
             IpAddr::V6(_) => key.protocol() == icmp::PROTOCOL_V6,
@@ -57,6 +58,17 @@ impl Tuple {
             false => Upper::Ports([first, second]),
         };
         Self { source, destination, protocol: key.protocol(), upper }
+    }
+
+    /// The same before and after its addresses were changed, as rules are asked about it.
+    pub(crate) fn judged(before: &Self, after: &Self) -> Self {
+        let upper = match (before.upper, after.upper) {
+            (Upper::Ports([source, _]), Upper::Ports([_, destination])) => {
+                Upper::Ports([source, destination])
+            }
+            (upper, _) => upper,
+        };
+        Self { destination: after.destination, upper, ..*before }
     }
 
     /// Type and code of a message of ICMP or ICMPv6.

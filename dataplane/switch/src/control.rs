@@ -121,6 +121,7 @@ impl Control {
         let sessions = Sessions::create(&config.session_options())?;
         let mut workers = Vec::with_capacity(count);
         for (number, links) in (0u8..).zip(mesh(count, HANDOVERS)) {
+            let table = sessions.clone();
             let sessions = sessions.worker(number, milliseconds(config.now));
             workers.push(Worker::new(WorkerParts {
                 index: usize::from(number),
@@ -128,6 +129,7 @@ impl Control {
                 tables: tables.readers(),
                 guard: Guard {
                     sessions: sessions.ok_or(io::ErrorKind::QuotaExceeded)?,
+                    table,
                     members: tables.members.reader(),
                     log: DecisionLog::new(decisions.clone()),
                     now: config.now,

@@ -1,12 +1,14 @@
 //! What a worker judges packets with and changes while it does: its hands on the sessions, and its view of who is in which group.
 
 use stages::police::DecisionLog;
+use std::sync::Arc;
 use tables::members::MemberReader;
-use tables::sessions::SessionWorker;
+use tables::sessions::{SessionWorker, Sessions};
 
 /// See the module's documentation.
 pub struct Guard {
     pub(crate) sessions: SessionWorker,
+    pub(crate) table: Arc<Sessions>,
     pub(crate) members: MemberReader,
     pub(crate) log: DecisionLog,
     pub(crate) now: u64,

@@ -6,8 +6,8 @@ use engine::{Announcement, Batch, Output, PortCounters, PortIndex};
 use stages::answers::Answers;
 use stages::police::{Pending, Police, Site};
 use stages::{
-    arrive, broadcast, decapsulate, encapsulate, forward, neighbours, parse, policy, port_security, route,
-    sessions,
+    arrive, balance, broadcast, decapsulate, encapsulate, forward, neighbours, parse, policy, port_security,
+    route, sessions,
 };
 use tables::{PortProfile, Shares, TokenBucket};
 
@@ -33,9 +33,9 @@ pub(crate) fn run(
     let (network, Tables { macs, endpoints, .. }) = (tables.network.get(), tables);
     parse::run(batch);
     port_security::run(batch, profile, ingress.counters);
-    let known = neighbours::Tables { network, endpoints, macs };
+    let known = neighbours::Tables { network, endpoints, macs, balancers: tables.balancers.get() };
     neighbours::run(batch, profile, port, known, ingress.announcements, announce);
-    if profile.policy.is_some() {
+    if profile.policy.is_some() || balance::concerns(tables.balancers.get(), network, profile.vpc) {
         return run_filtered(batch, ingress, tables, guard);
     }
     forward::run(batch, macs, profile, port);
@@ -62,7 +62,7 @@ fn run_rare(batch: &mut Batch<'_, '_>, ingress: &mut Ingress<'_>, tables: &Table
     encapsulate::run(batch, network, &tables.neighbours, profile.identity, &mut answers);
 }
 
-/// The stages after `neighbours` for a port under rules. What has a valid session goes by it.
+/// The stages after `neighbours` for a port under rules, or in a VPC with load balancers. What has a valid session goes by it.
 #[inline(never)]
 fn run_filtered(batch: &mut Batch<'_, '_>, ingress: &mut Ingress<'_>, tables: &Tables, guard: &mut Guard) {
     let (port, profile, network) = (ingress.port, ingress.profile, tables.network.get());
@@ -72,6 +72,7 @@ fn run_filtered(batch: &mut Batch<'_, '_>, ingress: &mut Ingress<'_>, tables: &T
     let mut answers = Answers { back, subnet: Some(profile.subnet), budget: ingress.errors };
     if batch.undecided() != 0 {
         forward::run(batch, &tables.macs, profile, port);
+        balance::run(batch, &mut police, profile.vpc, &mut pending, &mut answers);
         broadcast::run(batch, multicast, |batch, index| police.may_replicate(batch, index, port));
         route::run(batch, network, &tables.endpoints, profile.subnet, &mut answers);
         policy::run(batch, &mut police, Site::Port { port, vpc: profile.vpc }, &mut pending, back);
@@ -96,6 +97,8 @@ fn police<'a>(tables: &'a Tables, guard: &'a mut Guard, now: u64) -> Police<'a> 
         counters: &tables.rule_counters,
         log: &mut guard.log,
         network: tables.network.get(),
+        balancers: tables.balancers.get(),
+        table: &guard.table,
     }
 }
 
@@ -113,7 +116,7 @@ pub(crate) fn run_underlay(
     let outer = decapsulate::Tables { network, vteps, vnis, neighbours };
     decapsulate::run(batch, &outer, port);
     arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs }, errors);
-    if tables.filters.get().any() {
+    if tables.filters.get().any() || !tables.balancers.get().is_empty() {
         let mut police = police(tables, guard, batch.now);
         policy::run_arrived(batch, &mut police, Site::Underlay, Output::Port(port));
     }

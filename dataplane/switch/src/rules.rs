@@ -5,7 +5,9 @@ use crossbeam::queue::ArrayQueue;
 use engine::PortIndex;
 use ipnet::IpNet;
 use stages::police::{self, Decision};
+use std::net::IpAddr;
 use std::sync::Arc;
+use tables::balancers::{BalancerPlan, Balancers};
 use tables::members::MemberError;
 use tables::rules::{Policy, RuleCounters};
 use tables::sessions::Sessions;
@@ -50,6 +52,19 @@ impl Control {
         } else {
             self.tables.generations.network_changed();
         }
+    }
+
+    /// From now on `address` of `vpc` stands for the targets of a load balancer, or for none. Connections stay with targets that live.
+    pub fn set_balancer(&mut self, vpc: u16, address: IpAddr, plan: Option<BalancerPlan>) {
+        let mut balancers = (*self.tables.balancers.current()).clone();
+        balancers.set(vpc, address, plan);
+        self.tables.balancers.publish(balancers);
+        self.tables.generations.address_changed(vpc, address);
+    }
+
+    /// All load balancers, as they are now.
+    pub fn balancers(&self) -> Arc<Balancers> {
+        self.tables.balancers.current()
     }
 
     /// How often each rule decided. Numbers are prepared before a policy with them is set.

@@ -3,6 +3,7 @@
 use crate::guard::Guard;
 use std::sync::Arc;
 use sync::{Published, Reader};
+use tables::balancers::Balancers;
 use tables::members::MemberWriter;
 use tables::rules::RuleCounters;
 use tables::{
@@ -23,6 +24,7 @@ pub struct Tables {
     pub(crate) network: Reader<Network>,
     pub(crate) neighbours: Neighbours,
     pub(crate) filters: Reader<Filters>,
+    pub(crate) balancers: Reader<Balancers>,
     pub(crate) rule_counters: Arc<RuleCounters>,
     pub(crate) generations: Generations,
     /// That of [`Tables::generations`] before the others were taken up last.
@@ -40,6 +42,7 @@ impl Tables {
         self.vnis.refresh();
         self.network.refresh();
         self.filters.refresh();
+        self.balancers.refresh();
         let members = guard.refresh(now);
         if epoch != self.epoch && members && self.is_current() {
             self.epoch = epoch;
@@ -53,6 +56,7 @@ impl Tables {
             && self.endpoints.is_current()
             && self.network.is_current()
             && self.filters.is_current()
+            && self.balancers.is_current()
     }
 
     /// Says that the worker looks at nothing until the next refresh.
@@ -63,6 +67,7 @@ impl Tables {
         self.vnis.off_line();
         self.network.off_line();
         self.filters.off_line();
+        self.balancers.off_line();
     }
 }
 
@@ -75,6 +80,7 @@ pub(crate) struct Writers {
     pub(crate) network: Published<Network>,
     pub(crate) neighbours: Neighbours,
     pub(crate) filters: Published<Filters>,
+    pub(crate) balancers: Published<Balancers>,
     pub(crate) members: MemberWriter,
     pub(crate) rule_counters: Arc<RuleCounters>,
     pub(crate) generations: Generations,
@@ -91,6 +97,7 @@ impl Writers {
             network: Published::new(Network::default()),
             neighbours: Neighbours::new(NEIGHBOURS),
             filters: Published::new(Filters::default()),
+            balancers: Published::new(Balancers::default()),
             members: MemberWriter::new(secret),
             rule_counters: Arc::default(),
             generations: Generations::default(),
@@ -106,6 +113,7 @@ impl Writers {
             network: self.network.reader(),
             neighbours: self.neighbours.clone(),
             filters: self.filters.reader(),
+            balancers: self.balancers.reader(),
             rule_counters: self.rule_counters.clone(),
             generations: self.generations.clone(),
             epoch: 0,
@@ -124,6 +132,7 @@ impl Writers {
         self.vnis.reclaim();
         self.network.reclaim();
         self.filters.reclaim();
+        self.balancers.reclaim();
         self.members.reclaim();
     }
 }

@@ -18,7 +18,7 @@ use super::memory::Arena;
 use super::pool::{CALLED, COLD, HALF_OPEN, LIVE, Pool};
 use super::quota::{PORTS, PortCounts, Ports};
 use super::tcp::{Peer, SENT, TcpState};
-use super::{Options, Quota, SessionRef, SessionWorker, Timeouts};
+use super::{AnyKey, Options, Quota, SessionRef, SessionWorker, Timeouts};
 use crate::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -310,6 +310,13 @@ impl Sessions {
     pub(super) fn pool(&self, family: usize) -> &Pool {
         let [ipv4, ipv6] = &self.pools;
         if family == 0 { ipv4 } else { ipv6 }
+    }
+
+    /// The key of a half.
+    pub fn key(&self, session: SessionRef) -> AnyKey {
+        let (family, half) = half_parts(session.0);
+        let pool = &self.pools[family];
+        if family == Key4::FAMILY { AnyKey::V4(pool.key(half)) } else { AnyKey::V6(pool.key(half)) }
     }
 
     #[inline(always)]

@@ -389,9 +389,7 @@ impl SessionWorker {
 
     /// The key of a half.
     pub fn key(&self, session: SessionRef) -> AnyKey {
-        let (family, half) = half_parts(session.0);
-        let pool = &self.sessions.pools[family];
-        if family == Key4::FAMILY { AnyKey::V4(pool.key(half)) } else { AnyKey::V6(pool.key(half)) }
+        self.sessions.key(session)
     }
 
     /// The counters of the rules that let a session pass.
