@@ -35,10 +35,14 @@ pub struct Port {
     pub allowed: Vec<IpAddr>,
     /// Features its guest is not offered, in words.
     pub without: Vec<&'static str>,
+    /// Whether no rules hold for it: where a test is about something else.
+    pub unfiltered: bool,
+    /// Its security groups; none: the VPC's own, unless it is unfiltered.
+    pub groups: Vec<String>,
 }
 
 impl Port {
-    /// Port `number` (0 to 199) of a test: MAC, IPv4 and IPv6 address follow from it, the socket is in `folder`.
+    /// Port `number` (0 to 199) of a test, unfiltered: MAC, IPv4 and IPv6 address follow from it, the socket is in `folder`.
     #[must_use]
     pub fn number(number: u8, folder: &Path) -> Self {
         Self {
@@ -55,6 +59,8 @@ impl Port {
             role: "server",
             allowed: Vec::new(),
             without: Vec::new(),
+            unfiltered: true,
+            groups: Vec::new(),
         }
     }
 
@@ -68,6 +74,7 @@ impl Port {
             "mac": self.mac,
             "ips": self.ips,
             "allowedAddresses": allowed,
+            "unfiltered": self.unfiltered,
             "attachment": {"vhostUser": {
                 "socket": self.socket,
                 "role": self.role,
@@ -76,6 +83,9 @@ impl Port {
         });
         if let (Some(target), Some(fields)) = (&self.migrating_to, spec.as_object_mut()) {
             fields.insert("migratingTo".to_owned(), json!(target));
+        }
+        if let (false, Some(fields)) = (self.groups.is_empty(), spec.as_object_mut()) {
+            fields.insert("securityGroups".to_owned(), json!(self.groups));
         }
         resource("Port", &self.name, &spec)
     }
@@ -118,6 +128,8 @@ mod tests {
         resources.extend((0..3).map(|number| Port::number(number, folder.path()).resource()));
         write(&folder.path().join("all.yaml"), &resources).unwrap();
         let set = model::load_path(folder.path(), &model::Environment::default());
-        assert_eq!(set.map(|set| set.len()).map_err(|problems| format!("{problems:?}")), Ok(resources.len()));
+        // And the group that the VPC has by itself.
+        let expected = Ok(resources.len() + 1);
+        assert_eq!(set.map(|set| set.len()).map_err(|problems| format!("{problems:?}")), expected);
     }
 }

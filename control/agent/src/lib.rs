@@ -19,4 +19,4 @@ mod watch;
 
 pub use action::{Action, VtepKind};
 pub use agent::{Agent, Exhausted};
-pub use plan::{DhcpPlan, ENFORCED, PortPlan, SubnetPlan, VpcPlan};
+pub use plan::{DhcpPlan, PortPlan, SubnetPlan, VpcPlan};

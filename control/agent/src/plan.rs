@@ -11,9 +11,6 @@ use tables::{AllowedAddress, PortProfile};
 const FILTERED: u16 = 1;
 const UNFILTERED: u16 = 2;
 
-/// Whether ports are under their policies. As long as the stages that judge are not there, they are not.
-pub const ENFORCED: bool = false;
-
 /// A VPC as this host needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VpcPlan {
@@ -131,7 +128,7 @@ impl PortPlan {
         let profile = PortProfile::new(number, spec.mac, vpc.mtu, &spec.ips, &allowed);
         let mut profile = profile.in_vpc(subnet.vpc, subnet.gateway_mac, identity);
         profile.up = !spec.shutdown;
-        profile.policy = policy.filter(|_| ENFORCED);
+        profile.policy = policy;
         let attachment =
             spec.attachment.as_ref().map(|model::Attachment::VhostUser(vhost_user)| vhost_user.clone());
         let name = port.meta.object().to_string();

@@ -168,7 +168,10 @@ fn example(name: &str) -> (String, std::path::PathBuf) {
 fn the_examples_are_valid() {
     for (name, counts) in [
         ("manifests", "valid: 1 Vpc, 1 Subnet, 2 Port\n"),
-        ("routed", "valid: 2 Host, 2 Vpc, 1 Peering, 2 RouteTable, 3 Subnet, 4 Port, 1 Endpoint\n"),
+        (
+            "routed",
+            "valid: 2 Host, 2 Vpc, 1 Peering, 2 RouteTable, 1 SecurityGroup, 3 Subnet, 4 Port, 1 Endpoint\n",
+        ),
     ] {
         let run = alone(&["validate", "-f", example(name).1.to_str().unwrap()]);
         assert_eq!((run.status, run.stdout.as_str()), (0, counts), "{run:?}");

@@ -5,7 +5,7 @@ use model::{EndpointSpec, Name, ObjectName, PortSpec, ResourceSet, SubnetSpec, T
 use packet::MacAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use towpath_agent::{ENFORCED, VtepKind};
+use towpath_agent::VtepKind;
 
 #[derive(Debug)]
 pub(crate) struct Oracle {
@@ -321,7 +321,7 @@ impl Oracle {
             let (mtu, up) = (self.set.mtu(vpc).unwrap(), !spec.shutdown);
             let Some(model::Attachment::VhostUser(vhost)) = &spec.attachment else { panic!() };
             let groups: Vec<String> = Self::groups(vpc, spec).into_iter().collect();
-            let policy = (ENFORCED && !spec.unfiltered).then(|| groups.join(","));
+            let policy = (!spec.unfiltered).then(|| groups.join(","));
             let (mac, socket, gateway) = (spec.mac, &vhost.socket, subnet.gateway_mac);
             words.insert(
                 format!("port {name}"),

@@ -175,6 +175,7 @@ fn network(underlay: &Underlay) -> Vec<Value> {
 fn ports() -> [Port; 4] {
     let port = |number: u8, host: &str| Port {
         host: host.to_owned(),
+        unfiltered: false,
         ..Port::number(number, std::path::Path::new("/nowhere"))
     };
     let vm1 = port(1, "node-a");
