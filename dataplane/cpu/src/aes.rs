@@ -16,17 +16,22 @@ impl AesHash {
         present.then_some(Self { round_keys })
     }
 
-    /// Hashes of as many keys as `hashes` is long: `block(key, number)` gives block `number` of `blocks` of a key. Four rounds each for the first block, two for each other: after two
-    /// every bit of the state depends on every bit of the block.
+    /// Hashes keys 0 to `count`, exclusive, of `blocks` blocks each: `block(key, number)` gives block `number` of a key, `hashed` takes a key's hash. Four rounds for the first
+    /// block, two for each other: after two every bit of the state depends on every bit of the block.
     #[inline(always)]
-    pub fn hash(&self, blocks: usize, block: impl Fn(usize, usize) -> [u64; 2], hashes: &mut [u64]) {
+    pub fn hash(
+        &self,
+        (count, blocks): (usize, usize),
+        block: impl Fn(usize, usize) -> [u64; 2],
+        hashed: impl FnMut(usize, u64),
+    ) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `self` exists, so `new` found that the processor has AES instructions.
         unsafe {
-            hash_aes(&self.round_keys, blocks, block, hashes);
+            hash_aes(&self.round_keys, (count, blocks), block, hashed);
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (blocks, block, hashes, self.round_keys);
+        let _ = (count, blocks, block, hashed, self.round_keys);
     }
 }
 
@@ -35,14 +40,14 @@ impl AesHash {
 #[inline]
 fn hash_aes(
     keys: &[[u64; 2]; 5],
-    blocks: usize,
+    (count, blocks): (usize, usize),
     block: impl Fn(usize, usize) -> [u64; 2],
-    hashes: &mut [u64],
+    mut hashed: impl FnMut(usize, u64),
 ) {
     use std::arch::x86_64::{_mm_aesenc_si128, _mm_cvtsi128_si64, _mm_set_epi64x, _mm_xor_si128};
     let load = |[low, high]: [u64; 2]| _mm_set_epi64x(high as i64, low as i64);
     let [k0, k1, k2, k3, k4] = keys.map(load);
-    for (key, hash) in hashes.iter_mut().enumerate() {
+    for key in 0..count {
         let mut state = _mm_xor_si128(load(block(key, 0)), k0);
         state = _mm_aesenc_si128(_mm_aesenc_si128(state, k1), k2);
         for number in 1..blocks {
@@ -50,7 +55,7 @@ fn hash_aes(
             state = _mm_aesenc_si128(_mm_aesenc_si128(state, k1), k2);
         }
         state = _mm_aesenc_si128(_mm_aesenc_si128(state, k3), k4);
-        *hash = _mm_cvtsi128_si64(state) as u64;
+        hashed(key, _mm_cvtsi128_si64(state) as u64);
     }
 }
 
@@ -64,7 +69,7 @@ mod tests {
         let Some(hash) = AesHash::new(keys) else { return };
         let of = |hash: &AesHash, blocks: [[u64; 2]; 3]| {
             let mut out = [0];
-            hash.hash(3, |_, number| blocks[number], &mut out);
+            hash.hash((1, 3), |_, number| blocks[number], |at, hash| out[at] = hash);
             out[0]
         };
         let plain = of(&hash, [[0; 2]; 3]);
@@ -89,10 +94,10 @@ mod tests {
         let Some(hash) = AesHash::new([[11, 12], [13, 14], [15, 16], [17, 18], [19, 20]]) else { return };
         let block = |key: usize, _: usize| [key as u64, 1];
         let mut all = [0; 33];
-        hash.hash(1, block, &mut all);
+        hash.hash((33, 1), block, |at, hash| all[at] = hash);
         for (key, expected) in all.into_iter().enumerate() {
             let mut one = [0];
-            hash.hash(1, |_, number| block(key, number), &mut one);
+            hash.hash((1, 1), |_, number| block(key, number), |at, hash| one[at] = hash);
             assert_eq!(one[0], expected);
         }
     }

@@ -1,5 +1,5 @@
 //! What sessions cost: a look-up and a check, per packet, in bursts of 32, and making sessions while as many end.
-//! `cargo bench -p towpath-tables --bench sessions [-- <part of a name>]`.
+//! `cargo bench -p towpath-tables --bench sessions [-- <part of a name> <number of sessions>]`.
 //!
 //! Figures are medians over windows of some milliseconds, less what the loop costs that makes the keys and looks up nothing. Cycles are those of the
 //! time stamp counter.
@@ -224,8 +224,15 @@ fn connections(worker: &mut SessionWorker, number: u64, protocol: u8, now: u32) 
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()));
-    for count in [1_000, 100_000, 1_000_000] {
+    let is_wanted = |name: &str| {
+        wanted.iter().all(|word| word.parse::<u64>().is_ok())
+            || wanted.iter().any(|word| name.contains(word.as_str()))
+    };
+    // A number alone says how many sessions.
+    let only = wanted.iter().find_map(|word| word.parse::<u64>().ok());
+    for count in
+        [1_000, 100_000, 1_000_000].into_iter().filter(|count| only.is_none_or(|only| only == *count))
+    {
         for (name, protocol) in [("IPv4 UDP", 17), ("IPv4 TCP", 6)] {
             if is_wanted(name) {
                 established(name, count, protocol, key4);

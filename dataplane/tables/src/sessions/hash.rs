@@ -53,21 +53,22 @@ impl Hasher {
 
     #[inline(always)]
     pub(super) fn of<K: Key>(&self, key: K) -> u64 {
-        let mut hash = [0];
-        self.of_burst(&[key], &mut hash);
-        hash[0]
+        let mut only = 0;
+        self.of_burst(&[key], |_, hash| only = hash);
+        only
     }
 
-    /// Of many; `hashes` is at least as long as `keys`.
+    /// Of many; `hashed` takes the hash of each, by its place.
     #[inline(always)]
-    pub(super) fn of_burst<K: Key>(&self, keys: &[K], hashes: &mut [u64]) {
-        let hashes = hashes.get_mut(..keys.len()).unwrap_or_default();
+    pub(super) fn of_burst<K: Key>(&self, keys: &[K], mut hashed: impl FnMut(usize, u64)) {
         match self {
-            Self::Aes(aes) => aes.hash(K::BLOCKS, |key, number| keys[key].block(number), hashes),
+            Self::Aes(aes) => {
+                aes.hash((keys.len(), K::BLOCKS), |key, number| keys[key].block(number), hashed)
+            }
             Self::Sip(sip) => {
-                for (hash, key) in hashes.iter_mut().zip(keys) {
+                for (at, key) in keys.iter().enumerate() {
                     let words = key.words();
-                    *hash = if K::BLOCKS == 1 { sip.of(&words[..2]) } else { sip.of(&words) };
+                    hashed(at, if K::BLOCKS == 1 { sip.of(&words[..2]) } else { sip.of(&words) });
                 }
             }
         }

@@ -94,17 +94,19 @@ impl Index {
         &self.bucket(bucket)[1]
     }
 
+    /// The number of the own bucket, which is asked for.
     #[inline(always)]
-    pub(super) fn prefetch(&self, hash: u64) {
+    pub(super) fn prefetch(&self, hash: u64) -> u32 {
+        let own = self.own(hash);
         #[cfg(not(loom))]
-        cpu::prefetch_read(self.bucket(self.own(hash)));
-        let _ = hash;
+        cpu::prefetch_read(self.bucket(own));
+        own
     }
 
     /// The first entry in the own bucket with the right tag: a good guess.
     #[inline(always)]
-    pub(super) fn guess(&self, hash: u64) -> Option<u32> {
-        let bucket = self.bucket(self.own(hash));
+    pub(super) fn guess(&self, own: u32, hash: u64) -> Option<u32> {
+        let bucket = self.bucket(own);
         let low = matches(bucket[0].load(Acquire), tag(hash));
         let slot = if low != 0 {
             low.trailing_zeros() / 8

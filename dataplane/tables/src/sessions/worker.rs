@@ -95,26 +95,31 @@ impl SessionWorker {
 
     #[inline(always)]
     fn look_up_burst<K: Key>(&self, keys: &[K], out: &mut [Found]) {
+        // Slices of one length known to be at most BURST: the loops below need no checks.
+        let count = keys.len().min(out.len()).min(BURST);
+        let (keys, out) = (&keys[..count], &mut out[..count]);
         let pool = &self.sessions.pools[K::FAMILY];
-        let mut hashes = [0; BURST];
-        self.sessions.hasher.of_burst(keys, &mut hashes);
-        for hash in hashes.iter().take(keys.len()) {
-            pool.index.prefetch(*hash);
-        }
-        let mut guesses = [u32::MAX; BURST];
-        for ((guess, hash), key) in guesses.iter_mut().zip(hashes).zip(keys) {
-            if let Some(half) = pool.index.guess(hash) {
-                pool.prefetch(half, key.protocol() == packet::tcp::PROTOCOL);
-                *guess = half;
+        let (mut hashes, mut buckets) = ([0; BURST], [0; BURST]);
+        self.sessions.hasher.of_burst(keys, |at, hash| {
+            (hashes[at % BURST], buckets[at % BURST]) = (hash, pool.index.prefetch(hash));
+        });
+        let (hashes, buckets) = (&hashes[..count], &buckets[..count]);
+        for at in 0..count {
+            let guess = pool.index.guess(buckets[at], hashes[at]);
+            if let Some(half) = guess {
+                pool.prefetch(half, keys[at].protocol() == packet::tcp::PROTOCOL);
             }
+            out[at] = guess.map_or(Found::NONE, |half| Found(number(K::FAMILY, 0) << 1 | half));
         }
-        for (((found, key), hash), guess) in out.iter_mut().zip(keys).zip(hashes).zip(guesses) {
-            let words = key.words();
-            *found = if guess != u32::MAX && pool.has_key(guess, &words) {
-                Found(number(K::FAMILY, 0) << 1 | guess)
-            } else {
-                find::<K>(pool, hash, &words)
+        for at in 0..count {
+            let words = keys[at].words();
+            let right = match out[at].session() {
+                Some(session) => pool.has_key(half_parts(session.0).1, &words),
+                None => false,
             };
+            if !right {
+                out[at] = find::<K>(pool, hashes[at], &words);
+            }
         }
     }
 
@@ -723,7 +728,8 @@ fn set_way(own: &[AtomicU64; 8], way: Option<(MacAddr, Way)>, epoch: u32, flags:
     own[WAY].store(join(output, epoch), Release);
 }
 
-#[inline(always)]
+#[cold]
+#[inline(never)]
 fn find<K: Sealed>(pool: &Pool, hash: u64, words: &[u64; 5]) -> Found {
     pool.find(hash, words).map_or(Found::NONE, |half| Found(number(K::FAMILY, 0) << 1 | half))
 }
