@@ -63,7 +63,7 @@ impl Hasher {
     pub(super) fn of_burst<K: Key>(&self, keys: &[K], mut hashed: impl FnMut(usize, u64)) {
         match self {
             Self::Aes(aes) => {
-                aes.hash((keys.len(), K::BLOCKS), |key, number| keys[key].block(number), hashed)
+                aes.hash((keys.len(), K::BLOCKS), |key, number| keys[key].block(number), hashed);
             }
             Self::Sip(sip) => {
                 for (at, key) in keys.iter().enumerate() {
