@@ -5,7 +5,7 @@
 //! few tables as keep what is merged to [`COPIES`] times the rules.
 
 /// How often, on average, the rules of a table may be in it.
-const COPIES: u64 = 16;
+const COPIES: u64 = 64;
 /// What a table may hold beyond that: small ones are never divided.
 const SPARE: u64 = 1024;
 /// One more than the greatest length.
