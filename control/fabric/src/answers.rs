@@ -37,6 +37,7 @@ pub(crate) struct Port {
 #[derive(Default)]
 pub(crate) struct Ports {
     ports: BTreeMap<PortIndex, Port>,
+    by_mac: BTreeMap<(u16, MacAddr), PortIndex>,
     due: BTreeSet<(Duration, PortIndex)>,
 }
 
@@ -57,11 +58,16 @@ impl Ports {
             advertiser: before.and_then(|before| before.advertiser),
         };
         self.due.extend(port.advertiser.as_ref().map(|advertiser| (advertiser.next_deadline(), index)));
+        self.by_mac.insert((port.vpc, port.mac), index);
         self.ports.insert(index, port);
     }
 
     pub(crate) fn remove(&mut self, index: PortIndex) -> Option<Port> {
         let port = self.ports.remove(&index)?;
+        // Another may have got its address since.
+        if self.by_mac.get(&(port.vpc, port.mac)) == Some(&index) {
+            self.by_mac.remove(&(port.vpc, port.mac));
+        }
         if let Some(advertiser) = &port.advertiser {
             self.due.remove(&(advertiser.next_deadline(), index));
         }
@@ -80,6 +86,11 @@ impl Ports {
     /// All ports of a subnet.
     pub(crate) fn indices_of(&self, subnet: u16) -> Vec<PortIndex> {
         self.ports.iter().filter(|(_, port)| port.subnet == subnet).map(|(index, _)| *index).collect()
+    }
+
+    /// Whether the guest of a VPC's port with that MAC address runs here.
+    pub(crate) fn runs_here(&self, vpc: u16, mac: MacAddr) -> bool {
+        self.by_mac.get(&(vpc, mac)).and_then(|index| self.ports.get(index)).is_some_and(|port| port.running)
     }
 
     /// Ports of a subnet whose guests run.

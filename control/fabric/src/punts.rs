@@ -58,7 +58,12 @@ impl<U: Upstream> Fabric<U> {
             (PuntKind::Metadata, None) => self.answer_metadata(control, port, bytes, now),
             (PuntKind::RouterSolicitation, None) => self.answer_solicitation(control, port, bytes, now),
             (PuntKind::UnderlayNeighbour, None) => self.hear_neighbour(control, bytes, now),
-            (PuntKind::Announcement, Some(origin)) => return announced(bytes, origin),
+            (PuntKind::Announcement, Some(origin)) => {
+                let mut events = announced(bytes, origin);
+                // Whose guest runs here is not elsewhere: what says so is late, from before it came, or a lie.
+                events.retain(|event| !self.ports.runs_here(event.vpc, event.mac));
+                return events;
+            }
             (PuntKind::Broadcast | PuntKind::Multicast, origin) => {
                 self.replicate(control, port, origin, bytes, now);
                 Ok(())

@@ -474,6 +474,18 @@ fn who_says_where_something_is_now_is_heard() {
     let said = |address| Event { vpc: VPC, vtep: VTEP, mac: REMOTE, address };
     let [v4, v6] = address(9);
     assert_eq!(host.events, [said(Some(v4)), said(Some(v6)), said(None)]);
+    // Of a port whose guest runs here what others say is late, or a lie; when it runs no more it has gone there.
+    host.events.clear();
+    let claims = |host: &mut Host| {
+        for frame in announce::of_port(mac(0), address(0)) {
+            host.wire.send(&from_other(&frame));
+        }
+        host.run();
+        host.events.len()
+    };
+    assert_eq!(claims(&mut host), 0);
+    assert!(host.fabric.set_running(PortIndex(0), false, host.now));
+    assert_eq!(claims(&mut host), 3);
     // And what is here is told to who has stations of the VPC, as it was said.
     host.act(Action::Announce { port: PortIndex(0) });
     host.run();
