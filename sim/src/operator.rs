@@ -10,7 +10,7 @@ use crate::world::{Move, World};
 /// A checker found something.
 pub fn change(world: &mut World) -> anyhow::Result<()> {
     let guest = world.random.below(world.scene.guests.len());
-    if world.options.hosts > 1 && world.random.chance(400) && world.scene.network.ports[guest].present {
+    if world.options.hosts > 1 && world.random.chance(300) && world.scene.network.ports[guest].present {
         return migrate(world, guest);
     }
     let choice = world.random.below(8);

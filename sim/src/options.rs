@@ -137,7 +137,7 @@ impl Options {
             pool_chunks: random.pick(&[64, 1024, 4096]),
             guests,
             fault_every: random.between(40, 150),
-            change_every: random.between(150, 500),
+            change_every: random.between(120, 400),
             fault_weights,
         }
     }

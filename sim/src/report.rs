@@ -11,11 +11,25 @@ use std::fmt::Write;
 /// What a set of seeds must reach each reason, fault and edge, at least.
 pub const REACHED: u64 = 100;
 
-/// Reasons that a set of seeds does not reach, or seldom: senders are told instead as long as their budget lasts (see the edge "route > error sent"); no
-/// simulated subnet offers services; a control thread is never that far behind; no host has tunnels and no uplink.
+/// Reasons that a set of seeds does not reach, or seldom: senders are told instead as long as their budget lasts (see the edge "route > error sent"); a
+/// control thread is never that far behind; no host has tunnels and no uplink; no simulated port is under rules yet.
 pub const UNREACHED: &[DropReason] = {
     use DropReason::*;
-    &[HopLimit, NoRoute, TooBig, ServiceBudget, ServiceConsumed, ServiceBusy, NoUplink]
+    &[
+        HopLimit,
+        NoRoute,
+        TooBig,
+        ServiceBudget,
+        ServiceConsumed,
+        ServiceBusy,
+        NoUplink,
+        PolicyDenied,
+        SessionInvalid,
+        SessionTableFull,
+        SessionQuota,
+        FragmentUnknown,
+        IcmpUnrelated,
+    ]
 };
 
 /// Edges of the pipeline that a set of seeds must take.

@@ -68,7 +68,7 @@ impl Guest {
         if self.random.chance(30) {
             self.talk_to_neighbours(network, to, acted);
         }
-        if self.random.chance(20) {
+        if self.random.chance(30) {
             self.start_task(network, to);
         }
     }
