@@ -45,6 +45,9 @@ seeds_run() { tr '\r' '\n' | grep -oE "^[0-9]+ of [0-9]+ seeds, [0-9]+ failed" |
 front_ends() { grep -oE "[0-9]+ front ends in all.*|[0-9]+ cases; .*" | paste -sd';'; }
 
 loom() { RUSTFLAGS="--cfg loom" cargo test --locked --release --target-dir target/loom -p towpath-tables --lib; }
+packets_judged() { grep -oE "^[0-9]+ packets, [0-9]+ decided.*"; }
+
+rules() { TOWPATH_LONG=$longer cargo test --locked --release -p towpath-tables --test rules -- --nocapture two_million; }
 simulator() { cargo run --locked --profile "${PROFILE:-release}" -p towpath-sim -- run --seeds "1..$((seeds + 1))"; }
 lifecycle() {
     cargo build --locked -p towpathd -p towpath-cli --bins
@@ -56,6 +59,7 @@ part loom "tables: every interleaving that the memory model allows" tests_passed
 for target in "${targets[@]}"; do
     part "fuzz-$target" "$fuzz_seconds s with AddressSanitizer" inputs tests/fuzz/run "$target" "$fuzz_seconds"
 done
+part rules "compiled rules beside a walk through their list" packets_judged rules
 part simulator "$seeds seeds, ${PROFILE:-release} build" seeds_run simulator
 part lifecycle "repetitions, $longer times as many as in make test" front_ends lifecycle
 

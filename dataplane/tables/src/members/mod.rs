@@ -311,5 +311,5 @@ impl MemberReader {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
