@@ -31,6 +31,8 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("ping the other host's guest over IPv6", ping_ipv6),
     ("traceroute to the other subnet", traceroute),
     ("20 MB over TCP, equal checksums", transfer),
+    ("a port that its group opens, and one it does not", groups),
+    ("a changed rule cuts a live connection", cut),
     ("a VPC with the same addresses is apart", isolated),
     ("a spoofed source address is refused", spoofed),
     ("towpathd restarted, the connection goes on", restarted),
@@ -126,6 +128,58 @@ fn transfer(world: &mut World, report: &mut Report) -> Result<String> {
     Ok(format!(
         "{checksum:016x}, {:.0} Mbit/s between emulated guests",
         160.0 / begin.elapsed().as_secs_f64()
+    ))
+}
+
+/// Packets from other hosts that ended on the second host because of rules.
+fn denied(world: &World) -> Result<u64> {
+    let metrics = world.hosts[B].daemon.metrics()?;
+    let of = |line: &&str| line.starts_with("towpath_uplink_drops_total") && line.contains("policy_denied");
+    let value = metrics.lines().find(of).and_then(|line| line.rsplit(' ').next()).unwrap_or("0");
+    value.parse().with_context(|| format!("policy_denied {value} in the metrics"))
+}
+
+fn groups(world: &mut World, report: &mut Report) -> Result<String> {
+    let transfer = world.start_transfer_between([VM1, VM3], false, 5432, 1_000_000, None)?;
+    world.finish_transfer(transfer, report).context("TCP to port 5432, which the group opens")?;
+    let before = denied(world)?;
+    let to = world.address(VM3, false)?;
+    world.guests[VM3].agent().receive((to, 5433).into())?;
+    let tried = world.guests[VM1].agent().run_any(&format!("nc -w 3 {to} 5433 </dev/null"), LIMIT)?;
+    ensure!(tried.status != 0, "port 5433 answered: {tried:?}");
+    let denied = denied(world)? - before;
+    ensure!(denied > 0, "the connection failed, but not by the rules");
+    Ok(format!("1 MB to port 5432; to port 5433 {denied} packets ended as policy_denied"))
+}
+
+/// How long after the daemons say that they have new rules a live connection may go on.
+const CUT: std::time::Duration = std::time::Duration::from_millis(100);
+
+fn cut(world: &mut World, report: &mut Report) -> Result<String> {
+    let transfer = world.start_transfer_between([VM1, VM3], false, 5432, 8_000_000, Some(2_000_000))?;
+    world.until_received(transfer, 1_000_000, report)?;
+    report.progress("changing the rules");
+    let begin = Instant::now();
+    world.open("")?;
+    let applied = begin.elapsed();
+    // The last byte that still came, as near as questions to the guest tell.
+    let (mut last, mut bytes) = (begin.elapsed(), world.received(transfer)?);
+    while begin.elapsed() < applied + CUT * 10 {
+        let now = world.received(transfer)?;
+        if now != bytes {
+            (last, bytes) = (begin.elapsed(), now);
+        }
+    }
+    let after = last.saturating_sub(applied);
+    ensure!(after <= CUT, "{bytes} bytes came, the last {after:?} after the rules were there");
+    ensure!(bytes < 8_000_000, "the transfer was over before it was cut");
+    world.open("5432")?;
+    world.finish_transfer(transfer, report).context("the connection, with the old rules again")?;
+    Ok(format!(
+        "after {:.1} MB: new rules in {} ms, nothing came later than {} ms after; with the old ones it goes on",
+        bytes as f64 / 1e6,
+        applied.as_millis(),
+        after.as_millis()
     ))
 }
 

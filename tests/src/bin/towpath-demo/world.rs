@@ -39,6 +39,7 @@ pub(crate) struct World {
     pub(crate) guests: [Guest; 4],
     pub(crate) hosts: [Host; 2],
     pub(crate) ports: [Port; 4],
+    network: Vec<Value>,
     _underlay: Underlay,
     pub(crate) image: GuestImage,
     pub(crate) scratch: Scratch,
@@ -65,7 +66,7 @@ impl World {
         };
         let mut guests = [boot(VM1)?, boot(VM2)?, boot(VM3)?, boot(GREEN)?];
         guests.iter_mut().try_for_each(Guest::wait_ready)?;
-        Ok(Self { guests, hosts, ports, _underlay: underlay, image, scratch })
+        Ok(Self { guests, hosts, ports, network, _underlay: underlay, image, scratch })
     }
 
     /// An address of a guest.
@@ -81,10 +82,28 @@ impl World {
         bytes: u64,
         pace: Option<u64>,
     ) -> Result<Transfer> {
-        let to = SocketAddr::new(self.address(VM1, ipv6)?, port);
-        let receiving = self.guests[VM1].agent().receive(to)?;
-        let sending = self.guests[VM2].agent().send(to, bytes, u64::from(port), pace)?;
-        Ok(Transfer { sending, receiving, bytes })
+        self.start_transfer_between([VM2, VM1], ipv6, port, bytes, pace)
+    }
+
+    /// The same from one guest to another.
+    pub(crate) fn start_transfer_between(
+        &mut self,
+        [from, to]: [usize; 2],
+        ipv6: bool,
+        port: u16,
+        bytes: u64,
+        pace: Option<u64>,
+    ) -> Result<Transfer> {
+        let address = SocketAddr::new(self.address(to, ipv6)?, port);
+        let receiving = self.guests[to].agent().receive(address)?;
+        let sending = self.guests[from].agent().send(address, bytes, u64::from(port), pace)?;
+        Ok(Transfer { ends: [from, to], sending, receiving, bytes })
+    }
+
+    /// Bytes of a transfer that its receiver has.
+    pub(crate) fn received(&mut self, transfer: Transfer) -> Result<u64> {
+        let [_, to] = transfer.ends;
+        Ok(self.guests[to].agent().progress(transfer.receiving)?.bytes)
     }
 
     /// Wait until the receiver has `bytes` of a transfer.
@@ -94,7 +113,8 @@ impl World {
         bytes: u64,
         report: &mut Report,
     ) -> Result<Progress> {
-        let agent = self.guests[VM1].agent();
+        let [_, to] = transfer.ends;
+        let agent = self.guests[to].agent();
         towpath_tests::wait::until(&format!("{bytes} bytes of a TCP transfer"), LIMIT, || {
             let progress = agent.progress(transfer.receiving)?;
             report.progress(&format!(
@@ -112,9 +132,10 @@ impl World {
     /// Wait for the end of a transfer, and check that what came is what was sent.
     pub(crate) fn finish_transfer(&mut self, transfer: Transfer, report: &mut Report) -> Result<u64> {
         self.until_received(transfer, transfer.bytes, report)?;
-        let [receiver, sender, ..] = &mut self.guests;
-        let sent = sender.agent().until_done(transfer.sending, LIMIT).context("the sender")?;
-        let received = receiver.agent().until_done(transfer.receiving, LIMIT).context("the receiver")?;
+        let [from, to] = transfer.ends;
+        let sent = self.guests[from].agent().until_done(transfer.sending, LIMIT).context("the sender")?;
+        let received = self.guests[to].agent().until_done(transfer.receiving, LIMIT);
+        let received = received.context("the receiver")?;
         if (received.bytes, received.checksum) != (sent.bytes, sent.checksum) {
             bail!("{sent:?} were sent, {received:?} received");
         }
@@ -137,6 +158,17 @@ impl World {
         text
     }
 
+    /// Let group `db` take TCP to these ports from subnet `web`, on both hosts; and what it always takes: pings.
+    pub(crate) fn open(&mut self, ports: &str) -> Result<()> {
+        self.network.retain(|resource| resource["kind"] != "SecurityGroup");
+        self.network.push(group(ports));
+        let network = &self.network;
+        self.hosts.iter_mut().try_for_each(|host| {
+            host.daemon.write_network(network)?;
+            host.daemon.reload()
+        })
+    }
+
     /// Write the ports as they are now to both hosts' manifests.
     pub(crate) fn apply_ports(&mut self) -> Result<()> {
         let ports = &self.ports;
@@ -147,6 +179,8 @@ impl World {
 /// A TCP transfer under way.
 #[derive(Clone, Copy)]
 pub(crate) struct Transfer {
+    /// Of [`World::guests`]: who sends, who receives.
+    ends: [usize; 2],
     sending: Job,
     pub(crate) receiving: Job,
     bytes: u64,
@@ -169,7 +203,25 @@ fn network(underlay: &Underlay) -> Vec<Value> {
         subnet("db", "blue", ["10.0.2.0/24", "fd00:10:0:2::/64"]),
         vpc("green", 200),
         subnet("green-web", "green", CIDRS),
+        group("5432"),
     ]
+}
+
+/// Group `db`.
+fn group(ports: &str) -> Value {
+    let from = |remote: &str| json!({"cidr": remote});
+    let mut rules = vec![
+        json!({"direction": "ingress", "action": "allow", "protocol": "icmp", "remote": {"any": true}}),
+        json!({"direction": "ingress", "action": "allow", "protocol": "icmpv6", "remote": {"any": true}}),
+        // What it sends to a closed port of traceroute's is answered, which traceroute needs to end.
+        json!({"direction": "ingress", "action": "allow", "protocol": "udp", "ports": "33434-33534", "remote": {"any": true}}),
+    ];
+    if !ports.is_empty() {
+        rules.extend(CIDRS.map(|remote| {
+            json!({"direction": "ingress", "action": "allow", "protocol": "tcp", "ports": ports, "remote": from(remote)})
+        }));
+    }
+    resource("SecurityGroup", "db", &json!({"vpc": "blue", "rules": rules}))
 }
 
 fn ports() -> [Port; 4] {
@@ -182,6 +234,7 @@ fn ports() -> [Port; 4] {
     let green = Port { name: "green1-eth0".to_owned(), subnet: "green-web".to_owned(), ..vm1.clone() };
     let vm3 = Port {
         subnet: "db".to_owned(),
+        groups: vec!["db".to_owned()],
         ips: vec![[10, 0, 2, 13].into(), [0xfd00, 0x10, 0, 2, 0, 0, 0, 0x13].into()],
         ..port(3, "node-b")
     };
