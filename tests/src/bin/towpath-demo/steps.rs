@@ -136,7 +136,8 @@ fn denied(world: &World) -> Result<u64> {
     let metrics = world.hosts[B].daemon.metrics()?;
     let of = |line: &&str| line.starts_with("towpath_uplink_drops_total") && line.contains("policy_denied");
     let value = metrics.lines().find(of).and_then(|line| line.rsplit(' ').next()).unwrap_or("0");
-    value.parse().with_context(|| format!("policy_denied {value} in the metrics"))
+    let count: f64 = value.parse().with_context(|| format!("policy_denied {value} in the metrics"))?;
+    Ok(count as u64)
 }
 
 fn groups(world: &mut World, report: &mut Report) -> Result<String> {
