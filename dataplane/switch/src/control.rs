@@ -116,34 +116,32 @@ impl Control {
         let announcements = Arc::new(ArrayQueue::new(ANNOUNCEMENTS));
         let pool = Pool::new(config.pool_chunks);
         let decisions = Arc::new(ArrayQueue::new(DECISIONS));
-        let mut members = tables.members.reader();
-        members.off_line();
+        let members = tables.members_of_control();
         let sessions = Sessions::create(&config.session_options())?;
         let mut workers = Vec::with_capacity(count);
         for (number, links) in (0u8..).zip(mesh(count, HANDOVERS)) {
-            let table = sessions.clone();
-            let sessions = sessions.worker(number, milliseconds(config.now));
+            let hands = sessions.worker(number, milliseconds(config.now));
+            let guard = Guard {
+                sessions: hands.ok_or(io::ErrorKind::QuotaExceeded)?,
+                table: sessions.clone(),
+                members: tables.members.reader(),
+                log: DecisionLog::new(decisions.clone()),
+                now: config.now,
+            };
             workers.push(Worker::new(WorkerParts {
                 index: usize::from(number),
                 links,
                 tables: tables.readers(),
-                guard: Guard {
-                    sessions: sessions.ok_or(io::ErrorKind::QuotaExceeded)?,
-                    table,
-                    members: tables.members.reader(),
-                    log: DecisionLog::new(decisions.clone()),
-                    now: config.now,
-                },
+                guard,
                 pool: pool.clone(),
                 announcements: announcements.clone(),
                 exceptions: exceptions.clone(),
             }));
         }
-        let mailboxes = workers.iter().map(Worker::mailbox).collect();
         let control = Self {
             tables,
             fabric: Fabric::default(),
-            mailboxes,
+            mailboxes: workers.iter().map(Worker::mailbox).collect(),
             queues_of: vec![0; count],
             ports: BTreeMap::new(),
             announcements,

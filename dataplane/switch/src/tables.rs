@@ -4,7 +4,7 @@ use crate::guard::Guard;
 use std::sync::Arc;
 use sync::{Published, Reader};
 use tables::balancers::Balancers;
-use tables::members::MemberWriter;
+use tables::members::{MemberReader, MemberWriter};
 use tables::rules::RuleCounters;
 use tables::{
     EndpointReader, EndpointWriter, Filters, Generations, MacReader, MacWriter, Neighbours, Network,
@@ -118,6 +118,13 @@ impl Writers {
             generations: self.generations.clone(),
             epoch: 0,
         }
+    }
+
+    /// For the control thread, which looks seldom.
+    pub(crate) fn members_of_control(&self) -> MemberReader {
+        let mut members = self.members.reader();
+        members.off_line();
+        members
     }
 
     /// The snapshot as it is, to be changed and published.

@@ -190,22 +190,18 @@ impl EndpointReader {
                     None => elsewhere.push(position, is_new),
                 }
             }
-            let mut found = None;
-            for (position, is_new) in elsewhere.iter() {
-                let (Some(pair), Some(first), Some(out)) =
-                    (keys.get(position), firsts.get(position), out.get_mut(position))
-                else {
-                    continue;
-                };
-                if is_new {
-                    found = match key(pair.0, pair.1) {
-                        Key::Ipv4(key) => ipv4.find_in_both(key, *first as usize),
-                        Key::Ipv6(key) => ipv6.find_in_both(key, *first as usize),
-                    };
-                    lines_read += 1;
+            let find = |position: usize| {
+                let ((vpc, address), first) = keys.get(position).zip(firsts.get(position))?;
+                match key(*vpc, *address) {
+                    Key::Ipv4(key) => ipv4.find_in_both(key, *first as usize),
+                    Key::Ipv6(key) => ipv6.find_in_both(key, *first as usize),
                 }
-                *out = found;
-            }
+            };
+            lines_read += elsewhere.find_rest(find, |position, found| {
+                if let Some(out) = out.get_mut(position) {
+                    *out = found;
+                }
+            });
         }
         lines_read
     }

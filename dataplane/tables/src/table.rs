@@ -414,15 +414,11 @@ impl<L: Line> TableReader<L> {
                     None => elsewhere.push(position, is_new),
                 }
             }
-            let mut value = None;
-            for (position, is_new) in elsewhere.iter() {
-                let (Some(key), Some(first)) = (keys.get(position), firsts.get(position)) else { continue };
-                if is_new {
-                    value = table.find_in_both(*key, *first as usize);
-                    lines_read += 1;
-                }
-                found(chunk * BATCH + position, value);
-            }
+            let find = |position: usize| {
+                let (key, first) = keys.get(position).zip(firsts.get(position))?;
+                table.find_in_both(*key, *first as usize)
+            };
+            lines_read += elsewhere.find_rest(find, |at, value| found(chunk * BATCH + at, value));
         }
         lines_read
     }
@@ -445,9 +441,27 @@ impl Pending {
         self.new |= u32::from(is_new) << (position % BATCH);
     }
 
+    /// Gives `found` what `find` finds at each position, each key once; returns how many were looked for.
+    #[inline(always)]
+    pub(crate) fn find_rest<V: Copy>(
+        &self,
+        find: impl Fn(usize) -> Option<V>,
+        mut found: impl FnMut(usize, Option<V>),
+    ) -> usize {
+        let (mut value, mut lines_read) = (None, 0);
+        for (position, is_new) in self.iter() {
+            if is_new {
+                value = find(position);
+                lines_read += 1;
+            }
+            found(position, value);
+        }
+        lines_read
+    }
+
     /// In order. The key of one that is not new is that of the one before.
     #[inline(always)]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, bool)> + use<> {
+    fn iter(&self) -> impl Iterator<Item = (usize, bool)> + use<> {
         let (mut positions, new) = (self.positions, self.new);
         std::iter::from_fn(move || {
             let position = positions.trailing_zeros();

@@ -146,6 +146,19 @@ impl Store {
                     "{action:?} again"
                 );
             }
+            Action::UnbindMac { space, mac } => {
+                assert!(self.macs.remove(&(space, mac)).is_some(), "{action:?}");
+            }
+            Action::UnbindEndpoint { vpc, address } => {
+                assert!(self.endpoints.remove(&(vpc, address)).is_some(), "{action:?}");
+            }
+            _ => self.carry_out_other(action),
+        }
+    }
+
+    /// Rules and members, and what goes.
+    fn carry_out_other(&mut self, action: &Action) {
+        match action.clone() {
             Action::StartCounters { counters } => self.counters.extend(counters),
             Action::SetPolicy { policy, name, rules } => {
                 assert!(rules.iter().all(|rule| self.counters.contains(&rule.counter)), "{action:?}");
@@ -167,12 +180,6 @@ impl Store {
             Action::UnbindMember { vpc, prefix } => {
                 assert!(self.members.remove(&(vpc, prefix)).is_some(), "{action:?}");
             }
-            Action::UnbindMac { space, mac } => {
-                assert!(self.macs.remove(&(space, mac)).is_some(), "{action:?}");
-            }
-            Action::UnbindEndpoint { vpc, address } => {
-                assert!(self.endpoints.remove(&(vpc, address)).is_some(), "{action:?}");
-            }
             Action::RemoveVpc { vpc } => {
                 assert!(self.vpcs.remove(&vpc).is_some());
                 assert!(!self.macs.keys().any(|(space, _)| *space == 0x8000 | vpc));
@@ -191,6 +198,7 @@ impl Store {
                 assert!(self.vteps.remove(&vtep).is_some());
                 assert!(!self.locations().any(|at| at == Location::Remote(vtep)));
             }
+            _ => panic!("{action:?} was carried out before"),
         }
     }
 
@@ -243,7 +251,7 @@ impl Store {
         let mut owners = BTreeMap::new();
         for (_, rules) in self.policies.values() {
             for rule in rules {
-                let (group, index, said) = agent.rule_of(rule.counter).expect("it is counted for somebody");
+                let (group, index, said) = agent.rule_of(rule.counter).unwrap();
                 let owner = (group.to_string(), index);
                 assert_eq!(owners.entry(rule.counter).or_insert_with(|| owner.clone()), &owner);
                 assert_eq!(said.log, rule.log);
@@ -323,7 +331,7 @@ impl Store {
 }
 
 fn group_text(number: u16, agent: &Agent) -> String {
-    agent.group_of(number).expect("a group has that number").to_string()
+    agent.group_of(number).unwrap().to_string()
 }
 
 fn rule_text(rule: &Rule, agent: &Agent) -> String {

@@ -130,7 +130,7 @@ impl World {
                 2 | 3 => world.subnets = some_of(&world.subnets, &other.subnets, salt),
                 4 => world.tables = some_of(&world.tables, &other.tables, salt),
                 5 => world.endpoints = some_of(&world.endpoints, &other.endpoints, salt),
-                6 | 7 | 8 => world.groups = some_of(&world.groups, &other.groups, salt),
+                6..=8 => world.groups = some_of(&world.groups, &other.groups, salt),
                 9 => world.peerings = other.peerings,
                 _ => world.ports = some_of(&world.ports, &other.ports, salt),
             }

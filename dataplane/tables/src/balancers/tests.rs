@@ -1,3 +1,5 @@
+//! Which target takes a connection: shares, stability, hostile tables.
+
 use super::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
 

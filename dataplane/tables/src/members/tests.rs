@@ -1,3 +1,5 @@
+//! Who is a member of what, against a naive model.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
