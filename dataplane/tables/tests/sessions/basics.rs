@@ -182,3 +182,63 @@ fn a_later_process_finds_every_session() {
     }
     assert_eq!(table.statistics().expired, 501);
 }
+
+#[test]
+fn memory_that_is_no_table_is_refused() {
+    let refused = |arena: &sync::Arena| {
+        let file = arena.file().try_clone_to_owned().unwrap();
+        Sessions::open(file, &options(1)).err().unwrap().kind()
+    };
+    let arena = sync::Arena::create("towpath-test", 1 << 21, false).unwrap();
+    assert_eq!(refused(&arena), std::io::ErrorKind::InvalidData, "zeros");
+    let (table, _) = table(100);
+    let file = table.file().try_clone_to_owned().unwrap();
+    let whole = sync::Arena::open(file).unwrap();
+    let header = |arena: &sync::Arena| arena.region::<std::sync::atomic::AtomicU64>(0, 6).unwrap();
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    // Word, and a value that it cannot have: magic number, version, sizes, hash.
+    for (word, wrong) in [(0, 1), (1, 2), (2, 0), (2, 1 << 24 | 1 << 56), (2, u64::MAX), (5, 0), (5, 3)] {
+        let right = header(&whole)[word].swap(wrong, relaxed);
+        assert_eq!(refused(&whole), std::io::ErrorKind::InvalidData, "word {word}: {wrong:#x}");
+        header(&whole)[word].store(right, relaxed);
+    }
+    let file = table.file().try_clone_to_owned().unwrap();
+    assert!(Sessions::open(file, &options(1)).is_ok());
+    for sizes in [[0, 1], [1, 0], [Options::MOST + 1, 1]] {
+        let error =
+            Sessions::create(&Options { ipv4: sizes[0], ipv6: sizes[1], ..options(1) }).err().unwrap();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
+}
+
+/// A process that died between the steps of making or removing a session.
+#[test]
+fn what_was_left_half_done_is_mended() {
+    let (table, mut worker) = table(100);
+    let sessions: Vec<SessionRef> = (0..20).map(|port| made(worker.create(&new(udp(port), 0)))).collect();
+    // Records 0 to 19; their cold words begin after the header, the index and the lines.
+    let index = (100 * 2usize).div_ceil(9) + 8;
+    let arena = sync::Arena::open(table.file().try_clone_to_owned().unwrap()).unwrap();
+    let cold = arena.region::<std::sync::atomic::AtomicU64>(4096 + index * 64 + 100 * 128, 500).unwrap();
+    for session in sessions.iter().step_by(2) {
+        // No longer in the table, but still in the index.
+        let state = &cold[session.number() as usize * 5 + 1];
+        let before = state.fetch_and(!(3 << 56), std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(before >> 56, 3, "live and half-open");
+    }
+    // And a lock that nobody will free.
+    let buckets = arena.region::<std::sync::atomic::AtomicU64>(4096, index * 8).unwrap();
+    (0..index).for_each(|bucket| {
+        buckets[bucket * 8 + 1].fetch_or(1 << 32, std::sync::atomic::Ordering::Relaxed);
+    });
+    let file = table.file().try_clone_to_owned().unwrap();
+    drop((worker, table));
+    let table = Sessions::open(file, &options(1)).unwrap();
+    let mut worker = table.worker(0, 0).unwrap();
+    assert_eq!(table.port_counts(1), PortCounts { sessions: 10, half_open: 10, ..PortCounts::default() });
+    for port in 0..20 {
+        assert_eq!(worker.find(udp(port)).is_some(), port % 2 == 1);
+        let again = worker.create(&new(udp(port), 0)).unwrap();
+        assert_eq!(matches!(again, Created::Existing(_)), port % 2 == 1, "{again:?}");
+    }
+}
