@@ -62,6 +62,20 @@ impl SwitchConfig {
     }
 }
 
+impl SwitchConfig {
+    fn guard(
+        &self,
+        worker: u8,
+        table: &Arc<Sessions>,
+        members: MemberReader,
+        decisions: &Arc<ArrayQueue<Decision>>,
+    ) -> io::Result<Guard> {
+        let sessions = table.worker(worker, milliseconds(self.now)).ok_or(io::ErrorKind::QuotaExceeded)?;
+        let log = DecisionLog::new(decisions.clone());
+        Ok(Guard { sessions, table: table.clone(), members, log, now: self.now })
+    }
+}
+
 /// What a queue that was asked for is.
 pub(crate) struct Port {
     profile: Published<PortProfile>,
@@ -120,14 +134,7 @@ impl Control {
         let sessions = Sessions::create(&config.session_options())?;
         let mut workers = Vec::with_capacity(count);
         for (number, links) in (0u8..).zip(mesh(count, HANDOVERS)) {
-            let hands = sessions.worker(number, milliseconds(config.now));
-            let guard = Guard {
-                sessions: hands.ok_or(io::ErrorKind::QuotaExceeded)?,
-                table: sessions.clone(),
-                members: tables.members.reader(),
-                log: DecisionLog::new(decisions.clone()),
-                now: config.now,
-            };
+            let guard = config.guard(number, &sessions, tables.members.reader(), &decisions)?;
             workers.push(Worker::new(WorkerParts {
                 index: usize::from(number),
                 links,

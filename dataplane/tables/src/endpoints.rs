@@ -166,13 +166,7 @@ impl EndpointReader {
         let (ipv4, ipv6) = (self.ipv4.lines(), self.ipv6.lines());
         let mut lines_read = 0;
         for (keys, out) in keys.chunks(BATCH).zip(out.chunks_mut(BATCH)) {
-            let mut firsts = [0u32; BATCH];
-            for (to, (vpc, address)) in firsts.iter_mut().zip(keys) {
-                *to = match key(*vpc, *address) {
-                    Key::Ipv4(key) => ipv4.prefetch(key),
-                    Key::Ipv6(key) => ipv6.prefetch(key),
-                };
-            }
+            let firsts = self.prefetch(keys);
             let (mut last, mut found) = (None, Some(None));
             let mut elsewhere = Pending::default();
             for (position, ((pair, first), out)) in keys.iter().zip(firsts).zip(&mut *out).enumerate() {
@@ -204,5 +198,19 @@ impl EndpointReader {
             });
         }
         lines_read
+    }
+
+    /// Asks for the first lines of the keys of a batch, and says which they are.
+    #[inline(always)]
+    fn prefetch(&self, keys: &[(u16, IpAddr)]) -> [u32; BATCH] {
+        let (ipv4, ipv6) = (self.ipv4.lines(), self.ipv6.lines());
+        let mut firsts = [0u32; BATCH];
+        for (to, (vpc, address)) in firsts.iter_mut().zip(keys) {
+            *to = match key(*vpc, *address) {
+                Key::Ipv4(key) => ipv4.prefetch(key),
+                Key::Ipv6(key) => ipv6.prefetch(key),
+            };
+        }
+        firsts
     }
 }

@@ -1,7 +1,7 @@
 //! The manifests that the operator writes.
 
 use super::ways::PEERING;
-use super::{LEASE, Network, PEERS, ROUTED, SUBNETS, VPCS, block, station, vips, vni};
+use super::{EndpointView, LEASE, Network, PEERS, ROUTED, SUBNETS, VPCS, block, station, vips, vni};
 use crate::net::{Mac, Station};
 use model::{Environment, HostSpec, Name, ResourceSet};
 use std::collections::BTreeMap;
@@ -86,13 +86,7 @@ impl Network {
             }
         }
         for (number, endpoint) in self.endpoints.iter().enumerate() {
-            let (Station { mac, v4, v6 }, vtep) = (endpoint.station, self.vtep(endpoint.vtep).address);
-            let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-            let (vpc, subnet) = endpoint.subnet;
-            let mac = mac.join(":");
-            let spec =
-                format!("subnet: s{vpc}-{subnet}, ips: [{v4}, \"{v6}\"], mac: \"{mac}\", vtep: \"{vtep}\"");
-            resource("Endpoint", format!("e{number}"), spec);
+            resource("Endpoint", format!("e{number}"), self.endpoint_spec(endpoint));
         }
         for (guest, port) in self.ports.iter().enumerate().filter(|(_, port)| port.present) {
             let mac: Vec<String> = port.station.mac.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -123,5 +117,13 @@ impl Network {
             resource("Port", format!("g{guest}"), spec);
         }
         text
+    }
+
+    fn endpoint_spec(&self, endpoint: &EndpointView) -> String {
+        let (Station { mac, v4, v6 }, vtep) = (endpoint.station, self.vtep(endpoint.vtep).address);
+        let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (vpc, subnet) = endpoint.subnet;
+        let mac = mac.join(":");
+        format!("subnet: s{vpc}-{subnet}, ips: [{v4}, \"{v6}\"], mac: \"{mac}\", vtep: \"{vtep}\"")
     }
 }
