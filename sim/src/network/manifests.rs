@@ -1,7 +1,9 @@
 //! The manifests that the operator writes.
 
 use super::ways::PEERING;
-use super::{EndpointView, LEASE, Network, PEERS, ROUTED, SUBNETS, VPCS, block, station, vips, vni};
+use super::{
+    EndpointView, LEASE, Network, PEERS, PortView, ROUTED, SUBNETS, VPCS, block, station, vips, vni,
+};
 use crate::net::{Mac, Station};
 use model::{Environment, HostSpec, Name, ResourceSet};
 use std::collections::BTreeMap;
@@ -103,14 +105,7 @@ impl Network {
             if let Some((_, to)) = port.moves {
                 let _ = write!(spec, ", migratingTo: node-{to}");
             }
-            let mut allowed = Vec::new();
-            if port.vip {
-                allowed.extend(vips(port.subnet).map(|address| address.to_string()));
-            }
-            if port.router {
-                allowed.extend(ROUTED.map(str::to_owned));
-            }
-            let allowed: Vec<String> = allowed.iter().map(|ip| format!("{{ip: \"{ip}\"}}")).collect();
+            let allowed = allowed(port);
             if !allowed.is_empty() {
                 let _ = write!(spec, ", allowedAddresses: [{}]", allowed.join(", "));
             }
@@ -126,4 +121,16 @@ impl Network {
         let mac = mac.join(":");
         format!("subnet: s{vpc}-{subnet}, ips: [{v4}, \"{v6}\"], mac: \"{mac}\", vtep: \"{vtep}\"")
     }
+}
+
+/// What a port may send from besides its own.
+fn allowed(port: &PortView) -> Vec<String> {
+    let mut allowed = Vec::new();
+    if port.vip {
+        allowed.extend(vips(port.subnet).map(|address| address.to_string()));
+    }
+    if port.router {
+        allowed.extend(ROUTED.map(str::to_owned));
+    }
+    allowed.iter().map(|ip| format!("{{ip: \"{ip}\"}}")).collect()
 }
