@@ -1,6 +1,6 @@
 # Benchmarks. The Makefile includes this file.
 
-.PHONY: bench bench-compare bench-vxlan bench-scale bench-cross-check bench-ceiling
+.PHONY: bench bench-compare bench-vxlan bench-scale bench-policy bench-cross-check bench-ceiling
 
 BENCH_ARGS ?=
 
@@ -21,6 +21,10 @@ bench-vxlan: ## a tunnel's cost each way (cycles, instructions), then towpathd a
 bench-scale: ## a million endpoints: time until a worker sees them, memory, and packets lost while 1,000 change per second
 	$(CARGO) build --locked --release -p towpath-bench
 	target/release/towpath-bench scale $(BENCH_ARGS)
+
+bench-policy: ## what rules and sessions cost a packet, new sessions per second, changes of rules, floods: target/bench/policy.json
+	$(CARGO) build --locked --release -p towpath-bench
+	target/release/towpath-bench policy --instructions $(BENCH_ARGS)
 
 bench-cross-check: ## the generator of bench-compare against testpmd's
 	scripts/setup.sh bench

@@ -15,6 +15,7 @@ pub mod guest;
 pub mod in_process;
 pub mod inproc;
 pub mod null;
+pub mod policy;
 pub mod probe;
 pub mod run;
 pub mod scale;

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use towpath_bench::{
     compare::{self, CompareArgs},
     inproc::{self, InprocArgs},
+    policy::{self, PolicyArgs},
     run::{self, RunArgs},
     scale::{self, ScaleArgs},
     vxlan::{self, VxlanArgs},
@@ -31,6 +32,8 @@ enum Command {
     Vxlan(Box<VxlanArgs>),
     /// A million endpoints: how long until a worker sees them, what they take, and what is lost while they change
     Scale(Box<ScaleArgs>),
+    /// What rules and sessions cost a packet, new sessions per second, and how soon a change of rules is seen
+    Policy(Box<PolicyArgs>),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Vxlan(args) => vxlan::run(&args),
         Command::Scale(args) => scale::run(&args),
+        Command::Policy(args) => policy::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
