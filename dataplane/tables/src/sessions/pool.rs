@@ -75,6 +75,7 @@ pub(super) struct Pool {
     /// Records from this one on were never used.
     fresh: AtomicU32,
     free: AtomicU32,
+    live: AtomicU32,
 }
 
 fn lock(mutex: &Mutex<Vec<u32>>) -> MutexGuard<'_, Vec<u32>> {
@@ -102,6 +103,7 @@ impl Pool {
             used,
             fresh: AtomicU32::new(0),
             free: AtomicU32::new(capacity),
+            live: AtomicU32::new(0),
         }
     }
 
@@ -291,6 +293,7 @@ impl Pool {
             self.clear_state(record, LIVE | HALF_OPEN);
             return Err(NotAdded::Crowded);
         }
+        self.live.fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -308,6 +311,7 @@ impl Pool {
         if before & LIVE == 0 {
             return None;
         }
+        self.live.fetch_sub(1, Relaxed);
         for (half, hash) in halves.into_iter().zip(hashes) {
             self.index.remove(hash, half);
             self.half(half)[WAY].store(join(REMOVED, 0), Relaxed);
@@ -347,14 +351,15 @@ impl Pool {
         self.index.unlock_all();
         self.index.retain(|half| half >> 1 < self.capacity && self.state(half >> 1) & LIVE != 0);
         self.free.store(free.len() as u32, Relaxed);
+        self.live.store(live.len() as u32, Relaxed);
         self.fresh.store(self.capacity, Relaxed);
         *lock(&self.used) = free;
         live
     }
 
-    /// Sessions in the table, about: those that workers keep in reserve, or that rest, count too.
+    /// Sessions in the table.
     pub(super) fn live(&self) -> u32 {
-        self.capacity - self.free()
+        self.live.load(Relaxed)
     }
 
     /// Records that may be in the table: those ever used.

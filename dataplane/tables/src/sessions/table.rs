@@ -69,8 +69,12 @@ pub(super) struct Calls {
 pub struct Statistics {
     pub ipv4: u32,
     pub ipv4_capacity: u32,
+    /// Records that anybody may have: neither in use, nor in a worker's reserve, nor resting after use.
+    pub ipv4_free: u32,
     pub ipv6: u32,
     pub ipv6_capacity: u32,
+    /// See `ipv4_free`.
+    pub ipv6_free: u32,
     pub created: u64,
     pub expired: u64,
     /// Removed because the rules or an address changed, or the port left.
@@ -446,8 +450,10 @@ impl Sessions {
         Statistics {
             ipv4,
             ipv4_capacity: self.pools[0].capacity(),
+            ipv4_free: self.pools[0].free(),
             ipv6,
             ipv6_capacity: self.pools[1].capacity(),
+            ipv6_free: self.pools[1].free(),
             created: sum(CREATED),
             expired: sum(EXPIRED),
             cut: sum(CUT),
