@@ -127,6 +127,7 @@ impl World {
         let now = self.uptime();
         let exceptions = self.hosts[host].control.exceptions().clone();
         let punts: Vec<_> = std::iter::from_fn(|| exceptions.punts.pop()).collect();
+        let mut busy = !punts.is_empty() || !exceptions.is_empty();
         for punt in punts {
             if let Some((sender, _)) = self.scene.sender((host, punt.port)) {
                 let (bytes, offload) = punt.packet.with_frame(|frame| (frame.to_vec(), frame.offload));
@@ -143,6 +144,7 @@ impl World {
         let before = this.control.own_frames();
         let events = this.services.hear(&mut this.control, now);
         this.services.tick(&mut this.control, now);
+        busy |= this.control.own_frames() != before;
         self.scene.injected += this.control.own_frames() - before;
         for event in events {
             self.scene.trace.words(self.scene.now, "heard", &format!("{event:?}"));
@@ -163,7 +165,10 @@ impl World {
                 self.hosts[host].control.neighbours().set(next, mac.map(MacAddr));
             });
         }
-        self.scene.wake_all();
+        // Who has nothing to do goes on sleeping.
+        if busy {
+            self.scene.wake_all();
+        }
         Ok(())
     }
 
