@@ -312,4 +312,5 @@ impl MemberReader {
 }
 
 #[cfg(all(test, not(loom)))]
+#[allow(clippy::unwrap_used, reason = "a test")]
 mod tests;
