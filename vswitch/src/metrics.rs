@@ -15,7 +15,7 @@ use std::fmt;
 use switch::UPLINK;
 
 /// Every family there is: name, what it says, whether it only grows (then the page adds `_total` to its name), labels. `docs/guide/metrics.md` lists them.
-pub const FAMILIES: [(&str, &str, bool, &[&str]); 26] = [
+pub const FAMILIES: [(&str, &str, bool, &[&str]); 28] = [
     ("towpath_port_packets", "Packets, by direction as the VM sees it.", true, &["port", "direction"]),
     (
         "towpath_port_bytes",
@@ -117,6 +117,18 @@ pub const FAMILIES: [(&str, &str, bool, &[&str]); 26] = [
         &["result"],
     ),
     (
+        "towpath_balancer_connections",
+        "Connections that clients on this host began to a load balancer's address, by the target that took them.",
+        true,
+        &["vpc", "vip", "target"],
+    ),
+    (
+        "towpath_balancer_target_up",
+        "1 for a target that takes connections, else 0.",
+        false,
+        &["vpc", "vip", "target"],
+    ),
+    (
         "towpath_pool_free_chunks",
         "Free 2 KiB pieces of memory for packets that outlive their burst.",
         false,
@@ -170,6 +182,7 @@ impl Snapshot {
         families.extend(uplink(host));
         families.extend(underlay(host));
         families.extend(services(host));
+        families.extend(balancers(host));
         let mut pool = family("towpath_pool_free_chunks");
         pool.samples.push((Vec::new(), host.control.pool().available() as f64));
         families.push(pool);
@@ -310,6 +323,27 @@ fn services(host: &Host) -> Vec<Family> {
         metadata.samples.push((vec![("result", result.to_owned())], count as f64));
     }
     vec![refusals, lost, metadata]
+}
+
+fn balancers(host: &Host) -> Vec<Family> {
+    let mut connections = family("towpath_balancer_connections");
+    let mut up = family("towpath_balancer_target_up");
+    let all = host.control.balancers();
+    let mut sorted: Vec<_> = all.iter().collect();
+    sorted.sort_by_key(|(key, _)| *key);
+    for ((vpc, vip), balancer) in sorted {
+        let Some(vpc) = host.fabric.vpc(vpc) else { continue };
+        for target in &balancer.plan().targets {
+            let labels = vec![
+                ("vpc", vpc.name.clone()),
+                ("vip", vip.to_string()),
+                ("target", target.address.to_string()),
+            ];
+            connections.samples.push((labels.clone(), balancer.connections(target.address) as f64));
+            up.samples.push((labels, f64::from(u8::from(target.up))));
+        }
+    }
+    vec![connections, up]
 }
 
 fn phase(port: &Port) -> String {

@@ -5,6 +5,7 @@ use engine::PortIndex;
 use ipnet::IpNet;
 use packet::MacAddr;
 use std::net::IpAddr;
+use tables::balancers::BalancerPlan;
 use tables::rules::Rule;
 use tables::{Endpoint, Location, NextHop};
 
@@ -140,6 +141,22 @@ pub enum Action {
         vpc: u16,
         /// The network.
         prefix: IpNet,
+    },
+    /// An address of a VPC stands for the targets of a load balancer, which are as said now.
+    SetBalancer {
+        /// The VPC's number.
+        vpc: u16,
+        /// The address.
+        address: IpAddr,
+        /// What it is from now on.
+        plan: Box<BalancerPlan>,
+    },
+    /// An address of a VPC stands for nobody any more.
+    RemoveBalancer {
+        /// The VPC's number.
+        vpc: u16,
+        /// The address.
+        address: IpAddr,
     },
     /// Frames to `mac` in `space` go to `location`, whatever was said before.
     BindMac {

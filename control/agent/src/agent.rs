@@ -1,6 +1,7 @@
 //! The state machine.
 
 use crate::action::Action;
+use crate::balancers::Balancers;
 use crate::bindings::changes;
 use crate::holders::Holders;
 use crate::index::{Indices, Numbered};
@@ -58,6 +59,7 @@ pub struct Agent {
     pub(crate) vteps: Numbered<VtepKey, VtepPlan>,
     pub(crate) policies: Policies,
     pub(crate) members: Members,
+    pub(crate) balancers: Balancers,
     pub(crate) holders: Holders,
     pub(crate) watch: Watch,
     /// The host on which each port that moves was last heard to run, of its two.
@@ -81,6 +83,7 @@ impl Agent {
             vteps: Numbered::new(u16::MAX),
             policies: Policies::new(),
             members: Members::default(),
+            balancers: Balancers::default(),
             holders: Holders::default(),
             watch: Watch::default(),
             active: BTreeMap::new(),

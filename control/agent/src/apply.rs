@@ -26,7 +26,9 @@ struct Work {
     entering: BTreeSet<ObjectName>,
     /// SecurityGroups whose rules change.
     rules: Vec<ObjectName>,
-    /// What there is to be, if more than Ports, Endpoints and SecurityGroups changes.
+    /// Whether a LoadBalancer changes, or a Port that is a target of one.
+    balancers: bool,
+    /// What there is to be, if more than Ports, Endpoints, SecurityGroups and LoadBalancers changes.
     scope: Option<Scope>,
 }
 
@@ -76,6 +78,10 @@ impl Agent {
             }
         }
         let (unbinds, mut binds, mut newcomers) = changes(&old, new, &closing);
+        let mut balancers = Vec::new();
+        if structural || work.balancers {
+            self.set_balancers(&mut actions, &mut balancers);
+        }
         actions.extend(unbinds);
         let detoured = self.detour(&closing, &mut actions);
         actions.extend(closes);
@@ -98,6 +104,7 @@ impl Agent {
         newcomers.add(binds.get(changed..).unwrap_or_default());
         actions.extend(newcomers.announce());
         actions.append(&mut binds);
+        actions.append(&mut balancers);
         if structural {
             self.remove_numbers(&mut actions);
         }
@@ -119,8 +126,11 @@ impl Agent {
                             subnets.insert(subnet.clone());
                         }
                     }
+                    let is_target = |key| self.balancers.targets.contains(&object(key));
+                    work.balancers |= difference.key().is_some_and(is_target);
                     work.changing.push(difference);
                 }
+                Some((Kind::LoadBalancer, _)) => work.balancers = true,
                 Some((Kind::Host, name)) => hosts.push(name.clone()),
                 Some((Kind::SecurityGroup, _)) => {
                     let spec =

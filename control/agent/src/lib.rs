@@ -8,6 +8,7 @@
 mod action;
 mod agent;
 mod apply;
+mod balancers;
 mod bindings;
 mod holders;
 mod index;

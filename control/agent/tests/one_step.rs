@@ -286,3 +286,42 @@ fn a_change_of_members_is_an_entry_and_one_of_rules_the_policies_they_are_in() {
     );
     assert!(last.iter().any(|action| matches!(action, Action::RemovePolicy { .. })), "{last:?}");
 }
+
+#[test]
+fn a_load_balancer_follows_its_targets_and_nothing_else() {
+    let balancer = |rest: &str| {
+        format!(
+            "{REMOTE}}}\n---\nkind: LoadBalancer\nmetadata: {{name: lb}}\nspec: {{vpc: blue, vip: 10.0.100.1, \
+             listeners: [{{protocol: tcp, port: 80, targetPort: 8080}}], targets: [{{port: b, weight: 2}}, {{port: a}}{rest}"
+        )
+    };
+    let set = |actions: &[Action]| {
+        let plan = |action: &Action| match action {
+            Action::SetBalancer { vpc: 0, address, plan } if *address == IpAddr::from([10, 0, 100, 1]) => {
+                let target = |target: &tables::balancers::Target| (target.address, target.weight, target.up);
+                Some(plan.targets.iter().map(target).collect::<Vec<_>>())
+            }
+            _ => None,
+        };
+        actions.iter().filter_map(plan).collect::<Vec<_>>()
+    };
+    let (a, b) = (IpAddr::from([10, 0, 1, 10]), IpAddr::from([10, 0, 1, 11]));
+    let mut agent = agent("node-a");
+    let first = apply(&mut agent, &balancer("]"));
+    assert_eq!(set(&first), [[(b, 2, true), (a, 1, true)]]);
+    assert!(matches!(first.last(), Some(Action::SetBalancer { .. })), "after all that it needs");
+    assert_eq!(apply(&mut agent, &balancer("]")), []);
+    // A target that is shut down is not up; nothing is said when another port changes.
+    let down = balancer("]").replace("host: node-b,", "host: node-b, shutdown: true,");
+    assert_eq!(set(&apply(&mut agent, &down)), [[(b, 2, false), (a, 1, true)]]);
+    assert_eq!(set(&apply(&mut agent, &balancer(", {ip: 10.0.1.77}]"))).len(), 1);
+    let other = balancer(", {ip: 10.0.1.77}]").replace("ips: [10.0.1.12]", "ips: [10.0.1.13]");
+    let moved = apply(&mut agent, &other);
+    assert!(!moved.is_empty() && set(&moved).is_empty(), "{moved:?}");
+    let gone = apply(&mut agent, REMOTE);
+    let removal = Action::RemoveBalancer { vpc: 0, address: IpAddr::from([10, 0, 100, 1]) };
+    assert!(gone.contains(&removal), "{gone:?}");
+    // A host without ports of the VPC needs none.
+    let mut elsewhere = Agent::new(Name::parse("node-c").unwrap());
+    assert_eq!(set(&elsewhere.apply(&crate::set(&balancer("]"))).0).len(), 0);
+}

@@ -120,6 +120,7 @@ mod tests {
         assert_eq!(parse_kind("securityGroups"), Ok(Kind::SecurityGroup));
         assert_eq!(parse_kind("Endpoints"), Ok(Kind::Endpoint));
         assert!(parse_kind("prots").unwrap_err().contains("nearest known kind: Port"));
-        assert!(parse_kind("LoadBalancers").unwrap_err().contains("not supported by this version"));
+        assert_eq!(parse_kind("loadbalancers"), Ok(Kind::LoadBalancer));
+        assert!(parse_kind("FloatingIps").unwrap_err().contains("not supported by this version"));
     }
 }

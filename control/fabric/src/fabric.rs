@@ -210,6 +210,8 @@ impl<U: Upstream> Fabric<U> {
             Action::RemovePolicy { policy } => self.remove_policy(control, policy),
             Action::BindMember { vpc, prefix, groups } => self.set_member(control, vpc, prefix, &groups),
             Action::UnbindMember { vpc, prefix } => self.remove_member(control, vpc, prefix),
+            Action::SetBalancer { vpc, address, plan } => control.set_balancer(vpc, address, Some(*plan)),
+            Action::RemoveBalancer { vpc, address } => control.set_balancer(vpc, address, None),
             Action::BindMac { space, mac, location } => {
                 self.place_mac(control, space, mac, Some(location), now);
             }

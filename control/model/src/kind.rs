@@ -24,15 +24,16 @@ pub enum Kind {
     Port,
     /// An address in a VPC that is not ours.
     Endpoint,
+    /// An address in a VPC that stands for many targets.
+    LoadBalancer,
 }
 
 /// Kinds that later versions bring. Naming one is not a typo, and is told apart from one.
-const LATER: &[&str] =
-    &["ExternalNetwork", "NatGateway", "FloatingIp", "LoadBalancer", "QosPolicy", "Mirror"];
+const LATER: &[&str] = &["ExternalNetwork", "NatGateway", "FloatingIp", "QosPolicy", "Mirror"];
 
 impl Kind {
     /// All kinds, in dependency order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Host,
         Self::Vpc,
         Self::Peering,
@@ -41,6 +42,7 @@ impl Kind {
         Self::Subnet,
         Self::Port,
         Self::Endpoint,
+        Self::LoadBalancer,
     ];
 
     /// The name, as manifests write it.
@@ -54,6 +56,7 @@ impl Kind {
             Self::Subnet => "Subnet",
             Self::Port => "Port",
             Self::Endpoint => "Endpoint",
+            Self::LoadBalancer => "LoadBalancer",
         }
     }
 
@@ -94,11 +97,12 @@ mod tests {
     #[test]
     fn known_later_and_unknown_kinds_are_told_apart() {
         assert_eq!(Kind::parse("Subnet"), Ok(Kind::Subnet));
-        let later = Kind::parse("LoadBalancer").unwrap_err();
-        assert!(later.message.contains("LoadBalancer is not supported by this version"));
+        let later = Kind::parse("FloatingIp").unwrap_err();
+        assert!(later.message.contains("FloatingIp is not supported by this version"));
         let typo = Kind::parse("Subnt").unwrap_err();
         assert_eq!(typo.message, "unknown kind");
         assert!(typo.remedy.contains("nearest known kind: Subnet;"));
+        assert_eq!(Kind::parse("LoadBalancer"), Ok(Kind::LoadBalancer));
         assert!(Kind::parse("loadbalancer").unwrap_err().remedy.contains("LoadBalancer"));
     }
 }

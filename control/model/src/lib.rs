@@ -5,7 +5,7 @@
 //! - [`yaml`] turns text into trees whose every node knows its line, within a budget; [`fields`] reads typed values
 //!   out of a tree and reports every problem it meets instead of the first;
 //! - [`name`], [`mac`], [`quantity`] and [`net`] are the values of the fields;
-//! - [`kind`] lists the kinds; [`host`], [`vpc`], [`peering`], [`route_table`], [`security_group`], [`subnet`] (with [`dhcp`]), [`port`], [`endpoint`] are those of this version; [`resource`] holds one;
+//! - [`kind`] lists the kinds; [`host`], [`vpc`], [`peering`], [`route_table`], [`security_group`], [`subnet`] (with [`dhcp`]), [`port`], [`endpoint`], [`load_balancer`] are those of this version; [`resource`] holds one;
 //!   [`features`] names what a port can withhold from its guest;
 //! - [`set`] is a validated set of resources, [`validate`] the rules that concern more than one of them, [`owner`] who
 //!   may change what; [`diff`](mod@diff) turns two sets into the list of changes between them;
@@ -22,6 +22,7 @@ pub mod fields;
 pub mod host;
 pub mod kind;
 pub mod load;
+pub mod load_balancer;
 pub mod mac;
 pub mod name;
 pub mod net;
@@ -49,6 +50,7 @@ pub use host::HostSpec;
 pub use kind::Kind;
 pub use load::Manifests;
 pub use load::{load_path, load_paths, load_text};
+pub use load_balancer::LoadBalancerSpec;
 pub use mac::MacAddr;
 pub use name::{Key, Name, ObjectName};
 pub use owner::Owner;

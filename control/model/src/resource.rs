@@ -4,6 +4,7 @@ use crate::endpoint::EndpointSpec;
 use crate::fields::{Fields, Parsed, Reader, Refusal};
 use crate::host::HostSpec;
 use crate::kind::Kind;
+use crate::load_balancer::LoadBalancerSpec;
 use crate::mac::derived;
 use crate::name::{Key, Name, ObjectName};
 use crate::owner::Owner;
@@ -137,6 +138,8 @@ pub enum Spec {
     Port(PortSpec),
     /// An address that is not ours.
     Endpoint(EndpointSpec),
+    /// An address that stands for many.
+    LoadBalancer(LoadBalancerSpec),
 }
 
 /// One resource, all defaults that concern it alone filled in.
@@ -191,6 +194,7 @@ impl Spec {
             Self::Subnet(spec) => spec.to_json(project),
             Self::Port(spec) => spec.to_json(project),
             Self::Endpoint(spec) => spec.to_json(project),
+            Self::LoadBalancer(spec) => spec.to_json(project),
         }
     }
 }
@@ -206,6 +210,7 @@ pub(crate) enum DraftSpec {
     Subnet(SubnetSpec),
     Port(PortDraft),
     Endpoint(EndpointSpec),
+    LoadBalancer(LoadBalancerSpec),
 }
 
 /// One document, as far as it could be read.
@@ -310,6 +315,7 @@ fn read_spec(
         }
         Kind::Port => DraftSpec::Port(PortDraft::read(fields, reader, &project, &uid)?),
         Kind::Endpoint => DraftSpec::Endpoint(EndpointSpec::read(fields, reader, &project)?),
+        Kind::LoadBalancer => DraftSpec::LoadBalancer(LoadBalancerSpec::read(fields, reader, &project)?),
     })
 }
 
@@ -456,10 +462,10 @@ mod tests {
 
     #[test]
     fn kinds_of_later_versions_are_told_apart_from_typos() {
-        let later = problems("kind: LoadBalancer\nmetadata: {name: web}\nspec: {vpc: blue, rules: []}\n");
+        let later = problems("kind: FloatingIp\nmetadata: {name: web}\nspec: {vpc: blue, rules: []}\n");
         assert_eq!(later.len(), 1);
         assert!(later[0].starts_with(
-            "f.yaml:1:7: kind \"LoadBalancer\": kind LoadBalancer is not supported by this version"
+            "f.yaml:1:7: kind \"FloatingIp\": kind FloatingIp is not supported by this version"
         ));
         assert!(problems("kind: Prot\n")[0].contains("unknown kind; remedy: nearest known kind: Port"));
         assert!(problems("[1, 2]")[0].contains("is a list, not a mapping"));

@@ -4,6 +4,7 @@ use crate::endpoint::EndpointSpec;
 use crate::host::HostSpec;
 use crate::kind::Kind;
 use crate::load::Manifests;
+use crate::load_balancer::LoadBalancerSpec;
 use crate::name::{Key, Name, ObjectName};
 use crate::peering::PeeringSpec;
 use crate::port::PortSpec;
@@ -44,7 +45,7 @@ pub enum Absent {
 pub struct ResourceSet {
     /// By key.
     resources: Sorted<Resource>,
-    /// What belongs to a VPC (RouteTables, SecurityGroups, Subnets) or to a Subnet (Ports, Endpoints), by that and by key.
+    /// What belongs to a VPC (RouteTables, SecurityGroups, Subnets, LoadBalancers) or to a Subnet (Ports, Endpoints), by that and by key.
     members: Sorted<Resource>,
     /// Which hosts each subnet is on.
     spans: Spans,
@@ -84,6 +85,7 @@ fn parent_of(resource: &Resource) -> Option<(Kind, &ObjectName)> {
         Spec::RouteTable(spec) => Some((Kind::Vpc, &spec.vpc)),
         Spec::SecurityGroup(spec) => Some((Kind::Vpc, &spec.vpc)),
         Spec::Subnet(spec) => Some((Kind::Vpc, &spec.vpc)),
+        Spec::LoadBalancer(spec) => Some((Kind::Vpc, &spec.vpc)),
         Spec::Port(spec) => Some((Kind::Subnet, &spec.subnet)),
         Spec::Endpoint(spec) => Some((Kind::Subnet, &spec.subnet)),
         Spec::Host(_) | Spec::Vpc(_) | Spec::Peering(_) => None,
@@ -147,6 +149,10 @@ fn as_security_group(resource: &Resource) -> Option<Typed<'_, SecurityGroupSpec>
 
 fn as_endpoint(resource: &Resource) -> Option<Typed<'_, EndpointSpec>> {
     typed(resource, if let Spec::Endpoint(spec) = &resource.spec { Some(spec) } else { None })
+}
+
+fn as_load_balancer(resource: &Resource) -> Option<Typed<'_, LoadBalancerSpec>> {
+    typed(resource, if let Spec::LoadBalancer(spec) = &resource.spec { Some(spec) } else { None })
 }
 
 fn as_port(resource: &Resource) -> Option<Typed<'_, PortSpec>> {
@@ -307,7 +313,7 @@ impl ResourceSet {
         self.resources.beginning_at(before).take_while(move |other| other.meta.key.kind == kind)
     }
 
-    /// The RouteTables, SecurityGroups and Subnets of a Vpc, or the Ports and Endpoints of a Subnet; by kind, project and name.
+    /// The RouteTables, SecurityGroups, Subnets and LoadBalancers of a Vpc, or the Ports and Endpoints of a Subnet; by kind, project and name.
     pub fn members<'a>(&'a self, of: Kind, name: &'a ObjectName) -> impl Iterator<Item = &'a Arc<Resource>> {
         let parent = Some((of, name));
         let before = move |other: &Resource| parent_of(other) < parent;
@@ -352,6 +358,11 @@ impl ResourceSet {
     /// All endpoints that are not ours.
     pub fn endpoints(&self) -> impl Iterator<Item = Typed<'_, EndpointSpec>> {
         self.of_kind(Kind::Endpoint).filter_map(|resource| as_endpoint(resource))
+    }
+
+    /// All load balancers.
+    pub fn load_balancers(&self) -> impl Iterator<Item = Typed<'_, LoadBalancerSpec>> {
+        self.of_kind(Kind::LoadBalancer).filter_map(|resource| as_load_balancer(resource))
     }
 
     /// All ports.

@@ -4,6 +4,7 @@
 //! document that could not be read still counts as there, so that what refers to it is not reported too.
 
 mod addresses;
+mod balancers;
 mod groups;
 mod numbers;
 mod references;
@@ -125,6 +126,7 @@ impl Candidates {
             Spec::Subnet(spec) => DraftSpec::Subnet(spec),
             Spec::Port(spec) => DraftSpec::Port(PortDraft { spec, ips_written: true }),
             Spec::Endpoint(spec) => DraftSpec::Endpoint(spec),
+            Spec::LoadBalancer(spec) => DraftSpec::LoadBalancer(spec),
         };
         self.add(Candidate { meta: resource.meta.clone(), spec, source: Source::default() });
     }
@@ -173,6 +175,7 @@ impl Candidates {
         addresses::check(&self, &mut found);
         routes::check(&self, &mut found);
         groups::check(&self, &mut found);
+        balancers::check(&self, &mut found);
         tunnels::check(&self, &mut found);
         self.problems.append(&mut found);
         if self.problems.is_empty() {
@@ -204,6 +207,7 @@ impl Candidate {
             DraftSpec::Subnet(spec) => Spec::Subnet(spec),
             DraftSpec::Port(draft) => Spec::Port(draft.spec),
             DraftSpec::Endpoint(spec) => Spec::Endpoint(spec),
+            DraftSpec::LoadBalancer(spec) => Spec::LoadBalancer(spec),
         };
         Some(Resource { meta: self.meta, spec })
     }

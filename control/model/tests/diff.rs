@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use towpath_model::load_balancer::TargetAddress;
 use towpath_model::security_group::resolve;
 use towpath_model::{Change, Environment, Key, Kind, Resource, ResourceSet, Spec, Via, diff, load_text};
 
@@ -130,6 +131,13 @@ fn references(resource: &Resource, state: &Plain) -> Vec<Key> {
         }
         Spec::SecurityGroup(spec) => vec![Key::of(Kind::Vpc, &spec.vpc)],
         Spec::Endpoint(spec) => vec![Key::of(Kind::Subnet, &spec.subnet)],
+        Spec::LoadBalancer(spec) => {
+            let ports = spec.targets.iter().filter_map(|target| match &target.at {
+                TargetAddress::Port(port) => Some(Key::of(Kind::Port, port)),
+                TargetAddress::Ip(_) => None,
+            });
+            ports.chain([Key::of(Kind::Vpc, &spec.vpc)]).collect()
+        }
         Spec::Port(spec) => {
             let hosts = spec.host.iter().chain(&spec.migrating_to).map(Key::host);
             let subnet = Key::of(Kind::Subnet, &spec.subnet);

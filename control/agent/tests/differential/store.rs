@@ -3,6 +3,7 @@
 use packet::MacAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use tables::balancers::BalancerPlan;
 use tables::rules::{Remote, Rule};
 use tables::{Endpoint, Location, NextHop};
 use towpath_agent::{Action, Agent, PortPlan, SubnetPlan, VpcPlan, VtepKind};
@@ -18,6 +19,7 @@ pub(crate) struct Store {
     endpoints: BTreeMap<(u16, IpAddr), Endpoint>,
     policies: BTreeMap<u16, (String, Vec<Rule>)>,
     members: BTreeMap<(u16, ipnet::IpNet), Vec<u16>>,
+    balancers: BTreeMap<(u16, IpAddr), BalancerPlan>,
     counters: BTreeSet<u32>,
 }
 
@@ -34,6 +36,7 @@ impl Store {
             && self.vteps.is_empty()
             && self.policies.is_empty()
             && self.members.is_empty()
+            && self.balancers.is_empty()
     }
 
     pub(crate) fn vtep_with_source(&self, source: IpAddr) -> Option<u16> {
@@ -180,11 +183,19 @@ impl Store {
             Action::UnbindMember { vpc, prefix } => {
                 assert!(self.members.remove(&(vpc, prefix)).is_some(), "{action:?}");
             }
+            Action::SetBalancer { vpc, address, plan } => {
+                assert!(self.vpcs.contains_key(&vpc), "{address}");
+                assert_ne!(self.balancers.insert((vpc, address), (*plan).clone()), Some(*plan));
+            }
+            Action::RemoveBalancer { vpc, address } => {
+                assert!(self.balancers.remove(&(vpc, address)).is_some(), "{address}");
+            }
             Action::RemoveVpc { vpc } => {
                 assert!(self.vpcs.remove(&vpc).is_some());
                 assert!(!self.macs.keys().any(|(space, _)| *space == 0x8000 | vpc));
                 assert!(!self.endpoints.keys().any(|(other, _)| *other == vpc));
                 assert!(!self.members.keys().any(|(other, _)| *other == vpc));
+                assert!(!self.balancers.keys().any(|(other, _)| *other == vpc));
                 assert!(!self.subnets.values().any(|plan| plan.vpc == vpc));
             }
             Action::RemoveSubnet { subnet } => {

@@ -169,7 +169,7 @@ fn resources_table(
     let mut all = if kind.is_global() { vec![] } else { vec![Column::text("PROJECT")] };
     all.push(Column::text("NAME"));
     all.extend(columns.iter().map(|(title, pointer)| match *pointer {
-        "/spec/vni" | "/spec/mtu" | ROUTES | RULES => Column::number(title),
+        "/spec/vni" | "/spec/mtu" | ROUTES | RULES | LISTENERS | TARGETS => Column::number(title),
         _ => Column::text(title),
     }));
     all.push(Column::text("OWNER"));
@@ -181,7 +181,7 @@ fn resources_table(
             let mut row: Vec<String> = project.into_iter().collect();
             row.push(resource.name.clone());
             row.extend(columns.iter().map(|(_, pointer)| match *pointer {
-                ROUTES | RULES => {
+                ROUTES | RULES | LISTENERS | TARGETS => {
                     let list = value.pointer(pointer).and_then(Value::as_array);
                     list.map_or(0, Vec::len).to_string()
                 }
@@ -197,6 +197,8 @@ fn resources_table(
 /// Lists of which only the length is shown.
 const ROUTES: &str = "/spec/routes";
 const RULES: &str = "/spec/rules";
+const LISTENERS: &str = "/spec/listeners";
+const TARGETS: &str = "/spec/targets";
 
 /// Title and place of what is shown of a kind besides project, name and owner.
 fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
@@ -214,6 +216,13 @@ fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
             ("DHCP", "/spec/dhcp/enabled"),
         ],
         Kind::Port => &[("SUBNET", "/spec/subnet")],
+        Kind::LoadBalancer => &[
+            ("VPC", "/spec/vpc"),
+            ("VIP", "/spec/vip"),
+            ("LISTENERS", LISTENERS),
+            ("TARGETS", TARGETS),
+            ("AFFINITY", "/spec/sessionAffinity"),
+        ],
         Kind::Endpoint => {
             &[("SUBNET", "/spec/subnet"), ("MAC", "/spec/mac"), ("IPS", "/spec/ips"), ("VTEP", "/spec/vtep")]
         }

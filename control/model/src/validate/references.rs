@@ -2,6 +2,7 @@
 
 use super::{Candidate, Candidates, project_of};
 use crate::kind::Kind;
+use crate::load_balancer::TargetAddress;
 use crate::name::{Key, Name, ObjectName};
 use crate::problem::Problem;
 use crate::resource::DraftSpec;
@@ -53,6 +54,15 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
                 check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
                 if let Some(table) = &spec.route_table {
                     check.object(candidate, "spec.routeTable", Kind::RouteTable, table);
+                }
+            }
+            DraftSpec::LoadBalancer(spec) => {
+                check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
+                for (index, target) in spec.targets.iter().enumerate() {
+                    if let TargetAddress::Port(port) = &target.at {
+                        let field = format!("spec.targets[{index}].port");
+                        check.object(candidate, &field, Kind::Port, port);
+                    }
                 }
             }
             DraftSpec::Endpoint(spec) => check.object(candidate, "spec.subnet", Kind::Subnet, &spec.subnet),

@@ -3,11 +3,14 @@
 use crate::frames::{ICMP, TCP, UDP, complete, icmp, seal, tcp, udp};
 use crate::world::{VPC, World, address, allow, gateway_mac, mac, out, out_and_in, subnet_of};
 use engine::DropReason::{self, NoListener, NoTarget, PolicyDenied, Untranslatable};
+use engine::PortIndex;
+use packet::MacAddr;
 use packet::tcp::{ACK, SYN};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tables::balancers::{Affinity, BalancerPlan, Listener, Target, WhenAllDown};
 use tables::rules::{Direction, Remote, Rule};
+use tables::{Endpoint, Location, NextHop, PortProfile, RouteTable};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 100, 1);
 
@@ -367,4 +370,68 @@ fn without_the_balancer_its_connections_end() {
     world.send_all(0, &[ack(0, 1000)]);
     assert!(world.receive(1).is_empty());
     assert_eq!(world.dropped(0, DropReason::NoRoute) + world.receive(0).len() as u64, 1);
+}
+
+/// Gives ports fd00::1:0 and so on, in subnet 0, beside what they have.
+fn add_ipv6(world: &mut World, ports: &[u16]) {
+    let prefix = "fd00::/64".parse().unwrap();
+    world.control.set_routes(0, Some(RouteTable::build([(prefix, NextHop::Subnet(0))])));
+    world.control.publish();
+    for port in ports {
+        let addresses = [IpAddr::V4(address(*port)), IpAddr::V6(ipv6(*port))];
+        let profile = PortProfile::new(0, mac(*port), 1450, &addresses, &[]);
+        let mut profile = profile.in_vpc(VPC, gateway_mac(0), 1);
+        profile.policy = Some(*port);
+        world.control.set_profile(PortIndex(*port), profile);
+        let endpoint = Endpoint { mac: mac(*port), subnet: 0, location: Location::Local(*port) };
+        world.control.place_endpoint(VPC, ipv6(*port).into(), endpoint);
+    }
+}
+
+fn ipv6(port: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, port)
+}
+
+fn tcp6(macs: [MacAddr; 2], addresses: [Ipv6Addr; 2], ports: [u16; 2], flags: u8) -> Vec<u8> {
+    let mut frame = [macs[1].0, macs[0].0].concat();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, TCP, 64]);
+    addresses.iter().for_each(|address| frame.extend(address.octets()));
+    frame.extend(ports.map(u16::to_be_bytes).concat());
+    frame.extend([0, 0, 0, 100, 0, 0, 0, 101, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+    complete(frame)
+}
+
+#[test]
+fn ipv6_is_balanced_alike() {
+    let mut world = world(1, &[(1, 1)]);
+    add_ipv6(&mut world, &[0, 1]);
+    let vip = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x99);
+    let target = Target { address: ipv6(1).into(), weight: 1, up: true };
+    world.control.set_balancer(VPC, vip.into(), Some(BalancerPlan { targets: vec![target], ..plan(&[]) }));
+    let through = |mut frame: Vec<u8>| {
+        frame[21] -= 1;
+        frame
+    };
+    for _ in 0..2 {
+        let asked = tcp6([mac(0), gateway_mac(0)], [ipv6(0), vip], [1000, 80], SYN);
+        world.send_all(0, &[asked]);
+        let expected = tcp6([gateway_mac(0), mac(1)], [ipv6(0), ipv6(1)], [1000, 8080], SYN);
+        assert_eq!(world.receive(1), [through(expected)]);
+    }
+    world.send_all(1, &[tcp6([mac(1), mac(0)], [ipv6(1), ipv6(0)], [8080, 1000], SYN | ACK)]);
+    let expected = tcp6([mac(1), mac(0)], [vip, ipv6(0)], [80, 1000], SYN | ACK);
+    assert_eq!(world.receive(0), [expected]);
+    // Who has it is asked of all that solicit that address (RFC 4861 section 2.3).
+    let group = MacAddr([0x33, 0x33, 0xff, 0, 0, 0x99]);
+    let mut question = [group.0, mac(0).0].concat();
+    question.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255]);
+    question.extend(ipv6(0).octets());
+    question.extend("ff02::1:ff00:99".parse::<Ipv6Addr>().unwrap().octets());
+    question.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+    question.extend(vip.octets());
+    question.extend([1, 1]);
+    question.extend(mac(0).0);
+    world.send_all(0, &[complete(question)]);
+    let answer = world.receive(0).remove(0);
+    assert_eq!((answer[54], &answer[80..86]), (136, &gateway_mac(0).0[..]));
 }

@@ -44,12 +44,15 @@ pub(crate) fn seal(frame: &mut [u8]) {
 
 /// Makes all checksums right.
 pub(crate) fn complete(mut frame: Vec<u8>) -> Vec<u8> {
-    seal(&mut frame);
+    if frame[12] == 8 {
+        seal(&mut frame);
+    }
     let headers = packet::parse(&frame, frame.len() as u32).unwrap();
     let l4 = usize::from(headers.l4_offset);
     let (at, pseudo) = match headers.l4 {
         L4::Tcp => (l4 + 16, pseudo_header(&frame, &headers).unwrap()),
         L4::Udp => (l4 + 6, pseudo_header(&frame, &headers).unwrap()),
+        L4::Icmpv6 => (l4 + 2, pseudo_header(&frame, &headers).unwrap()),
         _ => (l4 + 2, Sum::ZERO),
     };
     frame[at..at + 2].copy_from_slice(&[0, 0]);
