@@ -4,6 +4,7 @@ use crate::doctor;
 use crate::host::{Host, HostHandle};
 use crate::port::{Phase, Port};
 use crate::uplink::Uplink;
+use crate::worker::boot_time;
 use api::pb;
 use api::{Backend, Failure};
 use engine::{CounterTotals, DropReason};
@@ -11,6 +12,7 @@ use model::{Kind, Name, ObjectName};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tables::rules::RuleHits;
 use tokio::sync::oneshot;
 
 /// Worker counts at the last reset: packets, busy and idle cycles.
@@ -161,6 +163,18 @@ impl Backend for Daemon {
             }
             drops.sort_by(|a: &pb::Drop, b| (&a.port, &a.reason).cmp(&(&b.port, &b.reason)));
             drops
+        })
+        .await
+    }
+
+    async fn list_rule_hits(&self, group: ObjectName) -> Result<Vec<pb::RuleHits>, Failure> {
+        self.on_host(move |host| {
+            let now = boot_time() / 1_000_000_000;
+            let hits = host.hits_of(&group).into_iter().map(|RuleHits { hits, last }| pb::RuleHits {
+                hits,
+                last_hit_seconds: last.map(|last| now.saturating_sub(last.into()) as f64),
+            });
+            hits.collect()
         })
         .await
     }

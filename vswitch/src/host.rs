@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use switch::{Control, Removal, UPLINK};
+use tables::rules::RuleHits;
 
 /// How often rates are taken and quiet failures looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -182,7 +183,34 @@ impl Host {
         self.resources = resources;
         self.carry_out(actions);
         let remedy = "delete ports of this host, or place some on another";
-        exhausted.into_iter().map(|error| Problem::new(error.to_string(), remedy).of(error.port)).collect()
+        let exhausted =
+            exhausted.into_iter().map(|error| Problem::new(error.to_string(), remedy).of(error.port));
+        let remedy = "change these rules or groups; until then what was in force before is";
+        let refused = self.fabric.refused_rules().map(|line| Problem::new(line, remedy));
+        exhausted.chain(refused).collect()
+    }
+
+    /// What each rule of a security group did here, in their order; none while no port here is in it.
+    pub fn hits_of(&self, group: &ObjectName) -> Vec<RuleHits> {
+        let counters = self.agent.counters_of(group).into_iter().flatten();
+        counters.map(|counter| self.control.rule_counters().read(counter)).collect()
+    }
+
+    /// Says what rules that are to be logged decided.
+    fn log_decisions(&self) {
+        let decisions = self.control.decisions();
+        for _ in 0..decisions.len() {
+            let Some(decision) = decisions.pop() else { break };
+            let port = self.agent.plan(PortIndex(decision.port)).map_or("", |plan| plan.name.as_str());
+            let rule = decision.judgement.rule.and_then(|counter| self.agent.rule_of(counter));
+            let Some((group, index, _)) = rule else { continue };
+            let verdict = if decision.judgement.allowed { "allow" } else { "deny" };
+            let [from, to] = decision.ports;
+            tracing::info!(
+                port, %group, rule = index, verdict, direction = ?decision.direction, source = %decision.source,
+                destination = %decision.destination, protocol = decision.protocol, from, to, "rule"
+            );
+        }
     }
 
     /// Ends everything: ports are closed, workers stopped, then the thread returns.
@@ -291,6 +319,7 @@ impl Host {
         self.next_tick = self.now() + TICK;
         let all: Vec<PortIndex> = self.ports.keys().copied().collect();
         all.into_iter().for_each(|index| self.with_port(index, Port::tick));
+        self.log_decisions();
         self.control.reclaim();
         self.watch_uplink();
         for worker in self.workers.iter().filter(|worker| worker.is_dead()) {

@@ -79,6 +79,15 @@ fn the_manifests_are_valid_and_have_every_field() {
             assert!(known, "{field} of {} is not in the example", resource.meta.key);
         }
     }
+    // The page on groups speaks of the same VPC.
+    let groups = blocks(&page("security-groups.md"), "yaml");
+    let vpc = "---\nkind: Vpc\nmetadata: {name: blue}\nspec: {vni: 1, cidrs: [10.0.0.0/16]}\n";
+    let ops = "---\nkind: SecurityGroup\nmetadata: {name: ops}\nspec: {vpc: blue}\n";
+    let all = format!("{}\n{vpc}{ops}", groups.join("---\n"));
+    assert_eq!(
+        model::load_text(&all, "security-groups.md", &environment).unwrap().security_groups().count(),
+        3
+    );
     for feature in model::features::FEATURES {
         assert!(text.contains(&format!("`{feature}`")), "{feature}");
     }

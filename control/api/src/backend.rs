@@ -52,4 +52,10 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         port: Option<ObjectName>,
     ) -> impl Future<Output = Result<Vec<pb::Drop>, Failure>> + Send;
+
+    /// What each rule of a security group did on this host, in their order; none while no port here is in it.
+    fn list_rule_hits(
+        &self,
+        group: ObjectName,
+    ) -> impl Future<Output = Result<Vec<pb::RuleHits>, Failure>> + Send;
 }

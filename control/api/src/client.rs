@@ -178,6 +178,15 @@ impl Client {
         let answer = self.inner.list_drops(pb::ListDropsRequest { port }).await;
         answer.map(|answer| answer.into_inner().drops).map_err(|status| self.failed(&status))
     }
+
+    /// What each rule of a security group did; none while no port of the daemon's host is in it.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn list_rule_hits(&mut self, group: pb::ObjectName) -> Result<Vec<pb::RuleHits>, ClientError> {
+        let answer = self.inner.list_rule_hits(pb::ListRuleHitsRequest { group: Some(group) }).await;
+        answer.map(|answer| answer.into_inner().rules).map_err(|status| self.failed(&status))
+    }
 }
 
 /// Nobody answers: says why and what to do.

@@ -286,4 +286,12 @@ impl<B: Backend> Towpath for Service<B> {
         }
         Ok(Response::new(pb::ListDropsReply { drops: self.backend.list_drops(port).await? }))
     }
+
+    async fn list_rule_hits(
+        &self,
+        request: Request<pb::ListRuleHitsRequest>,
+    ) -> Result<Response<pb::ListRuleHitsReply>, Status> {
+        let group = object(request.into_inner().group.unwrap_or_default())?;
+        Ok(Response::new(pb::ListRuleHitsReply { rules: self.backend.list_rule_hits(group).await? }))
+    }
 }

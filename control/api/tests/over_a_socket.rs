@@ -69,6 +69,11 @@ impl Backend for FromMemory {
         let port = port.map(|name| name.to_string());
         Ok(vec![pb::Drop { port, reason: "spoofed_mac".into(), packets: 3, ..pb::Drop::default() }])
     }
+
+    async fn list_rule_hits(&self, group: ObjectName) -> Result<Vec<pb::RuleHits>, Failure> {
+        self.asked.lock().unwrap().push(group.to_string());
+        Ok(vec![pb::RuleHits { hits: 7, last_hit_seconds: Some(1.5) }])
+    }
 }
 
 struct Running {

@@ -124,7 +124,7 @@ fn ports_as_table_wide_json_and_yaml() {
 fn what_get_prints_can_be_validated_again_without_its_status() {
     let daemon = FakeDaemon::start(true);
     let folder = tempfile::tempdir().unwrap();
-    for kind in ["hosts", "vpcs", "subnets", "ports"] {
+    for kind in ["hosts", "vpcs", "securitygroups", "subnets", "ports"] {
         let all = towpath(&daemon, &["get", kind, "-o", "json"]).json();
         for (index, mut resource) in all.as_array().unwrap().clone().into_iter().enumerate() {
             resource.as_object_mut().unwrap().remove("status");
@@ -132,7 +132,11 @@ fn what_get_prints_can_be_validated_again_without_its_status() {
         }
     }
     let run = alone(&["validate", "-f", folder.path().to_str().unwrap()]);
-    assert_eq!((run.status, run.stdout.as_str()), (0, "valid: 1 Host, 1 Vpc, 1 Subnet, 2 Port\n"), "{run:?}");
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (0, "valid: 1 Host, 1 Vpc, 2 SecurityGroup, 1 Subnet, 2 Port\n"),
+        "{run:?}"
+    );
 }
 
 #[test]
@@ -315,7 +319,11 @@ fn validate_reports_every_problem_and_needs_no_daemon() {
     write("good.yaml", MANIFESTS);
     let good = folder.path().join("good.yaml");
     let run = alone(&["validate", "-f", good.to_str().unwrap()]);
-    assert_eq!((run.status, run.stdout.as_str()), (0, "valid: 1 Host, 1 Vpc, 1 Subnet, 2 Port\n"), "{run:?}");
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (0, "valid: 1 Host, 1 Vpc, 1 SecurityGroup, 1 Subnet, 2 Port\n"),
+        "{run:?}"
+    );
     write(
         "bad.yaml",
         "kind: Port\nmetadata: {name: p}\nspec: {subnet: nowhere, ips: [x]}\n---\nkind: Prot\n---\nkind: Port\nmetadata: {name: q}\nspec: {subnet: wbe, ips: [10.0.1.12]}\n",

@@ -8,10 +8,12 @@ use fake::FakeDaemon;
 use std::path::Path;
 
 /// Commands whose output the page shows, in its order.
-const SHOWN: [&str; 9] = [
+const SHOWN: [&str; 11] = [
     "towpath status",
     "towpath get ports",
+    "towpath get securitygroups",
     "towpath describe port vm1-eth0",
+    "towpath describe securitygroup web",
     "towpath drops",
     "towpath workers",
     "towpath workers -o json",

@@ -4,7 +4,7 @@ use super::find_resource;
 use super::get::{port_value, resource_value, text_at};
 use crate::Failed;
 use crate::args::Format;
-use crate::output::{Column, pairs, scaled, structured, table};
+use crate::output::{Column, pairs, scaled, structured, table, time_span};
 use api::{Client, pb};
 use model::{Kind, ObjectName};
 use serde_json::Value;
@@ -18,6 +18,9 @@ pub(crate) async fn run(
     format: Format,
     out: &mut dyn Write,
 ) -> Result<(), Failed> {
+    if kind == Kind::SecurityGroup {
+        return describe_group(client, name, format, out).await;
+    }
     if kind != Kind::Port {
         let value = resource_value(&find_resource(client, kind, name).await?)?;
         if !structured(out, format, &value)? {
@@ -32,6 +35,85 @@ pub(crate) async fn run(
         return Ok(());
     }
     describe_port(out, &port.status.unwrap_or_default(), &value)
+}
+
+/// A group's rules, and what each did.
+async fn describe_group(
+    client: &mut Client,
+    name: &ObjectName,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), Failed> {
+    let mut value = resource_value(&find_resource(client, Kind::SecurityGroup, name).await?)?;
+    let hits = client.list_rule_hits(name.into()).await?;
+    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
+        let hits = serde_json::to_value(&hits).map_err(|error| Failed::Refused(error.to_string()))?;
+        status.insert("rules".to_owned(), hits);
+    }
+    if structured(out, format, &value)? {
+        return Ok(());
+    }
+    let at = |pointer: &str| text_at(&value, pointer);
+    let used = if hits.is_empty() { "no port of this host is in it" } else { "yes" };
+    pairs(
+        out,
+        &[
+            ("Name", format!("{}/{}", at("/metadata/project"), at("/metadata/name"))),
+            ("Uid", at("/metadata/uid")),
+            ("Owner", at("/status/owner")),
+            ("Vpc", at("/spec/vpc")),
+            ("In use", used.to_owned()),
+        ],
+    )?;
+    let rules = value.pointer("/spec/rules").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if rules.is_empty() {
+        writeln!(out, "\nNo rules.")?;
+        return Ok(());
+    }
+    writeln!(out, "\nRules:")?;
+    let columns = [
+        Column::number("RULE"),
+        Column::text("DIRECTION"),
+        Column::text("ACTION"),
+        Column::number("PRIORITY"),
+        Column::text("PROTOCOL"),
+        Column::text("PORTS"),
+        Column::text("REMOTE"),
+        Column::text("LOG"),
+        Column::number("HITS"),
+        Column::text("LAST HIT"),
+    ];
+    let rows: Vec<Vec<String>> =
+        rules.iter().enumerate().map(|(index, rule)| rule_row(index, rule, hits.get(index))).collect();
+    table(out, &columns, &rows)
+}
+
+fn rule_row(index: usize, rule: &Value, hits: Option<&pb::RuleHits>) -> Vec<String> {
+    let at = |pointer: &str| text_at(rule, pointer);
+    let or_any = |text: String| if text.is_empty() { "any".to_owned() } else { text };
+    let ports = match (at("/ports"), at("/icmpType"), at("/icmpCode")) {
+        (ports, kind, _) if kind.is_empty() => ports,
+        (_, kind, code) if code.is_empty() => format!("type {kind}"),
+        (_, kind, code) => format!("type {kind} code {code}"),
+    };
+    let remote = match (at("/remote/cidr"), at("/remote/group")) {
+        (cidr, group) if cidr.is_empty() && group.is_empty() => "any".to_owned(),
+        (cidr, group) if group.is_empty() => cidr,
+        (_, group) => format!("group {group}"),
+    };
+    let last = hits.and_then(|hits| hits.last_hit_seconds);
+    vec![
+        index.to_string(),
+        at("/direction"),
+        at("/action"),
+        at("/priority"),
+        or_any(at("/protocol")),
+        ports,
+        remote,
+        if at("/log") == "true" { "yes".to_owned() } else { String::new() },
+        hits.map(|hits| hits.hits.to_string()).unwrap_or_default(),
+        last.map(|seconds| format!("{} ago", time_span(seconds))).unwrap_or_default(),
+    ]
 }
 
 fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) -> Result<(), Failed> {

@@ -21,10 +21,21 @@ kind: Subnet
 metadata: {name: web}
 spec: {vpc: blue, cidrs: [10.0.1.0/24]}
 ---
+kind: SecurityGroup
+metadata: {name: web}
+spec:
+  vpc: blue
+  rules:
+    - {direction: egress, action: deny, priority: 10, remote: {cidr: 192.0.2.0/24}}
+    - {direction: ingress, action: allow, protocol: tcp, ports: '80,443,8000-8100', remote: {any: true}}
+    - {direction: ingress, action: allow, protocol: tcp, ports: '22', remote: {group: default}, log: true}
+    - {direction: ingress, action: allow, protocol: icmp, icmpType: 8, remote: {any: true}}
+---
 kind: Port
 metadata: {name: vm1-eth0}
 spec:
   subnet: web
+  securityGroups: [default, web]
   host: node-a
   mac: 02:00:00:00:01:0a
   ips: [10.0.1.10]
@@ -177,6 +188,15 @@ impl Backend for FakeBackend {
     async fn list_drops(&self, port: Option<ObjectName>) -> Result<Vec<pb::Drop>, Failure> {
         let name = port.map_or_else(|| "default/vm1-eth0".to_owned(), |port| port.to_string());
         Ok(vec![self.drop(Some(name))])
+    }
+
+    async fn list_rule_hits(&self, group: ObjectName) -> Result<Vec<pb::RuleHits>, Failure> {
+        let rules = self.set.security_group(&group).map_or(0, |group| group.spec.rules.len());
+        let hits = |rule: usize| pb::RuleHits {
+            hits: 1000 * rule as u64,
+            last_hit_seconds: (rule > 0).then_some(3.0 + rule as f64),
+        };
+        Ok((0..rules).map(hits).collect())
     }
 }
 
