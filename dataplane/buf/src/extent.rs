@@ -1,6 +1,7 @@
 //! Runs of bytes that belong to somebody else.
 
 use crate::copy::copy_bytes;
+use crate::sum::{BodySum, sum_bytes};
 use std::marker::PhantomData;
 
 /// A readable run of bytes of a guest, an mbuf or the heap, valid for `'m`. 16 bytes, `Copy`.
@@ -75,6 +76,21 @@ impl<'m> Extent<'m> {
             unsafe { std::ptr::copy(self.pointer, target.pointer, count) };
         }
         count
+    }
+
+    /// Adds all bytes to `sum`.
+    #[inline(always)]
+    pub(crate) fn add_to(&self, sum: &mut BodySum) {
+        // SAFETY: the run is readable (see `new`).
+        sum.add(unsafe { sum_bytes(self.pointer, self.len) }, self.len);
+    }
+
+    /// Hints that all its bytes will be read soon.
+    #[inline(always)]
+    pub(crate) fn prefetch_all(&self) {
+        for offset in (0..self.len).step_by(cpu::CACHE_LINE) {
+            cpu::prefetch_read_at(self.pointer.wrapping_add(offset));
+        }
     }
 
     /// Hints that the first line will be read soon.

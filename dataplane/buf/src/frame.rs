@@ -1,6 +1,6 @@
 //! A frame as a driver transmits it: a private head, then a range of bytes of the sender.
 
-use crate::{Extent, ExtentMut, Offload};
+use crate::{BodySum, Extent, ExtentMut, Offload};
 
 /// Head, body range and offload of one frame. Copied into the receiver's buffers by a [`FrameReader`].
 #[derive(Clone, Copy, Debug)]
@@ -71,11 +71,18 @@ impl<'a, 'm> Frame<'a, 'm> {
     /// Hints that the bytes after the head will be read soon (those of their first run).
     #[inline(always)]
     pub fn prefetch_body(&self) {
-        if let Some(body) = self.body.first() {
-            for offset in (0..self.body_len.min(body.len())).step_by(cpu::CACHE_LINE) {
-                cpu::prefetch_read_at(body.as_ptr().wrapping_add(offset));
-            }
+        match self.body.first() {
+            Some(body) if self.skip == 0 => body.split_at(self.body_len).0.prefetch_all(),
+            Some(_) => self.prefetch_skipped(),
+            None => {}
         }
+    }
+
+    /// The same for a segment of a large packet.
+    #[inline(never)]
+    fn prefetch_skipped(&self) {
+        let reader = self.reader();
+        reader.current.split_at(reader.remaining).0.prefetch_all();
     }
 
     /// Starts copying from the first byte.
@@ -137,21 +144,18 @@ impl<'a, 'm> Frame<'a, 'm> {
         reader
     }
 
-    /// Hands the body to `look` in private pieces of 512 bytes (the last may be shorter): for checksums over it.
-    pub fn for_each_body_chunk(&self, mut look: impl FnMut(&[u8])) {
+    /// The sum of the bytes after the head, as if they began at an even offset. Their owner may change them before they are
+    /// copied: who copies them sums the copy.
+    pub fn body_sum(&self) -> BodySum {
+        let mut sum = BodySum::default();
         // Most small frames are all head.
-        if self.body_len == 0 {
-            return;
-        }
-        let mut reader = self.body_reader();
-        let mut chunk = [0u8; 512];
-        loop {
-            let count = reader.read(&mut chunk);
-            if count == 0 {
-                return;
+        if self.body_len > 0 {
+            let mut reader = self.body_reader();
+            while let Some(piece) = reader.next_piece(usize::MAX) {
+                piece.add_to(&mut sum);
             }
-            look(&chunk[..count]);
         }
+        sum
     }
 
     /// All bytes, in a vector of their own. Allocates: for tests, traces and captures.
@@ -172,7 +176,7 @@ pub struct FrameReader<'a, 'm> {
     remaining: usize,
 }
 
-impl FrameReader<'_, '_> {
+impl<'m> FrameReader<'_, 'm> {
     /// Bytes not yet copied.
     #[inline(always)]
     pub fn remaining(&self) -> usize {
@@ -199,24 +203,32 @@ impl FrameReader<'_, '_> {
 
     fn copy_body(&mut self, mut target: ExtentMut<'_>) -> usize {
         let mut copied = 0;
-        while self.remaining > 0 && !target.is_empty() {
-            if self.current.is_empty() {
-                let Some((next, rest)) = self.rest.split_first() else {
-                    self.remaining = 0;
-                    break;
-                };
-                self.current = *next;
-                self.rest = rest;
-                continue;
-            }
-            let (part, _) = self.current.split_at(self.remaining);
-            let count = part.copy_to(target.reborrow());
-            (_, self.current) = self.current.split_at(count);
+        while let Some(piece) = self.next_piece(target.len()) {
+            let count = piece.copy_to(target.reborrow());
             (_, target) = target.split_at(count);
-            self.remaining -= count;
             copied += count;
         }
         copied
+    }
+
+    /// The next run of bytes after the head, of at most `most`, which are then behind the cursor; `None` if there are none left or wanted.
+    #[inline(always)]
+    fn next_piece(&mut self, most: usize) -> Option<Extent<'m>> {
+        if self.remaining == 0 || most == 0 {
+            return None;
+        }
+        while self.current.is_empty() {
+            let Some((next, rest)) = self.rest.split_first() else {
+                self.remaining = 0;
+                return None;
+            };
+            self.current = *next;
+            self.rest = rest;
+        }
+        let (piece, rest) = self.current.split_at(self.remaining.min(most));
+        self.current = rest;
+        self.remaining -= piece.len();
+        Some(piece)
     }
 
     fn skip_body(&mut self, mut bytes: usize) {
@@ -252,6 +264,34 @@ mod tests {
         assert_eq!(seen, &bytes[100..]);
         let inner = frame.segment(&[1, 2], 200, 300, Offload::NONE).segment(&[3], 52, 20, Offload::NONE);
         assert_eq!(inner.to_vec()[1..], bytes[250..270]);
+    }
+
+    /// RFC 1071 as it reads.
+    fn naive_sum(bytes: &[u8]) -> u16 {
+        let sum = bytes
+            .chunks(2)
+            .map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)))
+            .sum::<u64>();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        ((sum & 0xffff) + (sum >> 16)) as u16
+    }
+
+    #[test]
+    fn sums_are_right_at_any_offset_and_length() {
+        let bytes: Vec<u8> = (0..4000u32).map(|at| (at * at >> 3) as u8 | 0xc0).collect();
+        for cuts in [[1, 2, 3], [1, 33, 34], [7, 7, 300], [64, 129, 1000], [0, 4000, 4000], [31, 94, 1501]] {
+            let bounds = [0, cuts[0], cuts[1], cuts[2], bytes.len()];
+            let extents: Vec<_> =
+                bounds.windows(2).map(|pair| Extent::from_slice(&bytes[pair[0]..pair[1]])).collect();
+            let whole = Frame::new(&[1, 2, 3], &extents, bytes.len(), Offload::NONE);
+            for (from, len) in
+                [(0, 4000), (1, 1448), (1449, 1447), (33, 1), (34, 2), (40, 31), (90, 65), (0, 0)]
+            {
+                let expected = naive_sum(&bytes[from..from + len]);
+                let frame = whole.segment(&[9; 5], 3 + from, len, Offload::NONE);
+                assert_eq!(frame.body_sum().folded(), expected, "{cuts:?} {from} {len}");
+            }
+        }
     }
 
     #[test]

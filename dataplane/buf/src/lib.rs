@@ -33,6 +33,7 @@ mod extent;
 mod frame;
 mod offload;
 mod owned;
+mod sum;
 
 pub use burst::{
     BURST_BYTES, BURST_EXTENTS, BURST_PACKETS, Burst, HEAD_BYTES, HEAD_ROOM, MAX_HEAD_BYTES, Packet,
@@ -42,3 +43,4 @@ pub use extent::{Extent, ExtentMut};
 pub use frame::{Frame, FrameReader};
 pub use offload::{Checksum, Offload, Segment, SegmentKind};
 pub use owned::{OwnedPacket, Pool};
+pub use sum::{BodySum, fold};

@@ -3,13 +3,15 @@
 use crate::offload::{Request, capabilities, request};
 use crate::port::{Port, SegmentLimits};
 use crate::{Mempool, mempool};
-use buf::{BURST_PACKETS, ExtentMut, Frame, HEAD_BYTES, HEAD_ROOM, Offload};
+use buf::{BURST_PACKETS, ExtentMut, Frame, Offload};
 use dpdk_sys::rte_mbuf;
 use engine::{OffloadCapabilities, TxQueue, TxReport};
-use packet::checksum::{Sum, complete_partial};
+use packet::checksum::Sum;
 use std::ptr;
 use std::sync::Arc;
 
+/// How many frames ahead of the one being copied all lines of the next are asked for, on the sender's side. (The mbufs were used last by this core.)
+const COPY_AHEAD: usize = 2;
 /// Segments of the longest frame: 64 KiB and its headers in pieces of 2 KiB.
 const MOST_SEGMENTS: usize = 33;
 
@@ -104,7 +106,13 @@ impl DpdkTx {
         let (mbufs, lengths) = ([ptr::null_mut(); BURST_PACKETS], [0; BURST_PACKETS]);
         let mut ready = Ready { mbufs, lengths, count: 0, flagged: false };
         let mut used = 0;
-        for frame in frames {
+        for frame in frames.iter().take(COPY_AHEAD) {
+            frame.prefetch_body();
+        }
+        for (at, frame) in frames.iter().enumerate() {
+            if let Some(ahead) = frames.get(at + COPY_AHEAD).filter(|ahead| ahead.body_len() > 0) {
+                ahead.prefetch_body();
+            }
             let Some(segments) = self.segments(frame) else {
                 report.too_large += 1;
                 continue;
@@ -200,16 +208,18 @@ fn fill_with_request(chain: &mut [*mut rte_mbuf], frame: &Frame<'_, '_>, tx_offl
         Request::Plain => copy(chain, frame),
         Request::Refuse => None,
         Request::Sum { start, offset } => {
-            let mut head = [0; HEAD_ROOM + HEAD_BYTES];
-            let head = head.get_mut(..frame.head().len())?;
-            head.copy_from_slice(frame.head());
-            let (mut sum, mut at) = (Sum::ZERO, 0);
-            frame.for_each_body_chunk(|chunk| {
-                sum = sum.plus(Sum::of(chunk).at_offset(at));
-                at += chunk.len();
-            });
-            complete_partial(head, start, offset, sum)?;
-            copy(chain, &frame.segment(head, frame.head().len(), frame.body_len(), Offload::NONE))
+            let field = usize::from(start) + usize::from(offset);
+            if field + 2 > frame.head().len().min(mempool::DATA_ROOM_BYTES) {
+                return None;
+            }
+            let packet = copy(chain, frame)?;
+            let sum = sum_from(chain, start.into());
+            // SAFETY: the first mbuf of a packet that is ours alone; its data begin with the head, as much as there is room for, in
+            // which the field lies (looked at above).
+            unsafe {
+                data(packet.first).add(field).cast::<[u8; 2]>().write(sum.finish_nonzero().to_be_bytes());
+            };
+            Some(packet)
         }
         Request::Flags { flags, lengths, zero } => {
             let packet = copy(chain, frame)?;
@@ -219,8 +229,7 @@ fn fill_with_request(chain: &mut [*mut rte_mbuf], frame: &Frame<'_, '_>, tx_offl
                 first.ol_flags |= flags;
                 dpdk_sys::mbuf::set_tx_offload(first, lengths);
                 for at in zero.into_iter().flatten() {
-                    let data = first.buf_addr.cast::<u8>().add(usize::from(first.data_off) + usize::from(at));
-                    data.cast::<[u8; 2]>().write([0; 2]);
+                    data(packet.first).add(usize::from(at)).cast::<[u8; 2]>().write([0; 2]);
                 }
             }
             Some(Filled { flagged: true, ..packet })
@@ -237,8 +246,7 @@ fn copy(chain: &mut [*mut rte_mbuf], frame: &Frame<'_, '_>) -> Option<Filled> {
         // SAFETY: a fresh mbuf, ours alone, whose data begin after the headroom and have DATA_ROOM_BYTES of room behind them (the pool
         // was made so); nobody holds a reference to either.
         unsafe {
-            let data = (*mbuf).buf_addr.cast::<u8>().add(usize::from((*mbuf).data_off));
-            let copied = reader.copy_to(ExtentMut::new(data, mempool::DATA_ROOM_BYTES));
+            let copied = reader.copy_to(ExtentMut::new(data(mbuf), mempool::DATA_ROOM_BYTES));
             (*mbuf).data_len = copied as u16;
             (*mbuf).next = next;
             length += copied as u32;
@@ -250,4 +258,30 @@ fn copy(chain: &mut [*mut rte_mbuf], frame: &Frame<'_, '_>) -> Option<Filled> {
         (*first).nb_segs = chain.len() as u16;
     }
     Some(Filled { first, length, flagged: false })
+}
+
+/// Sums the data of a packet's mbufs from byte `start` of it on. Of the copy, not of the sender's bytes: those may have changed since.
+#[inline(always)]
+fn sum_from(chain: &[*mut rte_mbuf], start: usize) -> Sum {
+    let (mut sum, mut skip, mut at) = (Sum::ZERO, start, 0);
+    for mbuf in chain {
+        // SAFETY: an mbuf that `copy` filled with `data_len` bytes, ours alone: nobody writes to it.
+        let bytes = unsafe { std::slice::from_raw_parts(data(*mbuf), usize::from((**mbuf).data_len)) };
+        let covered = bytes.get(skip..).unwrap_or_default();
+        skip -= bytes.len() - covered.len();
+        sum = sum.plus(Sum::of(covered).at_offset(at));
+        at += covered.len();
+    }
+    sum
+}
+
+/// Where the data of an mbuf begin.
+///
+/// # Safety
+///
+/// `mbuf` must be an mbuf that is ours.
+#[inline(always)]
+unsafe fn data(mbuf: *mut rte_mbuf) -> *mut u8 {
+    // SAFETY: an mbuf's data begin inside its buffer.
+    unsafe { (*mbuf).buf_addr.cast::<u8>().add(usize::from((*mbuf).data_off)) }
 }

@@ -6,6 +6,8 @@
 mod joined;
 mod support;
 
+use buf::{Burst, Checksum, Extent, Frame, Offload};
+use engine::{RxQueue, TxQueue};
 use joined::Joined;
 use std::collections::VecDeque;
 use support::{eal, measure, name, pool};
@@ -63,6 +65,50 @@ fn queues_hold_their_device_and_a_device_in_use_is_not_stopped() {
     assert_eq!(report.sent, 1, "the ring outlives the other end");
     drop(queues);
     assert_eq!(pool.available(), pool.capacity());
+}
+
+/// RFC 1071 as it reads.
+fn naive_sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0)));
+    let sum: u64 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+#[test]
+fn checksums_that_no_device_completes_are_of_the_bytes_sent() {
+    let Joined { mut near, mut far, _devices, .. } = make();
+    let bytes: Vec<u8> = (0..9000u32).map(|at| (at * at >> 3) as u8 | 0x80).collect();
+    let (first, second) = bytes.split_at(3001);
+    let body = [Extent::from_slice(first), Extent::from_slice(second)];
+    let whole = Frame::new(&[], &body, bytes.len(), Offload::NONE);
+    // Heads of any length, bytes from any offset, in one mbuf or more.
+    for (head_length, start, offset) in [(104usize, 84u16, 16u16), (105, 84, 6), (54, 35, 16), (40, 38, 0)] {
+        for (from, length) in
+            [(0, 0), (0, 1), (1, 2), (2999, 3), (7, 1448), (2000, 1447), (5, 4095), (0, 9000)]
+        {
+            let head: Vec<u8> = (0..head_length as u32).map(|at| (at * 7) as u8).collect();
+            let checksum = Checksum::Partial { start, offset };
+            let frame = whole.segment(&head, from, length, Offload { checksum, ..Offload::NONE });
+            assert_eq!(near.1.send(&[frame]).sent, 1);
+            let mut burst = Burst::new();
+            far.0.poll(&mut burst);
+            let got = burst.frame(0).unwrap().to_vec();
+            far.0.complete();
+            let field = usize::from(start + offset);
+            let mut expected = frame.to_vec();
+            let sum = !naive_sum(&expected[start.into()..]);
+            let sum = if sum == 0 { 0xffff } else { sum };
+            expected[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(got, expected, "head {head_length}, start {start}, {length} bytes from {from}");
+        }
+    }
+    for (start, offset) in [(30, 9), (30, 16), (41, 0), (u16::MAX, u16::MAX)] {
+        let checksum = Checksum::Partial { start, offset };
+        let frame = whole.segment(&[1; 40], 0, 100, Offload { checksum, ..Offload::NONE });
+        let report = near.1.send(&[frame]);
+        assert_eq!((report.sent, report.too_large), (0, 1), "the field {start}+{offset} is not in the head");
+    }
 }
 
 #[test]

@@ -169,10 +169,7 @@ fn wrap(
 }
 
 fn body_sum(frame: &Frame<'_, '_>) -> Sum {
-    let mut sum = Sum::ZERO;
-    // Chunks have an even length but for the last.
-    frame.for_each_body_chunk(|chunk| sum = sum.plus(Sum::of(chunk)));
-    sum
+    Sum::of_body(frame.body_sum())
 }
 
 /// A frame that cannot be put into a form the receiver takes.

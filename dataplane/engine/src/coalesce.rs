@@ -163,8 +163,7 @@ fn is_right(frame: &Frame<'_, '_>, headers: &Headers) -> bool {
     else {
         return false;
     };
-    let mut body = Sum::ZERO;
-    frame.for_each_body_chunk(|chunk| body = body.plus(Sum::of(chunk)));
+    let body = Sum::of_body(frame.body_sum());
     pseudo.plus(Sum::of(covered)).plus(body.at_offset(covered.len())).is_right()
 }
 

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::bytes::be16;
+use buf::fold;
 
 /// A ones'-complement sum of big-endian 16-bit words, not yet complemented.
 ///
@@ -20,6 +21,13 @@ impl Sum {
     #[must_use]
     pub const fn from_folded(folded: u16) -> Sum {
         Sum(folded)
+    }
+
+    /// Of the bytes of a frame after its head, as if they began at an even offset.
+    #[inline]
+    #[must_use]
+    pub const fn of_body(body: buf::BodySum) -> Sum {
+        Sum(body.folded())
     }
 
     /// Of these bytes; an odd last one counts as if a zero followed.
@@ -119,16 +127,6 @@ fn sum_blocks(blocks: &[[u8; 32]]) -> u64 {
         }
     }
     lanes.iter().map(|lane| (lane & 0xffff_ffff) + (lane >> 32)).sum()
-}
-
-/// Adds the carries back in until 16 bits remain.
-#[inline]
-const fn fold(total: u64) -> u16 {
-    let total = (total & 0xffff_ffff) + (total >> 32);
-    let total = (total & 0xffff_ffff) + (total >> 32);
-    let total = (total & 0xffff) + (total >> 16);
-    let total = (total & 0xffff) + (total >> 16);
-    total as u16
 }
 
 /// Of the pseudo header that TCP and UDP checksums cover in IPv4; `length` is the transport header's and data's.

@@ -138,9 +138,7 @@ fn is_right_with_body(batch: &Batch<'_, '_>, index: usize, sum: Sum, head: usize
 
 /// Of what is behind the head, which begins at `offset` of what is summed.
 fn body_sum(frame: &Frame<'_, '_>, offset: usize) -> Sum {
-    let mut body = Sum::ZERO;
-    frame.for_each_body_chunk(|chunk| body = body.plus(Sum::of(chunk)));
-    body.at_offset(offset)
+    Sum::of_body(frame.body_sum()).at_offset(offset)
 }
 
 /// Those of `packets` of which somebody vouches for their checksums, and says no more: nothing is left to do to them.

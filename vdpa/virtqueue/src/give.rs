@@ -317,7 +317,11 @@ impl Giver {
             None => header,
         };
         let mut source = Source { header, frame: frame.reader() };
-        for _ in 0..count {
+        self.ask_for(self.filled, total);
+        for left in (0..count).rev() {
+            if left > 0 {
+                self.ask_for(self.filled + 1, source.frame.remaining());
+            }
             self.fill(&mut source, memory, log);
         }
         debug_assert!(source.header.is_empty() && source.frame.remaining() == 0);
@@ -382,6 +386,14 @@ impl Giver {
         let first = usize::from(target.first_piece);
         let pieces = self.pieces.get(first..first + usize::from(target.pieces)).unwrap_or(&[]);
         pieces.iter().fold(target.plain, |sum, piece| sum.saturating_add(piece.len))
+    }
+
+    /// Asks for the lines of a reserved chain, of which at most `most` bytes will be written: those of pages that follow each other in the
+    /// frame seldom do so in memory.
+    fn ask_for(&self, at: usize, most: usize) {
+        if let Some(target) = self.targets.get(at) {
+            prefetch_write(target.host, most.min(target.plain as usize));
+        }
     }
 
     /// Fills the next reserved chain.
