@@ -172,7 +172,7 @@ fn disturb(world: &mut World, fault: Fault, until: u64) -> bool {
             underlay.partitions.push((one, other, until));
         }
         _ => {
-            for _ in 0..8 + world.random.below(40) {
+            for _ in 0..20 + world.random.below(60) {
                 let to = world.random.below(hosts);
                 let kind = world.random.pick(Intrusion::ALL);
                 if let Some(frame) = intrude(&world.scene.network, to, kind, &mut world.random) {

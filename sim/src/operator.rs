@@ -122,6 +122,10 @@ fn change_routes(world: &mut World) -> &'static str {
 }
 
 fn apply(world: &mut World) -> anyhow::Result<()> {
+    if world.options.hosts > 1 {
+        // What is on its way between hosts may go another way from now on, and has no order with what comes after it.
+        world.scene.ledger.moved();
+    }
     world.apply()?;
     world.scene.network.drop_holders();
     // A guest learns its new addresses from its operator.

@@ -116,7 +116,7 @@ impl Options {
         // Nothing happens to an underlay that is not there.
         let own = faults - Fault::UNDERLAY.min(faults);
         for weight in &mut fault_weights[own..] {
-            *weight = if hosts == 1 { 0 } else { (*weight).max(u32::from(random.chance(600))) };
+            *weight = if hosts == 1 { 0 } else { (*weight).max(u32::from(random.chance(900))) };
         }
         while fault_weights.iter().take(own).filter(|weight| **weight > 0).count() < 4.min(own) {
             let at = random.below(own);
@@ -136,8 +136,8 @@ impl Options {
             workers,
             pool_chunks: random.pick(&[64, 1024, 4096]),
             guests,
-            fault_every: random.between(40, 150),
-            change_every: random.between(120, 400),
+            fault_every: random.between(40, 125),
+            change_every: random.between(100, 330),
             fault_weights,
         }
     }

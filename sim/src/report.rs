@@ -16,6 +16,10 @@ pub const REACHED: u64 = 100;
 pub const UNREACHED: &[DropReason] = {
     use DropReason::*;
     &[
+        UnknownEndpoint,
+        NoListener,
+        NoTarget,
+        Untranslatable,
         HopLimit,
         NoRoute,
         TooBig,
@@ -93,7 +97,6 @@ pub const EDGES: &[&str] = &[
     "guest goes on on another host",
     "migration ended",
     "move heard of",
-    "late packet sent on",
     "endpoint < underlay",
     "endpoint > underlay",
     "DHCPv4: offered",

@@ -155,6 +155,8 @@ impl World {
             if !actions.is_empty() {
                 self.scene.stats.edge("move heard of", 1);
                 self.scene.network.hear(host, event.mac.0);
+                // What waits for one next hop, and what goes by another from now on, have no order.
+                self.scene.ledger.moved();
             }
             self.carry_out(host, actions)?;
         }
