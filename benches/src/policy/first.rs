@@ -26,9 +26,9 @@ struct Steady {
 
 impl Steady {
     /// As many sessions are made as will live, and again as many, so that they end as fast as they are made.
-    fn new(protocol: u8, live: u32) -> anyhow::Result<Self> {
+    fn new(protocol: u8, live: u32, room: u32) -> anyhow::Result<Self> {
         let rules = Some(rules(1_000));
-        let mut steady = Self { site: Site::new(&[rules.clone(), rules])?, protocol, next: 0, live };
+        let mut steady = Self { site: Site::new(&[rules.clone(), rules], room)?, protocol, next: 0, live };
         while steady.next < live / 8 * 9 {
             steady.connections()?;
         }
@@ -82,10 +82,10 @@ impl Steady {
 
 /// New sessions per second.
 pub(super) fn made(args: &PolicyArgs, clock: Clock) -> anyhow::Result<Vec<Row>> {
-    let live = args.sessions.last().copied().unwrap_or(1_000_000);
+    let live = args.most();
     let mut rows = Vec::new();
     for (name, protocol) in [("UDP request and reply", UDP), ("TCP open and close", TCP)] {
-        let mut steady = Steady::new(protocol, live)?;
+        let mut steady = Steady::new(protocol, live, args.room())?;
         let mut rates = Vec::new();
         for _ in 0..args.rounds {
             let mut cycles = 0;
@@ -103,7 +103,7 @@ pub(super) fn made(args: &PolicyArgs, clock: Clock) -> anyhow::Result<Vec<Row>> 
                 .wanted(Wanted::AtLeast(WANTED_PER_SECOND))
                 .note(format!(
                     "{cycles:.0} cycles each, {there} live at the end in a table of {}",
-                    super::site::ROOM
+                    args.room()
                 )),
         );
     }
@@ -112,8 +112,8 @@ pub(super) fn made(args: &PolicyArgs, clock: Clock) -> anyhow::Result<Vec<Row>> 
 
 /// First packets over later ones.
 pub(super) fn rows(args: &PolicyArgs) -> anyhow::Result<Vec<Row>> {
-    let live = args.sessions.last().copied().unwrap_or(1_000_000);
-    let mut steady = Steady::new(UDP, live)?;
+    let live = args.most();
+    let mut steady = Steady::new(UDP, live, args.room())?;
     let mut numbers = Numbers(1);
     let mut turns: [Vec<f64>; 3] = Default::default();
     for _ in 0..args.rounds {

@@ -18,13 +18,13 @@ use serde::Serialize;
 use crate::{
     affinity,
     clock::Clock,
-    probe::{Distance, ping_pong},
+    probe::{Distance, Probe, ping_pong},
 };
 
 /// Options of `policy`.
 #[derive(Debug, Args)]
 pub struct PolicyArgs {
-    /// Sessions of the rows about cost, ascending; the last is also how many live while others are made
+    /// Sessions of the rows about cost, ascending; the most is also how many live while others are made
     #[arg(long, value_delimiter = ',', default_values = ["1000", "100000", "1000000"], value_parser = clap::value_parser!(u32).range(32..=1_000_000))]
     sessions: Vec<u32>,
     /// How often the contestants of a row take turns
@@ -48,6 +48,18 @@ pub struct PolicyArgs {
     /// Where the figures go
     #[arg(long, default_value = "target/bench/policy.json")]
     output: PathBuf,
+}
+
+impl PolicyArgs {
+    /// Sessions of the largest row.
+    fn most(&self) -> u32 {
+        self.sessions.iter().max().copied().unwrap_or(1_000_000)
+    }
+
+    /// The table's room: those fill half of it.
+    fn room(&self) -> u32 {
+        self.most().max(1 << 16) * 2
+    }
 }
 
 /// Parts of the bench.
@@ -160,21 +172,19 @@ pub fn run(args: &PolicyArgs) -> anyhow::Result<()> {
         rows.extend(new);
     }
     let after = (probe(), load());
-    let distance = [before.0, after.0].map(|probe| probe.and_then(|probe| probe.distance()));
+    let distance = [before.0, after.0].map(|probe| probe.and_then(Probe::distance));
     let output = Output {
         round_trip_ns: [before.0, after.0].map(|probe| probe.map(|probe| probe.round_trip_ns)),
         distance: distance[0].filter(|_| distance[0] == distance[1]),
         load: [before.1, after.1],
         rows,
     };
-    println!(
-        "cores 0 and 1: {}; load {:.1} before, {:.1} after",
-        output
-            .distance
-            .map_or("neither near nor far all the time".to_string(), |distance| distance.to_string()),
-        output.load[0],
-        output.load[1]
-    );
+    let distance = output.distance.map_or("neither near nor far all the time", |distance| match distance {
+        Distance::Near => "near",
+        Distance::Far => "far",
+    });
+    let [before, after] = output.load;
+    println!("cores 0 and 1: {distance}; load {before:.1} before, {after:.1} after");
     if let Some(folder) = args.output.parent() {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
@@ -183,7 +193,7 @@ pub fn run(args: &PolicyArgs) -> anyhow::Result<()> {
 }
 
 /// How far apart the first two cores are; none where there are not two.
-fn probe() -> Option<crate::probe::Probe> {
+fn probe() -> Option<Probe> {
     ping_pong((0, 1), Duration::from_millis(60)).ok()
 }
 
@@ -204,7 +214,7 @@ struct Numbers(u64);
 impl Numbers {
     fn below(&mut self, count: u32) -> u32 {
         self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        ((self.0 >> 32) * u64::from(count) >> 32) as u32
+        (((self.0 >> 32) * u64::from(count)) >> 32) as u32
     }
 }
 

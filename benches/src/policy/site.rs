@@ -28,8 +28,6 @@ use crate::{
 pub(super) const BURST: usize = 32;
 /// The VPC of all ports.
 pub(super) const VPC: u16 = 1;
-/// Sessions that the table has room for: those of the largest row fill it by half.
-pub(super) const ROOM: u32 = 2 << 20;
 /// Protocol numbers.
 pub(super) const UDP: u8 = 17;
 pub(super) const TCP: u8 = 6;
@@ -137,13 +135,14 @@ pub(super) struct Site {
 }
 
 impl Site {
-    pub(super) fn new(ports: Ports<'_>) -> anyhow::Result<Self> {
+    /// With ports under these rules, and a table that has room for so many sessions.
+    pub(super) fn new(ports: Ports<'_>, room: u32) -> anyhow::Result<Self> {
         let now = 1_000_000_000;
         let config = SwitchConfig {
             workers: 1,
             pool_chunks: 1024,
             secret: [0x0123_4567, 0x89ab_cdef],
-            sessions: ROOM,
+            sessions: room,
             now,
         };
         let (mut control, workers) = Control::new(&config)?;
@@ -330,11 +329,13 @@ fn prepare(site: &mut Site, count: usize) -> u64 {
     0
 }
 
-/// The ports of session `number`: each number has others, and neighbours have nothing in common.
+/// The ports of session `number`, of which there are 2^30: each number has others, and neighbours have nothing in common. None is that of a service which guests
+/// may not offer.
 pub(super) fn tuple(number: u32) -> [u16; 2] {
-    let mixed = number.wrapping_mul(0x9e37_79b1);
-    let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca6b);
-    [(mixed >> 16) as u16, mixed as u16]
+    const MASK: u32 = (1 << 30) - 1;
+    let mixed = number.wrapping_mul(0x9e37_79b1) & MASK;
+    let mixed = (mixed ^ (mixed >> 15)).wrapping_mul(0x85eb_ca6b) & MASK;
+    [mixed >> 15, mixed & 0x7fff].map(|half| 0x8000 | half as u16)
 }
 
 /// The answer to a packet.
