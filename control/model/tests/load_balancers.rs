@@ -142,6 +142,7 @@ fn words_that_are_not_known_are_refused() {
 fn what_a_load_balancer_names_stays_as_long_as_it() {
     let set = load(&balancer("lb", "10.0.100.1", &format!("{LISTENERS}, targets: [{{port: vm1}}]"))).unwrap();
     let port = set.ports().find(|port| port.meta.name().as_str() == "vm1").unwrap().meta;
-    let problems = set.remove(&[port.key.clone()], port.owner, &Environment::default()).unwrap_err();
+    let problems =
+        set.remove(std::slice::from_ref(&port.key), port.owner, &Environment::default()).unwrap_err();
     assert!(problems[0].to_string().contains("spec.targets[0].port"), "{problems:#?}");
 }
