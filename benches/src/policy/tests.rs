@@ -1,3 +1,5 @@
+//! What the benchmark of rules and sessions is made of.
+
 use std::collections::BTreeSet;
 
 use super::{site::tuple, *};

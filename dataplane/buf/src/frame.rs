@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn sums_are_right_at_any_offset_and_length() {
-        let bytes: Vec<u8> = (0..4000u32).map(|at| (at * at >> 3) as u8 | 0xc0).collect();
+        let bytes: Vec<u8> = (0..4000u32).map(|at| ((at * at) >> 3) as u8 | 0xc0).collect();
         for cuts in [[1, 2, 3], [1, 33, 34], [7, 7, 300], [64, 129, 1000], [0, 4000, 4000], [31, 94, 1501]] {
             let bounds = [0, cuts[0], cuts[1], cuts[2], bytes.len()];
             let extents: Vec<_> =

@@ -78,7 +78,7 @@ fn naive_sum(bytes: &[u8]) -> u16 {
 #[test]
 fn checksums_that_no_device_completes_are_of_the_bytes_sent() {
     let Joined { mut near, mut far, _devices, .. } = make();
-    let bytes: Vec<u8> = (0..9000u32).map(|at| (at * at >> 3) as u8 | 0x80).collect();
+    let bytes: Vec<u8> = (0..9000u32).map(|at| ((at * at) >> 3) as u8 | 0x80).collect();
     let (first, second) = bytes.split_at(3001);
     let body = [Extent::from_slice(first), Extent::from_slice(second)];
     let whole = Frame::new(&[], &body, bytes.len(), Offload::NONE);
