@@ -26,7 +26,7 @@ test: ## everything: format, lints, unit tests, simulator, real peers, QEMU gues
 	$(CARGO) build --locked --workspace --bins
 	target/debug/towpath-guest-image
 	$(CARGO) test --locked --workspace --doc --quiet
-	$(CARGO) nextest run --locked --workspace --run-ignored all
+	PROPTEST_RNG_SEED=$${PROPTEST_RNG_SEED:-1} $(CARGO) nextest run --locked --workspace --run-ignored all
 
 test-long: ## models, fuzzing, many seeds, 10^5 front ends: hours (LENGTH=1 for one per cent); the result goes to docs/test-long.md (root)
 	@[ "$$(id -u)" -eq 0 ] || { echo "make test-long needs root: the daemon runs for real" >&2; exit 1; }

@@ -6,7 +6,7 @@
 #   PARTS="loom fuzz-rings" ...        only these parts; the result says what was not run
 #   PROFILE=dev ...                    the simulator's build (default release)
 #
-# The whole: 10 minutes of each fuzz target, 2000 seeds, 10^5 front ends, 10^6 repetitions of refused messages. The fuzz
+# The whole: 10 minutes of each fuzz target, 20 rounds of property tests, 2000 seeds, 10^5 front ends, 10^6 repetitions of refused messages. The fuzz
 # targets and the models are built for release, the daemon and its tests for development.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -49,6 +49,15 @@ packets_judged() { grep -oE "^[0-9]+ packets, [0-9]+ decided.*"; }
 
 rules() { TOWPATH_LONG=$longer cargo test --locked --release -p towpath-tables --test rules -- --nocapture two_million; }
 simulator() { cargo run --locked --profile "${PROFILE:-release}" -p towpath-sim -- run --seeds "1..$((seeds + 1))"; }
+# Each round takes seeds that nobody has seen; `make test` gives all property tests one.
+properties() {
+    local round
+    for round in $(seq $(((length + 4) / 5))); do
+        echo "round $round"
+        env -u PROPTEST_RNG_SEED cargo nextest run --locked --workspace --exclude towpath-tests || return 1
+    done
+}
+rounds() { echo "$(grep -c "^round ") rounds"; }
 lifecycle() {
     cargo build --locked -p towpathd -p towpath-cli --bins
     TOWPATH_LONG=$longer cargo test --locked -p towpath-tests --test hostile -- --ignored --nocapture --test-threads 1 \
@@ -60,13 +69,14 @@ for target in "${targets[@]}"; do
     part "fuzz-$target" "$fuzz_seconds s with AddressSanitizer" inputs tests/fuzz/run "$target" "$fuzz_seconds"
 done
 part rules "compiled rules beside a walk through their list" packets_judged rules
+part properties "unit and property tests, new seeds each round" rounds properties
 part simulator "$seeds seeds, ${PROFILE:-release} build" seeds_run simulator
 part lifecycle "repetitions, $longer times as many as in make test" front_ends lifecycle
 
 {
     echo "# The last long test"
     echo
-    echo "Written by \`make test-long\`. LENGTH=$length: $length % of the whole, which is 10 minutes of each fuzz target, 2000 seeds, 10^5 front ends and 10^6"
+    echo "Written by \`make test-long\`. LENGTH=$length: $length % of the whole, which is 10 minutes of each fuzz target, 20 rounds of property tests, 2000 seeds, 10^5 front ends and 10^6"
     echo "repetitions of refused messages."
     echo
     echo "* commit: $(git rev-parse HEAD)$(git diff --quiet HEAD || echo ", and changes that were not committed")"

@@ -103,7 +103,9 @@ impl World {
                 let net = subnet.cidr;
                 let usable =
                     port.ip != net.network() && port.ip != net.broadcast() && port.ip != gateway(&net);
-                net.contains(&port.ip) && usable && port.vip != Some(gateway(&net))
+                let of_the_vpc = |other: &&Subnet| other.vpc == subnet.vpc;
+                let mut gateways = self.subnets.iter().filter(of_the_vpc).map(|other| gateway(&other.cidr));
+                net.contains(&port.ip) && usable && gateways.all(|gateway| port.vip != Some(gateway))
             })
         });
         let vpc_of = |port: &Port| subnet(port.subnet).map(|subnet| subnet.vpc);
