@@ -3,8 +3,10 @@
 //! What a later version will do (a store, TLS) is refused by name instead of ignored. Without a file the daemon
 //! runs on its defaults, and [`Config::notes`] says what that means.
 
+mod limits;
 mod uplink;
 
+pub use limits::Limits;
 pub(crate) use uplink::unreachable_gateway;
 pub use uplink::{HAS_DPDK, UplinkConfig, UplinkDriver};
 
@@ -45,12 +47,9 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Folder of manifests, applied at start and on SIGHUP.
     pub manifests: Option<PathBuf>,
-    /// Sessions that there may be of IPv4, and a quarter as many of IPv6; 1,024 to 16,777,216. Their memory is taken as they are used.
-    pub sessions: u32,
+    /// What sessions may take.
+    pub limits: Limits,
 }
-
-/// Sessions without a word in the file.
-const DEFAULT_SESSIONS: u32 = 1 << 20;
 
 /// The polling threads: one on each core named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,12 +205,7 @@ fn read_fields(
         "stores are not supported by this version",
         "remove the field: resources come from the folder of manifests, which is read at every start",
     );
-    let mut sessions = DEFAULT_SESSIONS;
-    if let Some(mut limits) = fields.mapping(reader, "limits") {
-        sessions =
-            limits.integer(reader, "sessions", 1024..=16_777_216).map_or(sessions, |count| count as u32);
-        limits.finish(reader);
-    }
+    let limits = limits::read_limits(&mut fields, reader);
     fields.finish(reader);
     Config {
         file: file.map(Path::to_owned),
@@ -222,7 +216,7 @@ fn read_fields(
         api_socket,
         metrics,
         manifests,
-        sessions,
+        limits,
     }
 }
 
@@ -362,7 +356,7 @@ mod tests {
                 api_socket: "/run/towpath/api.sock".into(),
                 metrics: "127.0.0.1:9464".parse().unwrap(),
                 manifests: None,
-                sessions: DEFAULT_SESSIONS,
+                limits: Limits::default(),
             }
         );
         assert_eq!(config.notes().len(), if HAS_DPDK { 3 } else { 4 });
@@ -377,14 +371,17 @@ mod tests {
         let config = read(
             "host: node-a\nworkers: {cores: [2, 3], idle: poll}\n\
              api: {socket: /run/x/api.sock, listen: null, tls: null}\nmetrics: {listen: '[::1]:0'}\nmanifests: manifests\n\
-             store: null\nuplink: {kernel: {ifname: u0}}\neal:\nlimits: {sessions: 4096}\n",
+             store: null\nuplink: {kernel: {ifname: u0}}\neal:\nlimits: {sessions: 4096, timeouts: {tcpEstablished: 2h, icmp: 5s}}\n",
         )
         .unwrap();
         assert_eq!(config.host.as_str(), "node-a");
         assert_eq!(config.workers, Workers { cores: vec![2, 3], idle: Idle::Poll });
         assert_eq!(config.api_socket, Path::new("/run/x/api.sock"));
         assert_eq!(config.metrics, "[::1]:0".parse().unwrap());
-        assert_eq!(config.sessions, 4096);
+        assert_eq!(config.limits.sessions, 4096);
+        let mut timeouts = Limits::default().timeouts;
+        (timeouts.tcp.established, timeouts.icmp) = (7_200_000, 5_000);
+        assert_eq!(config.limits.timeouts, timeouts);
         assert_eq!(config.manifests.as_deref(), Some(Path::new("/etc/towpath/manifests")));
         assert_eq!(config.uplink.as_ref().map(|uplink| uplink.driver.device()), Some("u0"));
         assert!(config.notes().len() <= usize::from(!HAS_DPDK), "{:?}", config.notes());
@@ -409,6 +406,12 @@ mod tests {
         refused("workers: {core: [1]}", &["workers.core: unknown field; remedy: nearest known field: cores"]);
         refused("metrics: {liste: x}", &["metrics.liste: unknown field", "listen"]);
         refused("limits: {sessions: 5}", &["limits.sessions \"5\": "]);
+        refused("limits: {timeouts: {udp: 1s}}", &["limits.timeouts.udp: unknown field", "udpStream"]);
+        refused("limits: {timeouts: {icmp: 1}}", &["limits.timeouts.icmp \"1\": a time span needs a unit"]);
+        refused(
+            "limits: {timeouts: {icmp: 999ms}}",
+            &["limits.timeouts.icmp \"999ms\": not from 1s to 24 days"],
+        );
         refused("limits: {flows: 1}", &["limits.flows: unknown field", "sessions"]);
     }
 

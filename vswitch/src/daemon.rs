@@ -149,7 +149,8 @@ fn start_threads(
         workers: cores.len(),
         pool_chunks: POOL_CHUNKS,
         secret: secret()?,
-        sessions: config.sessions,
+        sessions: config.limits.sessions,
+        timeouts: config.limits.timeouts,
         now: worker::boot_time(),
     };
     let (control, workers) = Control::new(&switch)

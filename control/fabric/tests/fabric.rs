@@ -131,7 +131,14 @@ fn web() -> SubnetPlan {
 impl Host {
     /// Two guests here, one behind another tunnel end point.
     fn new() -> Self {
-        let config = SwitchConfig { workers: 1, pool_chunks: 4096, secret: [1, 2], sessions: 1024, now: 0 };
+        let config = SwitchConfig {
+            workers: 1,
+            pool_chunks: 4096,
+            secret: [1, 2],
+            sessions: 1024,
+            timeouts: tables::sessions::Timeouts::default(),
+            now: 0,
+        };
         let (mut control, mut workers) = Control::new(&config).unwrap();
         let mut fabric = Fabric::new(7, Nowhere);
         let link = Link { mac: OWN, addresses: vec!["192.0.2.1/24".parse().unwrap()], gateways: vec![] };

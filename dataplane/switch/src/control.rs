@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use sync::{Published, Shared};
 use tables::members::MemberReader;
-use tables::sessions::{Options, Sessions};
+use tables::sessions::{Options, Sessions, Timeouts};
 use tables::{Filter, PortProfile, Shares, TokenBucket};
 
 /// Announcements that may wait for the control plane.
@@ -52,13 +52,16 @@ pub struct SwitchConfig {
     pub secret: [u64; 2],
     /// Sessions of IPv4 that ports under rules may have, all together; a quarter as many of IPv6.
     pub sessions: u32,
+    /// How long sessions live after their last packet.
+    pub timeouts: Timeouts,
     /// What the workers' clock says, in nanoseconds.
     pub now: u64,
 }
 
 impl SwitchConfig {
     fn session_options(&self) -> Options {
-        Options { ipv4: self.sessions, ipv6: (self.sessions / 4).max(1), ..Options::new(self.secret) }
+        let (ipv4, ipv6) = (self.sessions, (self.sessions / 4).max(1));
+        Options { ipv4, ipv6, timeouts: self.timeouts, ..Options::new(self.secret) }
     }
 }
 

@@ -54,6 +54,7 @@ impl Host {
             pool_chunks: options.pool_chunks,
             secret: [random.number(), random.number()],
             sessions: SESSIONS,
+            timeouts: tables::sessions::Timeouts::default(),
             now: 0,
         })?;
         let name = Name::parse(&format!("node-{index}")).map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?;

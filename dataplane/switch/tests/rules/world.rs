@@ -84,7 +84,14 @@ pub(crate) struct World {
 impl World {
     /// A host with a port for each set of rules, which gets its index as policy number; without rules it is unfiltered.
     pub(crate) fn new(workers: usize, ports: &[(u16, Option<Vec<Rule>>)]) -> Self {
-        let config = SwitchConfig { workers, pool_chunks: 4096, secret: [1, 2], sessions: 1024, now: 0 };
+        let config = SwitchConfig {
+            workers,
+            pool_chunks: 4096,
+            secret: [1, 2],
+            sessions: 1024,
+            timeouts: tables::sessions::Timeouts::default(),
+            now: 0,
+        };
         let (mut control, workers) = Control::new(&config).unwrap();
         let vpc = Vpc { vni: 7, mtu: 1450, ..Vpc::default() };
         control.set_vpc(VPC, vpc, true);
