@@ -444,6 +444,38 @@ impl<'m> Burst<'m> {
         unsafe { std::slice::from_raw_parts_mut(self.packets.as_mut_ptr().cast(), self.loaded) }
     }
 
+    /// Makes room before a head that [`Burst::load_long_heads`] loaded, for outer headers: what is behind [`HEAD_BYTES`] of it is read from the body again.
+    /// False (and nothing done) for a packet that came in several pieces, or lost its front.
+    #[cold]
+    pub fn make_head_room(&mut self, index: usize) -> bool {
+        let Self { extents, single, loaded, packets, .. } = self;
+        if index >= *loaded || *single >> (index & 31) & 1 == 0 {
+            return false;
+        }
+        // SAFETY: packets below `loaded` are whole.
+        let packet = unsafe { packets[index].assume_init_mut() };
+        let (start, length) = (usize::from(packet.head_start), usize::from(packet.head_len));
+        if start != HEAD_ROOM - TUNNEL_BYTES || length > HEAD_BYTES + TUNNEL_BYTES {
+            return false;
+        }
+        let (kept, behind) = (length.min(HEAD_BYTES), length.saturating_sub(HEAD_BYTES));
+        // SAFETY: a single packet's extent was written when it was committed.
+        let extent = unsafe { extents[usize::from(packet.first_extent)].assume_init_mut() };
+        match (packet.extents, behind) {
+            (_, 0) => {}
+            // The whole packet is in the head, and the extent as it came.
+            (0, _) => {
+                (_, *extent) = extent.split_at(kept);
+                packet.extents = 1;
+            }
+            // SAFETY: the head's bytes, `behind` of them at least, lie before the extent in the run that it was split from.
+            _ => *extent = unsafe { extent.grown_back(behind) },
+        }
+        packet.bytes.copy_within(start..start + kept, HEAD_ROOM);
+        (packet.head_start, packet.head_len) = (HEAD_ROOM as u16, kept as u16);
+        true
+    }
+
     /// Makes a packet consist of `frame` alone (at most [`HEAD_BYTES`]; the rest is cut off) and ask for nothing: an answer of the
     /// switch's own.
     pub fn replace(&mut self, index: usize, frame: &[u8]) {

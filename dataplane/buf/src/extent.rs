@@ -53,6 +53,16 @@ impl<'m> Extent<'m> {
         (first, rest)
     }
 
+    /// With `bytes` bytes more before it.
+    ///
+    /// # Safety
+    ///
+    /// It was split from a run that has as many before it.
+    pub(crate) unsafe fn grown_back(self, bytes: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Self { pointer: unsafe { self.pointer.sub(bytes) }, len: self.len + bytes, memory: PhantomData }
+    }
+
     /// Reads the first bytes into `target`, as many as both have; returns how many.
     #[inline(always)]
     pub fn read(&self, target: &mut [u8]) -> usize {

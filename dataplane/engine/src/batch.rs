@@ -18,6 +18,11 @@ pub enum Output {
         /// The number of the VPC it is for, which has the VNI.
         vpc: u16,
     },
+    /// Out of all VPCs: by the uplink, as it is, to the router of an external network.
+    External {
+        /// The number of the exit it takes (`tables::external`).
+        exit: u16,
+    },
 }
 
 /// Packets of a batch that go to one place.
@@ -64,6 +69,8 @@ pub struct Batch<'a, 'm> {
     pub decapsulated: u32,
     /// Packets that may go back to the port they came from, to their sender under another address, as a bit per packet. Written by `balance`, read by `route` and `policy`.
     pub hairpin: u32,
+    /// Packets of the underlay for an address of an external network, as a bit per packet. Written by `decapsulate`, read by `external`.
+    pub from_outside: u32,
     /// Who is alive, and what the others were dropped for.
     pub verdicts: Verdicts,
     routed: u32,
@@ -119,6 +126,7 @@ impl<'a, 'm> Batch<'a, 'm> {
             to_group: 0,
             decapsulated: 0,
             hairpin: 0,
+            from_outside: 0,
             verdicts,
             routed: 0,
             groups: ArrayVec::new(),
@@ -151,7 +159,7 @@ impl<'a, 'm> Batch<'a, 'm> {
     pub fn route(&mut self, packets: u32, output: Output) {
         let packets = packets & self.undecided();
         self.routed |= packets;
-        self.tunnelled |= matches!(output, Output::Tunnel { .. });
+        self.tunnelled |= !matches!(output, Output::Port(_));
         match self.groups.iter_mut().find(|group| group.output == output) {
             Some(group) => group.packets |= packets,
             None if packets != 0 => self.add_group(Group { output, packets }),
@@ -190,7 +198,7 @@ impl<'a, 'm> Batch<'a, 'm> {
         Some(group.output)
     }
 
-    /// Whether any packet goes to a tunnel.
+    /// Whether any packet goes to a tunnel, or to an external network.
     #[inline(always)]
     pub fn is_tunnelled(&self) -> bool {
         self.tunnelled

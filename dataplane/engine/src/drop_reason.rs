@@ -132,6 +132,14 @@ drop_reasons! {
     NoTarget => "no_target",
     /// A fragment, or SCTP to another port, whose addresses would have to be changed on its way.
     Untranslatable => "untranslatable",
+    /// A packet to an external network whose sender has no address there: no block of a NAT gateway and no floating IP.
+    NoExternalAddress => "no_external_address",
+    /// All external ports of the sender's block that could be tried are in use with this destination.
+    NatExhausted => "nat_exhausted",
+    /// From an external network, for an address without a floating IP there, and no session that it could be the answer of.
+    NatUnknown => "nat_unknown",
+    /// To or from an external network, and the port has no rules (`unfiltered`), thus no sessions, which translate addresses.
+    NatUnfiltered => "nat_unfiltered",
     /// The receiver has no buffers: it is slower than its senders.
     ReceiverFull => "receiver_full",
     /// The packet fits no buffer of the receiver, or is longer than its MTU.

@@ -89,8 +89,12 @@ impl Police<'_> {
         let (initiator, responder) = self.sessions.keys(session);
         let ((_, shared), (_, port)) = (initiator.addresses(), initiator.ports());
         let ((target, _), (target_port, _)) = (responder.addresses(), responder.ports());
-        // Otherwise only its source is another.
+        if !self.is_translation_current(&initiator, &responder) {
+            return false;
+        }
+        // Otherwise only its source is another, or it came by a floating IP.
         shared == target
+            || self.network.external.owner(shared).is_some()
             || find((self.balancers, self.network), vpc, shared)
                 .is_some_and(|balancer| balancer.keeps(initiator.protocol(), port, (target, target_port)))
     }

@@ -35,6 +35,8 @@ enum Verdict {
     Answer(u32),
     /// It was turned round as it is.
     Return,
+    /// It is for an address of an external network.
+    Outside,
     Punt(PuntKind),
     Drop(DropReason),
 }
@@ -177,6 +179,7 @@ impl Stage<'_> {
                 batch.burst.replace(index, &scratch[..(len as usize).min(HEAD_BYTES)]);
                 batch.route(1 << index, Output::Port(ingress));
             }
+            Verdict::Outside => batch.from_outside |= 1 << index,
             Verdict::Return => batch.route(1 << index, Output::Port(ingress)),
             Verdict::Punt(kind) => batch.punt(index, kind),
             Verdict::Drop(reason) => batch.drop(index, reason),
@@ -209,7 +212,21 @@ impl Stage<'_> {
                 Err(reason) => Verdict::Drop(reason),
             };
         }
+        let external = &self.tables.network.external;
+        if !external.is_empty()
+            && headers.vlan_count == 0
+            && self.is_for_us(head)
+            && destination.is_some_and(|address| external.owner(address).is_some())
+            && ndp::parse(head, headers).ok().is_none_or(|message| matches!(message, ndp::Message::Other))
+        {
+            return Verdict::Outside;
+        }
         self.judge_other(batch, index, headers, scratch)
+    }
+
+    /// Whether the switch answers neighbours for this address: its own, or an external one that this host announces.
+    fn answers_for(&self, address: IpAddr) -> bool {
+        self.own(address) == Some(true) || self.tables.network.external.announced.contains(&address)
     }
 
     /// How long the outer headers are, and where the frame came from.
@@ -274,15 +291,15 @@ impl Stage<'_> {
             (L3::Arp, _) => self.judge_arp(scratch, headers),
             (L3::Ipv6, L4::Icmpv6) => match ndp::parse(&scratch[..length], headers) {
                 Ok(ndp::Message::Advertisement(_)) => Verdict::Punt(PuntKind::UnderlayNeighbour),
-                Ok(ndp::Message::Solicitation(asked)) => match self.own(IpAddr::V6(asked.target)) {
+                Ok(ndp::Message::Solicitation(asked)) => match self.answers_for(IpAddr::V6(asked.target)) {
                     _ if asked.source_link.is_some_and(|mac| self.is_news(IpAddr::V6(asked.source), mac)) => {
                         Verdict::Punt(PuntKind::UnderlayNeighbour)
                     }
-                    Some(true) => {
+                    true => {
                         ndp::advertise_in_place(scratch, headers, &asked, self.uplink.mac, ndp::Role::Host)
                             .map_or(nothing, Verdict::Answer)
                     }
-                    _ => nothing,
+                    false => nothing,
                 },
                 _ => self.echo(head, headers, partial),
             },
@@ -302,7 +319,7 @@ impl Stage<'_> {
         if asks && self.is_news(IpAddr::V4(message.sender_ip()), message.sender_mac()) {
             return Verdict::Punt(PuntKind::UnderlayNeighbour);
         }
-        if asks && self.own(IpAddr::V4(message.target_ip())) == Some(true) {
+        if asks && self.answers_for(IpAddr::V4(message.target_ip())) {
             return arp::reply_in_place(scratch, headers, self.uplink.mac).map_or(nothing, Verdict::Answer);
         }
         nothing
@@ -314,7 +331,9 @@ impl Stage<'_> {
         let Tables { network, vteps, neighbours, .. } = self.tables;
         let tunnel = vteps.lookup(sender).and_then(|vtep| network.tunnel(vtep));
         let moved = |neighbour| neighbours.mac(neighbour) != Some(mac);
-        self.uplink.gateways.contains(&sender) || tunnel.is_some_and(|tunnel| moved(tunnel.neighbour))
+        self.uplink.gateways.contains(&sender)
+            || network.external.is_router_elsewhere(sender, mac, neighbours)
+            || tunnel.is_some_and(|tunnel| moved(tunnel.neighbour))
     }
 
     fn echo(&self, head: &mut [u8], headers: &Headers, partial: bool) -> Verdict {

@@ -38,7 +38,14 @@ fn run_tunnelled(
     let mut at = 0;
     while let Some(group) = batch.group(at) {
         at += 1;
-        let Output::Tunnel { vtep, vpc } = group.output else { continue };
+        let (vtep, vpc) = match group.output {
+            Output::Tunnel { vtep, vpc } => (vtep, vpc),
+            Output::External { exit } => {
+                send_outside(batch, network, neighbours, exit, group.packets);
+                continue;
+            }
+            Output::Port(_) => continue,
+        };
         let way = Way::find(network, vtep, vpc);
         let Some(way) = way else {
             Indices(group.packets).for_each(|index| batch.drop(index, DropReason::NoUplink));
@@ -60,6 +67,36 @@ fn run_tunnelled(
             Indices(group.packets & !too_big).for_each(|index| batch.hold(index, way.tunnel.neighbour));
         }
         batch.redirect(group.output, Output::Port(PortIndex(way.uplink.port)));
+    }
+}
+
+/// Sends packets out by the uplink as they are, to the router of an external network.
+#[cold]
+#[inline(never)]
+fn send_outside(
+    batch: &mut Batch<'_, '_>,
+    network: &Network,
+    neighbours: &Neighbours,
+    exit: u16,
+    packets: u32,
+) {
+    let way = network.uplink.as_ref().zip(network.external.exit(exit));
+    for index in Indices(packets) {
+        let v4 = batch.metadata[index].headers.l3 == L3::Ipv4;
+        let Some((uplink, router)) = way.and_then(|(uplink, exit)| Some((uplink, exit.router(v4)?))) else {
+            batch.drop(index, DropReason::NoUplink);
+            continue;
+        };
+        let mac = neighbours.of_use(router);
+        if let Some(packet) = batch.burst.packet_mut(index) {
+            let _ = ethernet::set_addresses(packet.head_mut(), mac.unwrap_or_default(), uplink.mac);
+        }
+        if mac.is_none() {
+            batch.hold(index, router);
+        }
+    }
+    if let Some((uplink, _)) = way {
+        batch.redirect(Output::External { exit }, Output::Port(PortIndex(uplink.port)));
     }
 }
 

@@ -13,6 +13,7 @@ pub mod balance;
 pub mod broadcast;
 pub mod decapsulate;
 pub mod encapsulate;
+pub mod external;
 pub mod forward;
 pub mod neighbours;
 pub mod parse;
@@ -21,6 +22,7 @@ pub mod policy;
 pub mod port_security;
 pub mod route;
 pub mod sessions;
+mod nat;
 mod translate;
 mod tuple;
 

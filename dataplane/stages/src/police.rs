@@ -178,13 +178,16 @@ pub(crate) fn pack(output: Output) -> u32 {
     match output {
         Output::Port(PortIndex(port)) => u32::from(port),
         Output::Tunnel { vtep, vpc } => 1 << 31 | u32::from(vpc) << 16 | u32::from(vtep),
+        Output::External { exit } => 1 << 30 | u32::from(exit),
     }
 }
 
 #[inline(always)]
 pub(crate) fn unpack(output: u32) -> Output {
-    if output & 1 << 31 == 0 {
+    if output & 3 << 30 == 0 {
         Output::Port(PortIndex(output as u16))
+    } else if output & 1 << 31 == 0 {
+        Output::External { exit: output as u16 }
     } else {
         Output::Tunnel { vtep: output as u16, vpc: (output >> 16) as u16 & 0x7fff }
     }
@@ -295,7 +298,7 @@ fn fragment_key(head: &[u8], metadata: &Metadata, site: Site, output: Output) ->
     let attachment = site.attachment(metadata);
     let port = match (attachment.port, output) {
         (Some(port), _) | (None, Output::Port(PortIndex(port))) => port,
-        (None, Output::Tunnel { .. }) => return None,
+        (None, Output::Tunnel { .. } | Output::External { .. }) => return None,
     };
     // In IPv6 a later fragment does not say which protocol it is of.
     let (identification, protocol) = match headers.l3 {

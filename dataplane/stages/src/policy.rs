@@ -11,12 +11,14 @@ use crate::police::{
     self, Attachment, Decision, End, Pending, Police, Site, Standing, Unjudged, check, facts, ordinary_key,
     pack, port_of, stamp,
 };
+use crate::nat::Plan;
 use crate::translate;
 use crate::tuple::{Tuple, Upper};
 use arrayvec::ArrayVec;
 use buf::BURST_PACKETS;
 use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex};
 use packet::MacAddr;
+use packet::nat::Translated;
 use std::net::IpAddr;
 use tables::Filter;
 use tables::rules::Direction;
@@ -42,7 +44,14 @@ pub fn run(
             continue;
         }
         match police.judge(batch, &unjudged, site, output) {
-            Ok(()) => police.note_fragment(batch, unjudged.index, site, output),
+            Ok(to) => {
+                police.note_fragment(batch, unjudged.index, site, output);
+                if let Some(to) = to
+                    && let Err(reason) = translate::apply(batch, unjudged.index, &to)
+                {
+                    batch.drop(unjudged.index, reason);
+                }
+            }
             Err(reason) => batch.drop(unjudged.index, reason),
         }
     }
@@ -136,6 +145,7 @@ fn settle(
 }
 
 /// A packet with all that it is judged by.
+#[derive(Clone, Copy)]
 struct Case {
     from: Attachment,
     to: Attachment,
@@ -147,11 +157,23 @@ struct Case {
     facts: Facts,
     /// How packets go where this one goes; none where that is another matter for each.
     way: Option<Way>,
+    /// What it becomes yet, if it is the first of its session; or that it cannot be.
+    plan: Result<Plan, DropReason>,
+    /// Whether it leaves its VPC.
+    external: bool,
     /// Nanoseconds.
     now: u64,
 }
 
 impl Case {
+    /// The same, with what the packet becomes at its other end.
+    fn becoming(&self, there: Tuple) -> Option<Self> {
+        let answer = there.key(self.from.number())?.reversed(self.to.number());
+        let translate = self.way.is_some_and(|way| way.translate) || there != self.before;
+        let way = self.way.map(|way| Way { translate, ..way });
+        Some(Self { after: there, answer, way, ..*self })
+    }
+
     /// That of a packet; its tuple alone, if it belongs to no session.
     fn of(
         batch: &Batch<'_, '_>,
@@ -171,7 +193,8 @@ impl Case {
         let way = way(output, facts.destination_mac, unjudged.destination, metadata)
             .map(|way| Way { translate: unjudged.original.is_some(), ..way });
         facts.destination_mac = unjudged.destination;
-        Ok(Ok(Self { from, to, before, after, key, answer, facts, way, now: batch.now }))
+        let (plan, external) = (Ok(Plan::Same), matches!(output, Output::External { .. }));
+        Ok(Ok(Self { from, to, before, after, key, answer, facts, way, plan, external, now: batch.now }))
     }
 
     fn addresses(&self) -> [(IpAddr, IpAddr); 2] {
@@ -180,39 +203,57 @@ impl Case {
 }
 
 impl<'a> Police<'a> {
-    /// Whether a packet that goes to `output` may, by the rules of both its ends; what passes has a session then.
+    /// Whether a packet that goes to `output` may, by the rules of both its ends; what passes has a session then, and becomes what that says unless it has already.
     fn judge(
         &mut self,
         batch: &Batch<'_, '_>,
         unjudged: &Unjudged,
         site: Site,
         output: Output,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Option<Translated>, DropReason> {
         let metadata = batch.metadata.get(unjudged.index).ok_or(DropReason::Runt)?;
         let from = site.attachment(metadata);
         let to = match output {
             Output::Port(port) => Attachment { port: Some(port.0), vpc: from.vpc },
-            Output::Tunnel { .. } => Attachment { port: None, vpc: from.vpc },
+            Output::Tunnel { .. } | Output::External { .. } => Attachment { port: None, vpc: from.vpc },
         };
         let (sender, receiver) = (self.end(from.port)?, self.end(to.port)?);
         if sender.is_none() && receiver.is_none() && unjudged.original.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let session = match unjudged.standing {
-            Standing::Passes => return Ok(()),
+            Standing::Passes => return Ok(None),
             Standing::Refused(reason) => return Err(reason),
             Standing::Fragment if self.is_fragment_known(batch, unjudged.index, site, output) => {
-                return Ok(());
+                return self.whole(batch, unjudged.index, (from, output)).map(|()| None);
             }
             Standing::Fragment => return Err(DropReason::FragmentUnknown),
             Standing::New => None,
             Standing::Stale(session) => Some(session),
         };
-        match (Case::of(batch, unjudged, (from, to), output)?, session) {
-            (Err(tuple), _) => self.ask(sender, receiver, &tuple, batch.now).map(drop),
-            (Ok(case), Some(session)) => self.renew(&case, session),
-            (Ok(case), None) => self.create(&case, (sender, receiver)),
-        }
+        let session = match (Case::of(batch, unjudged, (from, to), output)?, session) {
+            (Err(tuple), _) => {
+                // A message that belongs to no session: nobody could tell whose it is outside.
+                if !matches!(self.plan(from, output, &tuple), Ok(Plan::Same)) {
+                    return Err(DropReason::IcmpUnrelated);
+                }
+                return self.ask(sender, receiver, &tuple, batch.now).map(|_| None);
+            }
+            (Ok(case), session) => {
+                let plan = if unjudged.original.is_none() {
+                    self.plan(from, output, &case.before)
+                } else {
+                    Ok(Plan::Same)
+                };
+                let case = Case { plan, ..case };
+                match session {
+                    Some(session) => self.renew(&case, session)?,
+                    None => self.create(&case, (sender, receiver))?,
+                }
+            }
+        };
+        let changed = unjudged.original.is_some();
+        Ok(if changed { None } else { translate::of_session(self.table, session) })
     }
 
     /// Whether a port may send what is for all or a group: each receiver's rules are asked when it is replicated.
@@ -265,12 +306,36 @@ impl<'a> Police<'a> {
     fn create(
         &mut self,
         case: &Case,
-        (sender, receiver): (Option<End<'a>>, Option<End<'a>>),
-    ) -> Result<(), DropReason> {
+        ends: (Option<End<'a>>, Option<End<'a>>),
+    ) -> Result<SessionRef, DropReason> {
         if let Upper::Echo { reply: true, .. } = case.before.upper {
             // To no request.
             return Err(DropReason::SessionInvalid);
         }
+        let plan = case.plan?;
+        if matches!(plan, Plan::Same) {
+            return self.create_as(case, ends)?.ok_or(DropReason::SessionInvalid);
+        }
+        if let Some(session) = self.sessions.find_any(case.key).session() {
+            // Another packet of this burst, or of another worker's, was first, and has chosen.
+            return self.join(case, session);
+        }
+        for there in plan.candidates(case.before) {
+            let becoming = case.becoming(there).ok_or(DropReason::EtherTypeRefused)?;
+            let taken = matches!(plan, Plan::Block(..)) && self.sessions.find_any(becoming.answer).is_some();
+            if !taken && let Some(session) = self.create_as(&becoming, ends)? {
+                return Ok(session);
+            }
+        }
+        Err(DropReason::NatExhausted)
+    }
+
+    /// Makes the session. `None`: what its packets become is taken, and something else may not be.
+    fn create_as(
+        &mut self,
+        case: &Case,
+        (sender, receiver): (Option<End<'a>>, Option<End<'a>>),
+    ) -> Result<Option<SessionRef>, DropReason> {
         let rules = self.ask(sender, receiver, &Tuple::judged(&case.before, &case.after), case.now)?;
         let paid_by = sender.or(receiver).map(|end| end.port).or(case.from.port).or(case.to.port);
         let (way, stamp) = self.present_way(case);
@@ -284,25 +349,30 @@ impl<'a> Police<'a> {
             now: self.now,
         };
         match self.sessions.create_any(&new) {
-            Ok(Created::New(_)) => {
+            Ok(Created::New(session)) => {
                 self.note_connection(case);
-                Ok(())
+                Ok(Some(session))
             }
             // Another packet of this burst, or of another worker's, was first.
-            Ok(Created::Existing(session)) => self.join(case, session),
+            Ok(Created::Existing(session)) => self.join(case, session).map(Some),
+            Ok(Created::Clash(_)) if matches!(case.plan, Ok(Plan::Block(..))) => Ok(None),
             Ok(Created::Clash(session)) => {
                 // An end of an older flow has moved, and this one has its place.
                 self.sessions.cut(session);
-                self.sessions.create_any(&new).map(drop).map_err(reason)
+                match self.sessions.create_any(&new).map_err(reason)? {
+                    Created::New(session) | Created::Existing(session) | Created::Clash(session) => {
+                        Ok(Some(session))
+                    }
+                }
             }
             Err(refused) => Err(reason(refused)),
         }
     }
 
     /// A packet whose session is there after all.
-    fn join(&mut self, case: &Case, session: SessionRef) -> Result<(), DropReason> {
+    fn join(&mut self, case: &Case, session: SessionRef) -> Result<SessionRef, DropReason> {
         match self.check_case(case, session) {
-            Checked::Pass(way) if Some(way) == case.way => Ok(()),
+            Checked::Pass(way) if Some(way) == case.way => Ok(session),
             Checked::Invalid(_) => Err(DropReason::SessionInvalid),
             _ => self.renew(case, session),
         }
@@ -322,10 +392,12 @@ impl<'a> Police<'a> {
     }
 
     /// Judges a session again, by its initiator's packets; if it still passes, the half that this packet is of leads where the packet goes.
-    fn renew(&mut self, case: &Case, session: SessionRef) -> Result<(), DropReason> {
+    fn renew(&mut self, case: &Case, session: SessionRef) -> Result<SessionRef, DropReason> {
         let (initiator, responder) = self.sessions.keys(session);
         let other = if session.is_initiator() { responder } else { initiator };
-        if other.attachment() != case.to.number() {
+        let leaves_as_it_is =
+            case.external && translate::of_session(self.table, session).is_none() && session.is_initiator();
+        if other.attachment() != case.to.number() || leaves_as_it_is {
             // Who answers is elsewhere now: what was known of it means nothing there.
             self.sessions.cut(session);
             let ends = (self.end(case.from.port)?, self.end(case.to.port)?);
@@ -340,11 +412,15 @@ impl<'a> Police<'a> {
                 return Err(reason);
             }
         };
+        // A packet that is yet to be what its session says.
+        let there = translate::of_session(self.table, session).filter(|_| case.before == case.after);
+        let changed = there.and_then(|to| case.becoming(case.before.become_like(&to)));
+        let case = changed.as_ref().unwrap_or(case);
         let (way, stamp) = self.present_way(case);
         self.sessions.renew_half(session, way, stamp, self.epoch, rules);
         match self.check_case(case, session) {
             Checked::Invalid(_) => Err(DropReason::SessionInvalid),
-            _ => Ok(()),
+            _ => Ok(session),
         }
     }
 

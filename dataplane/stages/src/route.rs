@@ -8,12 +8,14 @@
 
 use crate::answers::Answers;
 use crate::encapsulate::fits;
+use crate::external::port_at_owner;
 use arrayvec::ArrayVec;
 use buf::{BURST_PACKETS, Checksum};
 use engine::{Batch, DropReason, Indices, Output, PortIndex, PuntKind};
 use packet::icmp_error::IcmpError;
 use packet::{Headers, L4, MacAddr, route};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use tables::external::{Inside, Owner};
 use tables::{Endpoint, EndpointReader, Location, Network, NextHop, Subnet};
 
 /// Where the metadata service is for guests.
@@ -153,7 +155,7 @@ impl Router<'_> {
         match hop {
             Some(NextHop::Subnet(_)) => self.subnet.vpc,
             Some(NextHop::Vpc(peer)) => peer,
-            Some(NextHop::Port { .. } | NextHop::Blackhole) | None => NO_VPC,
+            Some(NextHop::Port { .. } | NextHop::External(_) | NextHop::Blackhole) | None => NO_VPC,
         }
     }
 
@@ -165,6 +167,7 @@ impl Router<'_> {
             Some(NextHop::Port { location, mac, subnet }) => {
                 return self.to(location, Endpoint { mac, subnet, location }, self.subnet.vpc);
             }
+            Some(NextHop::External(exit)) => return self.leave(destination, exit),
             Some(NextHop::Blackhole) => return Verdict::Drop(DropReason::Blackhole),
             None if self.is_own(destination, hop) => return Verdict::Echo,
             None => return Verdict::Error(IcmpError::NoRoute, DropReason::NoRoute),
@@ -186,6 +189,33 @@ impl Router<'_> {
                 None => Verdict::Error(IcmpError::HostUnreachable, DropReason::UnknownEndpoint),
             },
         }
+    }
+
+    /// Out of the VPC; but what is for a floating IP of a port that is known here goes to that, without a detour.
+    fn leave(&self, destination: IpAddr, exit: u16) -> Verdict {
+        if let Some(Owner::Floating(Inside { vpc, address }, _)) = self.network.external.owner(destination)
+            && let Some(endpoint) = self.endpoints.lookup(*vpc, *address)
+        {
+            return self.to(endpoint.location, endpoint, *vpc);
+        }
+        let router = self.network.external.exit(exit).and_then(|exit| exit.router(destination.is_ipv4()));
+        if router.is_none() {
+            return Verdict::Error(IcmpError::NoRoute, DropReason::NoRoute);
+        }
+        // Where the router is, is for who sends the packet to say: it may be elsewhere by then.
+        let (output, destination) = (Output::External { exit }, MacAddr::default());
+        Verdict::Forward(Onward { output, destination, source: self.subnet.gateway_mac, subnet: None })
+    }
+
+    /// The way of what is for a port of a NAT gateway's address that somebody known here has: it depends on more than the destination.
+    #[cold]
+    fn leave_to_shared(&self, batch: &Batch<'_, '_>, index: usize) -> Option<Verdict> {
+        let packet = batch.burst.packet(index)?;
+        let (head, headers) = (packet.head(), &batch.metadata.get(index)?.headers);
+        let owner = self.network.external.owner(headers.destination_ip(head)?)?;
+        let Inside { vpc, address } = owner.inside(port_at_owner(head, headers, owner))?;
+        let endpoint = self.endpoints.lookup(vpc, address)?;
+        Some(self.to(endpoint.location, endpoint, vpc))
     }
 
     fn to(&self, location: Location, endpoint: Endpoint, vpc: u16) -> Verdict {
@@ -217,6 +247,12 @@ impl Router<'_> {
                 if output == answers.back && batch.hairpin >> index & 1 == 0 =>
             {
                 batch.drop(index, DropReason::Hairpin);
+            }
+            Verdict::Forward(Onward { output: Output::External { .. }, .. })
+                if let Some(way) = self.leave_to_shared(batch, index)
+                    && !matches!(way, Verdict::Forward(Onward { output: Output::External { .. }, .. })) =>
+            {
+                self.carry_out(batch, index, way, answers);
             }
             Verdict::Forward(onward) => self.forward(batch, index, onward, answers),
             Verdict::Error(error, reason) => answers.error(batch, self.network, index, error, reason),
@@ -255,7 +291,8 @@ impl Router<'_> {
         let Some(packet) = batch.burst.packet_mut(index) else { return };
         match route::forward(packet.head_mut(), headers, destination, source) {
             Some(()) => {
-                batch.metadata[index].routed_to = subnet;
+                let own = if matches!(output, Output::External { .. }) { answers.subnet } else { None };
+                batch.metadata[index].routed_to = subnet.or(own);
                 batch.route(1 << index, output);
             }
             None => batch.drop(index, DropReason::GatewayConsumed),

@@ -2,6 +2,7 @@
 //!
 //! Not a stage: both that deal with sessions share it.
 
+use packet::nat::Translated;
 use packet::quoted::Quoted;
 use packet::{Headers, L4, icmp};
 use std::net::IpAddr;
@@ -69,6 +70,16 @@ impl Tuple {
             (upper, _) => upper,
         };
         Self { destination: after.destination, upper, ..*before }
+    }
+
+    /// The same with these addresses and ports.
+    pub(crate) fn become_like(&self, to: &Translated) -> Self {
+        let upper = match self.upper {
+            Upper::Ports(_) => Upper::Ports(to.ports),
+            Upper::Echo { reply, .. } => Upper::Echo { identifier: to.ports[0], reply },
+            upper @ Upper::Message(..) => upper,
+        };
+        Self { source: to.source, destination: to.destination, upper, ..*self }
     }
 
     /// Type and code of a message of ICMP or ICMPv6.

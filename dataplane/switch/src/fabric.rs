@@ -9,6 +9,7 @@ use packet::{MacAddr, vxlan};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use tables::external::External;
 use tables::{
     Endpoint, Location, MacTable, Neighbours, Network, OwnAddress, PortProfile, RouteTable, Subnet, Tunnel,
     Uplink, Vpc,
@@ -191,6 +192,11 @@ impl Control {
         for (number, tunnel) in tunnels {
             self.draft().set_tunnel(number, Some(tunnel));
         }
+    }
+
+    /// The ways out of VPCs, and who has which address there.
+    pub fn set_external(&mut self, external: External) {
+        self.draft().external = Arc::new(external);
     }
 
     fn tunnel_to(&self, vtep: &Vtep) -> Tunnel {

@@ -6,8 +6,8 @@ use engine::{Announcement, Batch, Output, PortCounters, PortIndex};
 use stages::answers::Answers;
 use stages::police::{Pending, Police, Site};
 use stages::{
-    arrive, balance, broadcast, decapsulate, encapsulate, forward, neighbours, parse, policy, port_security,
-    route, sessions,
+    arrive, balance, broadcast, decapsulate, encapsulate, external, forward, neighbours, parse, policy,
+    port_security, route, sessions,
 };
 use tables::{PortProfile, Shares, TokenBucket};
 
@@ -54,6 +54,7 @@ fn run_rare(batch: &mut Batch<'_, '_>, ingress: &mut Ingress<'_>, tables: &Table
     let mut answers = Answers { back, subnet: Some(profile.subnet), budget: ingress.errors };
     broadcast::run(batch, multicast, |_, _| Ok(()));
     route::run(batch, network, &tables.endpoints, profile.subnet, &mut answers);
+    external::refuse_untranslated(batch, network, tables.filters.get(), true);
     if tables.filters.get().any() {
         let site = Site::Port { port: ingress.port, vpc: profile.vpc };
         let mut police = police(tables, guard, batch.now);
@@ -115,7 +116,9 @@ pub(crate) fn run_underlay(
     let Tables { vteps, vnis, neighbours, .. } = tables;
     let outer = decapsulate::Tables { network, vteps, vnis, neighbours };
     decapsulate::run(batch, &outer, port);
+    external::run(batch, network, &tables.endpoints);
     arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs }, errors);
+    external::refuse_untranslated(batch, network, tables.filters.get(), false);
     if tables.filters.get().any() || !tables.balancers.get().is_empty() {
         let mut police = police(tables, guard, batch.now);
         policy::run_arrived(batch, &mut police, Site::Underlay, Output::Port(port));

@@ -5,6 +5,7 @@
 //! * [`VtepWriter`] / [`VtepReader`], [`VniWriter`] / [`VniReader`]: numbers of remote tunnel addresses and of VPCs.
 //! * [`RouteTable`]: longest prefix match; immutable, replaced as a whole.
 //! * [`Location`], [`Endpoint`], [`NextHop`]: what the tables say.
+//! * [`external`]: which addresses ports have outside of all VPCs.
 //! * [`Network`], [`Neighbours`]: VPCs, subnets, routes and tunnels; where the underlay's next hops are.
 //! * [`sessions`]: what was decided about a flow, for both directions; written by workers.
 //! * [`balancers`]: which target takes a connection to an address that stands for many.
@@ -25,6 +26,7 @@ mod atomic;
 pub mod balancers;
 mod endpoint_line;
 mod endpoints;
+pub mod external;
 mod fabric;
 mod filters;
 mod generations;

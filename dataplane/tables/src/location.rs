@@ -87,6 +87,8 @@ pub enum NextHop {
         /// The number of the subnet it is in.
         subnet: u16,
     },
+    /// Out of the VPC, by the exit of this number ([`External`](crate::external::External)).
+    External(u16),
     /// Nowhere, on purpose.
     Blackhole,
 }

@@ -4,6 +4,7 @@
 //! [`Neighbours`].
 
 use crate::RouteTable;
+use crate::external::External;
 use ipnet::IpNet;
 use packet::{MacAddr, vxlan};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -106,6 +107,8 @@ pub struct Network {
     tunnels: Vec<Option<Arc<Tunnel>>>,
     /// The way to other hosts.
     pub uplink: Option<Uplink>,
+    /// The ways out of VPCs, and who has which address there.
+    pub external: Arc<External>,
 }
 
 fn set<T>(parts: &mut Vec<Option<Arc<T>>>, number: u16, part: Option<T>) {

@@ -4,5 +4,6 @@
 mod balancing;
 mod changes;
 mod frames;
+mod outside;
 mod passing;
 mod world;

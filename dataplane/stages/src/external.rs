@@ -1,0 +1,118 @@
+//! Takes up what comes from outside of all VPCs, by the uplink and without a tunnel, for a floating IP or an address of a NAT gateway: it goes to the port that
+//! has that address, or part of it, here or on another host. [`policy`](crate::policy) judges and translates it where the port is.
+//!
+//! A stage of its own because here nobody is known: what is checked is that the sender does not pretend to be inside.
+//!
+//! Drops: [`DropReason::NatUnknown`], [`DropReason::NatUnfiltered`], [`DropReason::BogusSource`], [`DropReason::HopLimit`], [`DropReason::TooBig`],
+//! [`DropReason::BadOffload`].
+
+use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex};
+use packet::{Fragment, Headers, L4, icmp, quoted, route};
+use std::net::IpAddr;
+use tables::external::{Inside, Owner};
+use tables::{EndpointReader, Filter, Filters, Location, Network};
+
+/// An origin of no tunnel end point.
+const NO_VTEP: u16 = u16::MAX;
+
+/// Runs the stage over what `decapsulate` found to be for an external address.
+#[inline]
+pub fn run(batch: &mut Batch<'_, '_>, network: &Network, endpoints: &EndpointReader) {
+    if batch.from_outside != 0 {
+        let packets = batch.from_outside & batch.undecided();
+        Indices(packets).for_each(|index| run_one(batch, index, network, endpoints));
+    }
+}
+
+fn run_one(batch: &mut Batch<'_, '_>, index: usize, network: &Network, endpoints: &EndpointReader) {
+    match settle(batch, index, network, endpoints) {
+        Ok(output) => batch.route(1 << index, output),
+        Err(reason) => batch.drop(index, reason),
+    }
+}
+
+fn settle(
+    batch: &mut Batch<'_, '_>,
+    index: usize,
+    network: &Network,
+    endpoints: &EndpointReader,
+) -> Result<Output, DropReason> {
+    let offload = batch.burst.offload(index);
+    let packet = batch.burst.packet(index).ok_or(DropReason::Runt)?;
+    let (head, headers) = (packet.head(), &batch.metadata[index].headers);
+    if packet::validate_offload(headers, offload, packet.len() as u32).is_err() {
+        return Err(DropReason::BadOffload);
+    }
+    let addresses = headers.source_ip(head).zip(headers.destination_ip(head));
+    let (source, destination) = addresses.ok_or(DropReason::NatUnknown)?;
+    let owner = network.external.owner(destination).ok_or(DropReason::NatUnknown)?;
+    let Inside { vpc, address } =
+        owner.inside(port_at_owner(head, headers, owner)).ok_or(DropReason::NatUnknown)?;
+    // Rules go by addresses: nobody outside has one of those inside.
+    if !route::is_station(source) || route::is_bogon(source) || network.external.is_inside(vpc, source) {
+        return Err(DropReason::BogusSource);
+    }
+    let endpoint = endpoints.lookup(vpc, address).ok_or(DropReason::NatUnknown)?;
+    let gateway = network.subnet(endpoint.subnet).map(|subnet| subnet.gateway_mac);
+    let gateway = gateway.ok_or(DropReason::NatUnknown)?;
+    if route::hops(head, headers).is_none_or(|hops| hops <= 1) {
+        return Err(DropReason::HopLimit);
+    }
+    let headers = *headers;
+    let packet = batch.burst.packet_mut(index).ok_or(DropReason::Runt)?;
+    route::forward(packet.head_mut(), &headers, endpoint.mac, gateway).ok_or(DropReason::NatUnknown)?;
+    batch.metadata[index].origin = Origin { vtep: NO_VTEP, vpc, identity: 0 };
+    match endpoint.location {
+        Location::Local(port) => Ok(Output::Port(PortIndex(port))),
+        Location::Remote(vtep) if batch.burst.make_head_room(index) => Ok(Output::Tunnel { vtep, vpc }),
+        Location::Remote(_) => Err(DropReason::TooBig),
+        Location::Directory(_) => Err(DropReason::NatUnknown),
+    }
+}
+
+/// Which port of a shared address a packet is for: its destination's, an echo's identifier, or of an error who sent what it is about. A floating IP is one
+/// port's whole, whatever is sent there.
+pub(crate) fn port_at_owner(head: &[u8], headers: &Headers, owner: &Owner) -> Option<u16> {
+    if matches!(owner, Owner::Floating(..)) || headers.fragment == Fragment::Later {
+        return None;
+    }
+    match headers.l4 {
+        L4::Icmp | L4::Icmpv6 => {
+            let (kind, _) = icmp::type_and_code(head, headers)?;
+            if icmp::is_error(headers.l4, kind) {
+                quoted::read(head, headers).map(|quoted| quoted.ports[0])
+            } else {
+                icmp::identifier(head, headers)
+            }
+        }
+        _ if headers.has_ports() => Some(headers.destination_port),
+        _ => None,
+    }
+}
+
+/// Ends what would leave for outside, or arrive from there, as it is: ports without rules have no sessions, which translate it.
+pub fn refuse_untranslated(batch: &mut Batch<'_, '_>, network: &Network, filters: &Filters, from_port: bool) {
+    if network.external.is_empty() {
+        return;
+    }
+    let mut at = 0;
+    while let Some(group) = batch.group(at) {
+        at += 1;
+        let all = match group.output {
+            Output::External { .. } => true,
+            Output::Port(port) if from_port || filters.port(port.0) == Filter::Unfiltered => false,
+            Output::Tunnel { .. } if from_port => false,
+            _ => continue,
+        };
+        for index in Indices(group.packets) {
+            if all || destination(batch, index).is_some_and(|to| network.external.owner(to).is_some()) {
+                batch.drop(index, DropReason::NatUnfiltered);
+            }
+        }
+    }
+}
+
+fn destination(batch: &Batch<'_, '_>, index: usize) -> Option<IpAddr> {
+    let packet = batch.burst.packet(index)?;
+    batch.metadata.get(index)?.headers.destination_ip(packet.head())
+}
