@@ -449,7 +449,7 @@ impl<'m> Burst<'m> {
     #[cold]
     pub fn make_head_room(&mut self, index: usize) -> bool {
         let Self { extents, single, loaded, packets, .. } = self;
-        if index >= *loaded || *single >> (index & 31) & 1 == 0 {
+        if index >= *loaded {
             return false;
         }
         // SAFETY: packets below `loaded` are whole.
@@ -459,6 +459,9 @@ impl<'m> Burst<'m> {
             return false;
         }
         let (kept, behind) = (length.min(HEAD_BYTES), length.saturating_sub(HEAD_BYTES));
+        if behind != 0 && *single >> (index & 31) & 1 == 0 {
+            return false;
+        }
         // SAFETY: a single packet's extent was written when it was committed.
         let extent = unsafe { extents[usize::from(packet.first_extent)].assume_init_mut() };
         match (packet.extents, behind) {

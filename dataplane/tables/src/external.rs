@@ -160,19 +160,25 @@ impl External {
     pub fn is_still(&self, inside: Inside, address: IpAddr, port: u16) -> bool {
         match self.owner(address) {
             Some(Owner::Floating(owner, _)) => *owner == inside,
-            Some(Owner::Shared { .. }) => self.exits.iter().filter(|exit| exit.vpc == inside.vpc).any(|exit| {
-                exit.source(inside.address).is_some_and(|source| match source {
-                    Source::Block(block) => block.address == address && block.ports().contains(&port.into()),
-                    Source::Floating(_) => false,
+            Some(Owner::Shared { .. }) => {
+                self.exits.iter().filter(|exit| exit.vpc == inside.vpc).any(|exit| {
+                    exit.source(inside.address).is_some_and(|source| match source {
+                        Source::Block(block) => {
+                            block.address == address && block.ports().contains(&port.into())
+                        }
+                        Source::Floating(_) => false,
+                    })
                 })
-            }),
+            }
             None => false,
         }
     }
 
     /// Whether an address is one of a VPC's, or its peers', networks.
     pub fn is_inside(&self, vpc: u16, address: IpAddr) -> bool {
-        self.inside.get(&vpc).is_some_and(|networks| networks.iter().any(|network| network.contains(&address)))
+        self.inside
+            .get(&vpc)
+            .is_some_and(|networks| networks.iter().any(|network| network.contains(&address)))
     }
 
     /// Whether a router of an external network that says it is at `mac` is somewhere else than known.
@@ -188,7 +194,8 @@ mod tests {
     #[test]
     fn a_port_of_a_shared_address_leads_to_who_has_its_block() {
         let inside = |last| IpAddr::from([10, 0, 0, last]);
-        let owner = Owner::Shared { vpc: 3, count: 1000, blocks: vec![Some(inside(1)), None, Some(inside(2))] };
+        let owner =
+            Owner::Shared { vpc: 3, count: 1000, blocks: vec![Some(inside(1)), None, Some(inside(2))] };
         let of = |port| owner.inside(Some(port)).map(|inside| inside.address);
         assert_eq!([of(1023), of(1024), of(2023), of(2024)], [None, Some(inside(1)), Some(inside(1)), None]);
         assert_eq!([of(3024), of(4023), of(4024)], [Some(inside(2)), Some(inside(2)), None]);
