@@ -15,6 +15,7 @@ pub mod decapsulate;
 pub mod encapsulate;
 pub mod external;
 pub mod forward;
+mod nat;
 pub mod neighbours;
 pub mod parse;
 pub mod police;
@@ -22,7 +23,6 @@ pub mod policy;
 pub mod port_security;
 pub mod route;
 pub mod sessions;
-mod nat;
 mod translate;
 mod tuple;
 

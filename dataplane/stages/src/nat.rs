@@ -95,10 +95,13 @@ impl Police<'_> {
 
     /// Whether the external addresses by which a session's packets are known outside still are those of the same ends.
     pub(crate) fn is_translation_current(&self, initiator: &AnyKey, responder: &AnyKey) -> bool {
-        let vpc = |key: &AnyKey| port_of(key.attachment()).map_or(Some(key.attachment() as u16), |port| self.vpc_of(port));
+        let vpc = |key: &AnyKey| {
+            port_of(key.attachment()).map_or(Some(key.attachment() as u16), |port| self.vpc_of(port))
+        };
         let ((source, destination), (answerer, called)) = (initiator.addresses(), responder.addresses());
         let known = &self.network.external;
-        if source != called {
+        // A target that reaches itself by a load balancer's address sees that as the source.
+        if source != called && called != destination {
             let (from, (_, port)) = (vpc(initiator), responder.ports());
             if !from.is_some_and(|vpc| known.is_still(Inside { vpc, address: source }, called, port)) {
                 return false;
@@ -125,12 +128,13 @@ impl Police<'_> {
         index: usize,
         (from, output): (Attachment, Output),
     ) -> Result<(), DropReason> {
-        let tuple = batch.metadata.get(index).zip(batch.burst.packet(index)).and_then(|(metadata, packet)| {
-            let (head, headers) = (packet.head(), &metadata.headers);
-            let (source, destination) = (headers.source_ip(head)?, headers.destination_ip(head)?);
-            let upper = Upper::Ports([0, 0]);
-            Some(Tuple { source, destination, protocol: headers.protocol, upper })
-        });
+        let tuple =
+            batch.metadata.get(index).zip(batch.burst.packet(index)).and_then(|(metadata, packet)| {
+                let (head, headers) = (packet.head(), &metadata.headers);
+                let (source, destination) = (headers.source_ip(head)?, headers.destination_ip(head)?);
+                let upper = Upper::Ports([0, 0]);
+                Some(Tuple { source, destination, protocol: headers.protocol, upper })
+            });
         let plan = self.plan(from, output, &tuple.ok_or(DropReason::FragmentUnknown)?)?;
         if matches!(plan, Plan::Same) { Ok(()) } else { Err(DropReason::Untranslatable) }
     }

@@ -7,11 +7,11 @@
 //! Drops: [`DropReason::PolicyDenied`], [`DropReason::SessionInvalid`], [`DropReason::SessionTableFull`], [`DropReason::SessionQuota`],
 //! [`DropReason::PortDown`], and those of [`sessions`](crate::sessions).
 
+use crate::nat::Plan;
 use crate::police::{
     self, Attachment, Decision, End, Pending, Police, Site, Standing, Unjudged, check, facts, ordinary_key,
     pack, port_of, stamp,
 };
-use crate::nat::Plan;
 use crate::translate;
 use crate::tuple::{Tuple, Upper};
 use arrayvec::ArrayVec;

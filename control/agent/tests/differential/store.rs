@@ -122,7 +122,7 @@ impl Store {
                         NextHop::Subnet(subnet) => assert!(self.subnets.contains_key(&subnet)),
                         NextHop::Vpc(vpc) => assert!(self.vpcs.contains_key(&vpc)),
                         NextHop::Port { location, .. } => assert!(self.is_there(location)),
-                        NextHop::Blackhole => {}
+                        NextHop::External(_) | NextHop::Blackhole => {}
                     }
                 }
                 assert_ne!(self.routes.insert(routes, plan.clone()), Some(plan));
@@ -229,7 +229,7 @@ impl Store {
                 NextHop::Subnet(subnet) => assert!(self.subnets.contains_key(subnet)),
                 NextHop::Vpc(vpc) => assert!(self.vpcs.contains_key(vpc)),
                 NextHop::Port { subnet, .. } => assert!(self.subnets.contains_key(subnet)),
-                NextHop::Blackhole => {}
+                NextHop::External(_) | NextHop::Blackhole => {}
             }
         }
         for plan in self.ports.values() {
@@ -252,6 +252,7 @@ impl Store {
             NextHop::Port { location, mac, subnet } => {
                 format!("{} {mac} {}", self.place(location), self.subnets[&subnet].name)
             }
+            NextHop::External(exit) => format!("exit {exit}"),
             NextHop::Blackhole => "blackhole".into(),
         }
     }
