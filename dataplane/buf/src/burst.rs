@@ -148,6 +148,8 @@ pub struct Burst<'m> {
     open_bytes: usize,
     /// As a bit per packet: committed by `added`, so one extent, and no field written before the head is loaded.
     single: u32,
+    /// As a bit per packet: its head came out of several extents, or ends with one.
+    in_pieces: u32,
     /// As a bit per packet: it asks for something, which is in `offloads`.
     with_offload: u32,
     offloads: [MaybeUninit<Offload>; BURST_PACKETS],
@@ -174,6 +176,7 @@ impl<'m> Burst<'m> {
             open_extents: 0,
             open_bytes: 0,
             single: 0,
+            in_pieces: 0,
             with_offload: 0,
             offloads: [const { MaybeUninit::uninit() }; BURST_PACKETS],
             packets: [const { MaybeUninit::uninit() }; BURST_PACKETS],
@@ -389,11 +392,15 @@ impl<'m> Burst<'m> {
             }
             packet.head_len = want as u16;
             *extent = rest;
-            if rest.is_empty() {
+            if rest.is_empty() && extents > 1 {
                 packet.first_extent += 1;
                 packet.extents -= 1;
+                self.in_pieces |= 1 << (index & 31);
+            } else if rest.is_empty() {
+                packet.extents = 0;
             }
         } else {
+            self.in_pieces |= 1 << (index & 31);
             self.gather_head(index, start, want);
         }
         extents
@@ -444,11 +451,11 @@ impl<'m> Burst<'m> {
         unsafe { std::slice::from_raw_parts_mut(self.packets.as_mut_ptr().cast(), self.loaded) }
     }
 
-    /// Makes room before a head that [`Burst::load_long_heads`] loaded, for outer headers: what is behind [`HEAD_BYTES`] of it is read from the body again.
-    /// False (and nothing done) for a packet that came in several pieces, or lost its front.
+    /// Makes room before a head that [`Burst::load_long_heads`] loaded, for outer headers: what is behind [`HEAD_BYTES`] of it becomes body again, as it came.
+    /// False (and nothing done) for a packet whose head came in pieces, or lost its front.
     #[cold]
     pub fn make_head_room(&mut self, index: usize) -> bool {
-        let Self { extents, single, loaded, packets, .. } = self;
+        let Self { extents, single, in_pieces, loaded, packets, .. } = self;
         if index >= *loaded {
             return false;
         }
@@ -459,20 +466,20 @@ impl<'m> Burst<'m> {
             return false;
         }
         let (kept, behind) = (length.min(HEAD_BYTES), length.saturating_sub(HEAD_BYTES));
-        if behind != 0 && *single >> (index & 31) & 1 == 0 {
-            return false;
-        }
-        // SAFETY: a single packet's extent was written when it was committed.
-        let extent = unsafe { extents[usize::from(packet.first_extent)].assume_init_mut() };
-        match (packet.extents, behind) {
-            (_, 0) => {}
-            // The whole packet is in the head, and the extent as it came.
-            (0, _) => {
-                (_, *extent) = extent.split_at(kept);
-                packet.extents = 1;
+        if behind != 0 {
+            if *in_pieces >> (index & 31) & 1 != 0 {
+                return false;
             }
-            // SAFETY: the head's bytes, `behind` of them at least, lie before the extent in the run that it was split from.
-            _ => *extent = unsafe { extent.grown_back(behind) },
+            // SAFETY: all packets have a first extent, which was written when it was pushed or before the packet was `added`.
+            let extent = unsafe { extents[usize::from(packet.first_extent)].assume_init_mut() };
+            if packet.extents == 0 && *single >> (index & 31) & 1 != 0 {
+                // The whole packet is in the head, and the extent as it came.
+                (_, *extent) = extent.split_at(kept);
+            } else {
+                // SAFETY: the head was split from the front of this extent, `behind` bytes of it at least.
+                *extent = unsafe { extent.grown_back(behind) };
+            }
+            packet.extents = packet.extents.max(1);
         }
         packet.bytes.copy_within(start..start + kept, HEAD_ROOM);
         (packet.head_start, packet.head_len) = (HEAD_ROOM as u16, kept as u16);
@@ -668,6 +675,54 @@ mod tests {
             assert_eq!(burst.frame(index).unwrap().to_vec(), &bytes[50..len]);
             assert!(burst.packets_mut()[index].prepend(&bytes[..50]));
             assert_eq!(burst.frame(index).unwrap().to_vec(), &bytes[..len]);
+        }
+    }
+
+    #[test]
+    fn burst_long_heads_make_room_for_outer_headers() {
+        let bytes: Vec<u8> = (0..400u32).map(|at| (at * 7) as u8).collect();
+        let lengths = (60..=HEAD_BYTES + TUNNEL_BYTES + 2).chain([398]);
+        for (len, single) in lengths.flat_map(|len| [(len, false), (len, true)]) {
+            let mut burst = Burst::new();
+            let whole = Extent::from_slice(&bytes[1..][..len]);
+            if single {
+                for slot in &mut burst.single_slots()[..2] {
+                    slot.write(whole);
+                }
+                // SAFETY: two were written.
+                unsafe { burst.added(2, 2 * len) };
+            } else {
+                for _ in 0..2 {
+                    burst.push_extent(whole).unwrap();
+                    assert!(burst.commit(Offload::NONE));
+                }
+            }
+            burst.load_long_heads();
+            burst.packets_mut()[1].head_mut()[..2].copy_from_slice(&[1, 2]);
+            assert!(burst.make_head_room(1), "{len}");
+            assert!(burst.packets_mut()[1].prepend(&[9; 50]));
+            let expected = [&[9; 50][..], &[1, 2], &bytes[3..][..len - 2]].concat();
+            assert_eq!(burst.frame(1).unwrap().to_vec(), expected, "{len}");
+            assert_eq!(burst.frame(0).unwrap().to_vec(), &bytes[1..][..len], "the one beside");
+            assert!(!burst.make_head_room(1) && !burst.make_head_room(2), "once, and of what is there");
+        }
+    }
+
+    #[test]
+    fn burst_makes_no_room_in_what_came_in_pieces() {
+        let bytes: Vec<u8> = (0..300u32).map(|at| at as u8).collect();
+        let mut burst = Burst::new();
+        let at_the_end = HEAD_BYTES + TUNNEL_BYTES;
+        for cut in [100, at_the_end, 250] {
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                burst.push_extent(Extent::from_slice(part)).unwrap();
+            }
+            assert!(burst.commit(Offload::NONE));
+        }
+        burst.load_long_heads();
+        assert_eq!([0, 1, 2].map(|index| burst.make_head_room(index)), [false, false, true]);
+        for index in 0..3 {
+            assert_eq!(burst.frame(index).unwrap().to_vec(), bytes);
         }
     }
 

@@ -92,7 +92,7 @@ impl Police<'_> {
         if !self.is_translation_current(&initiator, &responder) {
             return false;
         }
-        // Otherwise only its source is another, or it came by a floating IP.
+        // Otherwise only its source is another, or it came by a floating IP, which was looked at.
         shared == target
             || self.network.external.owner(shared).is_some()
             || find((self.balancers, self.network), vpc, shared)

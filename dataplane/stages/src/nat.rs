@@ -108,7 +108,9 @@ impl Police<'_> {
             }
         }
         match known.owner(destination) {
-            Some(Owner::Floating(inside, _)) if destination != answerer => inside.address == answerer,
+            Some(Owner::Floating(inside, _)) if destination != answerer => {
+                vpc(responder).is_some_and(|vpc| *inside == Inside { vpc, address: answerer })
+            }
             // From elsewhere nothing but floating IPs is translated; from here a load balancer does it too.
             _ => destination == answerer || port_of(initiator.attachment()).is_some(),
         }

@@ -213,12 +213,10 @@ impl<'a> Police<'a> {
     ) -> Result<Option<Translated>, DropReason> {
         let metadata = batch.metadata.get(unjudged.index).ok_or(DropReason::Runt)?;
         let from = site.attachment(metadata);
-        let to = match output {
-            Output::Port(port) => Attachment { port: Some(port.0), vpc: from.vpc },
-            Output::Tunnel { .. } | Output::External { .. } => Attachment { port: None, vpc: from.vpc },
-        };
-        let (sender, receiver) = (self.end(from.port)?, self.end(to.port)?);
-        if sender.is_none() && receiver.is_none() && unjudged.original.is_none() {
+        let port = if let Output::Port(port) = output { Some(port.0) } else { None };
+        let to = Attachment { port, vpc: from.vpc };
+        let ends = (self.end(from.port)?, self.end(to.port)?);
+        if ends.0.is_none() && ends.1.is_none() && unjudged.original.is_none() {
             return Ok(None);
         }
         let session = match unjudged.standing {
@@ -231,29 +229,33 @@ impl<'a> Police<'a> {
             Standing::New => None,
             Standing::Stale(session) => Some(session),
         };
-        let session = match (Case::of(batch, unjudged, (from, to), output)?, session) {
-            (Err(tuple), _) => {
-                // A message that belongs to no session: nobody could tell whose it is outside.
-                if !matches!(self.plan(from, output, &tuple), Ok(Plan::Same)) {
-                    return Err(DropReason::IcmpUnrelated);
-                }
-                return self.ask(sender, receiver, &tuple, batch.now).map(|_| None);
-            }
-            (Ok(case), session) => {
-                let plan = if unjudged.original.is_none() {
-                    self.plan(from, output, &case.before)
-                } else {
-                    Ok(Plan::Same)
-                };
-                let case = Case { plan, ..case };
-                match session {
-                    Some(session) => self.renew(&case, session)?,
-                    None => self.create(&case, (sender, receiver))?,
-                }
-            }
+        let case = match Case::of(batch, unjudged, (from, to), output)? {
+            Ok(case) => case,
+            Err(tuple) => return self.judge_message(&tuple, (from, output), ends, batch.now),
         };
-        let changed = unjudged.original.is_some();
-        Ok(if changed { None } else { translate::of_session(self.table, session) })
+        // What was changed on its way here stays as it is.
+        let is_changed = unjudged.original.is_some();
+        let plan = if is_changed { Ok(Plan::Same) } else { self.plan(from, output, &case.before) };
+        let case = Case { plan, ..case };
+        let session = match session {
+            Some(session) => self.renew(&case, session)?,
+            None => self.create(&case, ends)?,
+        };
+        Ok(if is_changed { None } else { translate::of_session(self.table, session) })
+    }
+
+    /// A message that belongs to no session passes by the rules alone, unless it is from or to outside: nobody could tell whose it is there.
+    fn judge_message(
+        &mut self,
+        tuple: &Tuple,
+        (from, output): (Attachment, Output),
+        (sender, receiver): (Option<End<'a>>, Option<End<'a>>),
+        now: u64,
+    ) -> Result<Option<Translated>, DropReason> {
+        if !matches!(self.plan(from, output, tuple), Ok(Plan::Same)) {
+            return Err(DropReason::IcmpUnrelated);
+        }
+        self.ask(sender, receiver, tuple, now).map(|_| None)
     }
 
     /// Whether a port may send what is for all or a group: each receiver's rules are asked when it is replicated.
@@ -356,16 +358,16 @@ impl<'a> Police<'a> {
             // Another packet of this burst, or of another worker's, was first.
             Ok(Created::Existing(session)) => self.join(case, session).map(Some),
             Ok(Created::Clash(_)) if matches!(case.plan, Ok(Plan::Block(..))) => Ok(None),
-            Ok(Created::Clash(session)) => {
-                // An end of an older flow has moved, and this one has its place.
-                self.sessions.cut(session);
-                match self.sessions.create_any(&new).map_err(reason)? {
-                    Created::New(session) | Created::Existing(session) | Created::Clash(session) => {
-                        Ok(Some(session))
-                    }
-                }
-            }
+            Ok(Created::Clash(session)) => self.displace(session, &new).map(Some),
             Err(refused) => Err(reason(refused)),
+        }
+    }
+
+    /// Makes a session in place of one that is in its way: an end of an older flow has moved, and this one has its place.
+    fn displace(&mut self, older: SessionRef, new: &New<AnyKey>) -> Result<SessionRef, DropReason> {
+        self.sessions.cut(older);
+        match self.sessions.create_any(new).map_err(reason)? {
+            Created::New(session) | Created::Existing(session) | Created::Clash(session) => Ok(session),
         }
     }
 
