@@ -8,7 +8,7 @@
 
 use crate::answers::Answers;
 use buf::{Burst, Checksum, Offload, Packet};
-use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex, Runs, bits};
+use engine::{Batch, DropReason, Group, Indices, Metadata, Output, PortIndex, Runs, bits};
 use packet::icmp_error::IcmpError;
 use packet::vxlan::{self, OUTER_LENGTH_V4, OUTER_LENGTH_V6, Outer};
 use packet::{Headers, L3, ethernet, ipv4, ipv6, tcp, udp};
@@ -38,36 +38,44 @@ fn run_tunnelled(
     let mut at = 0;
     while let Some(group) = batch.group(at) {
         at += 1;
-        let (vtep, vpc) = match group.output {
-            Output::Tunnel { vtep, vpc } => (vtep, vpc),
-            Output::External { exit } => {
-                send_outside(batch, network, neighbours, exit, group.packets);
-                continue;
+        match group.output {
+            Output::Tunnel { vtep, vpc } => {
+                let way = Way::find(network, vtep, vpc);
+                send_tunnelled(batch, (network, neighbours, way), identity, group, answers);
             }
-            Output::Port(_) => continue,
-        };
-        let way = Way::find(network, vtep, vpc);
-        let Some(way) = way else {
-            Indices(group.packets).for_each(|index| batch.drop(index, DropReason::NoUplink));
-            continue;
-        };
-        let mac = neighbours.of_use(way.tunnel.neighbour);
-        let policy = if way.tunnel.is_host { identity } else { 0 };
-        let outer = way.outer.towards(mac.unwrap_or_default(), way.vpc.vni, policy);
-        if way.vpc.clamp_mss {
-            Indices(group.packets).for_each(|index| clamp_mss(batch, index, way.vpc.mtu));
+            Output::External { exit } => send_outside(batch, network, neighbours, exit, group.packets),
+            Output::Port(_) => {}
         }
-        let too_big = wrap_any(batch, group.packets, &outer, way.vpc.mtu);
-        if too_big != 0 {
-            let error = IcmpError::TooBig { mtu: way.vpc.mtu };
-            Indices(too_big)
-                .for_each(|index| answers.error(batch, network, index, error, DropReason::TooBig));
-        }
-        if mac.is_none() {
-            Indices(group.packets & !too_big).for_each(|index| batch.hold(index, way.tunnel.neighbour));
-        }
-        batch.redirect(group.output, Output::Port(PortIndex(way.uplink.port)));
     }
+}
+
+#[inline(always)]
+fn send_tunnelled(
+    batch: &mut Batch<'_, '_>,
+    (network, neighbours, way): (&Network, &Neighbours, Option<Way<'_>>),
+    identity: u16,
+    Group { output, packets }: Group,
+    answers: &mut Answers<'_>,
+) {
+    let Some(way) = way else {
+        Indices(packets).for_each(|index| batch.drop(index, DropReason::NoUplink));
+        return;
+    };
+    let mac = neighbours.of_use(way.tunnel.neighbour);
+    let policy = if way.tunnel.is_host { identity } else { 0 };
+    let outer = way.outer.towards(mac.unwrap_or_default(), way.vpc.vni, policy);
+    if way.vpc.clamp_mss {
+        Indices(packets).for_each(|index| clamp_mss(batch, index, way.vpc.mtu));
+    }
+    let too_big = wrap_any(batch, packets, &outer, way.vpc.mtu);
+    if too_big != 0 {
+        let error = IcmpError::TooBig { mtu: way.vpc.mtu };
+        Indices(too_big).for_each(|index| answers.error(batch, network, index, error, DropReason::TooBig));
+    }
+    if mac.is_none() {
+        Indices(packets & !too_big).for_each(|index| batch.hold(index, way.tunnel.neighbour));
+    }
+    batch.redirect(output, Output::Port(PortIndex(way.uplink.port)));
 }
 
 /// Sends packets out by the uplink as they are, to the router of an external network.

@@ -199,6 +199,11 @@ impl Control {
         self.draft().external = Arc::new(external);
     }
 
+    /// The same, to be changed in place; workers see it with the next [`Control::publish`].
+    pub fn external(&mut self) -> &mut External {
+        Arc::make_mut(&mut self.draft().external)
+    }
+
     fn tunnel_to(&self, vtep: &Vtep) -> Tunnel {
         let current = self.tables.snapshot();
         let network = self.fabric.draft.as_ref().unwrap_or(&current);
