@@ -162,6 +162,35 @@ fn next_hops_are_on_link_stations_or_gateways() {
 }
 
 #[test]
+fn a_station_of_another_prefix_on_the_link_is_asked_as_nobody() {
+    let mut bench = Bench::new();
+    let router = "198.51.100.1";
+    assert_ne!(
+        bench.resolver.resolve(ip(router), bench.now),
+        bench.resolver.resolve_on_link(ip(router), bench.now)
+    );
+    let id = bench.resolver.resolve_on_link(ip(router), bench.now).unwrap();
+    let asked = bench.tick();
+    let mut expected = arp(1, (US, "0.0.0.0"), (MacAddr::ZERO, router), MacAddr::BROADCAST);
+    expected.resize(60, 0);
+    assert!(asked.contains(&Action::Send(expected)), "{asked:?}");
+    let answer = arp(2, (PEER, router), (US, "0.0.0.0"), US);
+    assert_eq!(bench.hear(&answer), [Action::Reachable { id, mac: PEER }]);
+    assert_eq!(bench.state(id), "reachable", "asked for");
+    // Of the other family by the link's own address.
+    let router = "2001:db8:ffff::1";
+    let id = bench.resolver.resolve_on_link(ip(router), bench.now).unwrap();
+    let [Action::Send(frame)] = &bench.tick()[..] else { panic!("one solicitation") };
+    assert_eq!(frame[22..24], [0xfe, 0x80]);
+    assert_eq!(bench.hear(&advertisement(router, Some(PEER), 0x60)), [Action::Reachable { id, mac: PEER }]);
+    // The uplink's own, and a group's, are nobody's.
+    let refused =
+        |bench: &mut Bench, address| bench.resolver.resolve_on_link(ip(address), bench.now).unwrap_err();
+    assert_eq!(refused(&mut bench, "192.0.2.1"), ResolveError::Own(ip("192.0.2.1")));
+    assert_eq!(refused(&mut bench, "224.0.0.1"), ResolveError::NotUnicast(ip("224.0.0.1")));
+}
+
+#[test]
 fn destinations_behind_a_gateway_share_its_number() {
     let mut bench = Bench::new();
     let first = bench.resolve("198.51.100.1");

@@ -60,10 +60,12 @@ fn refusal(error: ndp::NdError) -> Refusal {
 
 fn of_arp(link: &Link, message: &arp::View<'_>) -> Said {
     let reply = message.operation() == arp::Operation::Reply;
+    // A probe is answered to nobody's address.
+    let asked = message.target_ip().is_unspecified() || link.is_own(IpAddr::V4(message.target_ip()));
     Said {
         address: IpAddr::V4(message.sender_ip()),
         mac: Some(message.sender_mac()),
-        solicited: reply && message.target_mac() == link.mac && link.is_own(IpAddr::V4(message.target_ip())),
+        solicited: reply && message.target_mac() == link.mac && asked,
         overrides: true,
     }
 }
@@ -87,19 +89,20 @@ fn of_ndp(message: &ndp::Message, to_us: bool) -> Option<Said> {
     }
 }
 
-/// A solicitation of `address`: to all that may have it, or to `mac`, where it was. `None` if the uplink has no address to ask with.
-pub(super) fn solicit(link: &Link, address: IpAddr, mac: Option<MacAddr>) -> Option<Vec<u8>> {
+/// A solicitation of `address`: to all that may have it, or to `mac`, where it was.
+pub(super) fn solicit(link: &Link, address: IpAddr, mac: Option<MacAddr>) -> Vec<u8> {
     match address {
-        IpAddr::V4(target) => Some(arp_request(link.mac, source_v4(link, target)?, target, mac)),
-        IpAddr::V6(target) => Some(solicitation(link.mac, source_v6(link, target), target, mac)),
+        IpAddr::V4(target) => arp_request(link.mac, source_v4(link, target), target, mac),
+        IpAddr::V6(target) => solicitation(link.mac, source_v6(link, target), target, mac),
     }
 }
 
-/// The address with which `target` is asked: one of its own prefix, else the first.
-fn source_v4(link: &Link, target: Ipv4Addr) -> Option<Ipv4Addr> {
-    let own =
-        || link.addresses.iter().filter_map(|net| if let IpNet::V4(net) = net { Some(net) } else { None });
-    own().find(|net| net.contains(&target)).or_else(|| own().next()).map(ipnet::Ipv4Net::addr)
+/// The address with which `target` is asked: one of its own prefix, else nobody's, as in a probe (RFC 5227 section 2.1.1). With one of another prefix it might answer
+/// nobody, or elsewhere.
+fn source_v4(link: &Link, target: Ipv4Addr) -> Ipv4Addr {
+    let mut own =
+        link.addresses.iter().filter_map(|net| if let IpNet::V4(net) = net { Some(net) } else { None });
+    own.find(|net| net.contains(&target)).map_or(Ipv4Addr::UNSPECIFIED, ipnet::Ipv4Net::addr)
 }
 
 /// The same; the uplink's link-local address where it has no other in the target's prefix.

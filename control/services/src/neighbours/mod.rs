@@ -202,6 +202,24 @@ impl Resolver {
     /// There is no next hop.
     pub fn resolve(&mut self, destination: IpAddr, now: Duration) -> Result<NeighbourId, ResolveError> {
         let address = self.link.next_hop(destination)?;
+        self.number_of(address, now)
+    }
+
+    /// The same of a station that is on the link, whatever the prefixes of the uplink's addresses say: the router of an external network. Where the uplink has no address that
+    /// the station could answer to, it is asked as nobody (RFC 5227 section 2.1.1): so no cache learns anything of it.
+    ///
+    /// # Errors
+    ///
+    /// It is no station's address, or the uplink's own.
+    pub fn resolve_on_link(&mut self, station: IpAddr, now: Duration) -> Result<NeighbourId, ResolveError> {
+        let address = match self.link.next_hop(station) {
+            Err(error @ (ResolveError::NotUnicast(_) | ResolveError::Own(_))) => return Err(error),
+            _ => station,
+        };
+        self.number_of(address, now)
+    }
+
+    fn number_of(&mut self, address: IpAddr, now: Duration) -> Result<NeighbourId, ResolveError> {
         if let Some(&number) = self.numbers.get(&address) {
             if let Some(entry) = self.entry(number) {
                 entry.users = entry.users.saturating_add(1);
@@ -294,7 +312,7 @@ impl Resolver {
                 Step::Failed => actions.push(Action::Failed { id: NeighbourId(number) }),
                 Step::Solicit(address, mac) => {
                     self.paid = self.paid.max(now) + SOLICITATION_INTERVAL;
-                    actions.extend(message::solicit(&self.link, address, mac).map(Action::Send));
+                    actions.push(Action::Send(message::solicit(&self.link, address, mac)));
                 }
             }
         }
