@@ -22,9 +22,11 @@ bench-scale: ## a million endpoints: time until a worker sees them, memory, and 
 	$(CARGO) build --locked --release -p towpath-bench
 	target/release/towpath-bench scale $(BENCH_ARGS)
 
-bench-policy: ## what rules and sessions cost a packet, new sessions per second, changes of rules, floods: target/bench/policy.json
-	$(CARGO) build --locked --release -p towpath-bench
+bench-policy: ## what rules and sessions cost (cycles, instructions), new sessions, changes, floods, then towpathd against Open vSwitch's conntrack: target/bench/policy*.json
+	scripts/setup.sh bench
+	$(CARGO) build --locked --release -p towpathd -p towpath-cli -p towpath-bench
 	target/release/towpath-bench policy --instructions $(BENCH_ARGS)
+	target/release/towpath-bench compare --policy --budget 4m
 
 bench-cross-check: ## the generator of bench-compare against testpmd's
 	scripts/setup.sh bench

@@ -150,6 +150,37 @@ impl Flows {
     }
 }
 
+/// How the frames of one of a pair's two directions are numbered: each flow has ports of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// From 1024 on.
+    First,
+    /// From 33000 on: other flows than those of [`Ports::First`].
+    Second,
+    /// The same as in [`Ports::First`] with source and destination changed over: answers to them.
+    Answers,
+}
+
+impl Ports {
+    /// Those of one of a pair's two ends: both send flows of their own, or the odd one answers.
+    #[must_use]
+    pub const fn of_end(odd: bool, answers: bool) -> Self {
+        match (odd, answers) {
+            (false, _) => Self::First,
+            (true, false) => Self::Second,
+            (true, true) => Self::Answers,
+        }
+    }
+
+    /// Source and destination of a flow. Flows count up through destination ports in steps of 1,024 source ports.
+    #[inline]
+    const fn of(self, flow: u32) -> (u16, u16) {
+        let first: u16 = if matches!(self, Self::Second) { 33_000 } else { 1024 };
+        let (low, high) = (first.wrapping_add((flow & 1023) as u16), first.wrapping_add((flow >> 10) as u16));
+        if matches!(self, Self::Answers) { (high, low) } else { (low, high) }
+    }
+}
+
 /// What guests do with the bytes of a frame that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Payload {
@@ -167,19 +198,18 @@ pub enum Payload {
 pub struct Sender {
     templates: Vec<Template>,
     flows: Flows,
-    first_port: u16,
+    ports: Ports,
     sequence: u32,
     /// Set if large sends leave in segments.
     cutting: Option<Cutting>,
 }
 
 impl Sender {
-    /// Frames from one endpoint to another. `odd` says which of the pair's two directions this is: their 5-tuples differ.
+    /// Frames from one endpoint to another.
     #[must_use]
-    pub fn new(from: Endpoint, to: Endpoint, sizes: &Sizes, flows: u32, odd: bool, sequence: u32) -> Self {
+    pub fn new(from: Endpoint, to: Endpoint, sizes: &Sizes, flows: u32, ports: Ports, sequence: u32) -> Self {
         let templates = sizes.cycle().iter().map(|&kind| Template::new(from, to, kind)).collect();
-        let first_port = if odd { 33000 } else { 1024 };
-        Self { templates, flows: Flows::new(flows), first_port, sequence, cutting: None }
+        Self { templates, flows: Flows::new(flows), ports, sequence, cutting: None }
     }
 
     /// The same, but its large sends leave in segments of a TCP stream, each with its checksum: [`Sender::write`] writes one of them.
@@ -246,10 +276,7 @@ impl Sender {
             return Err(MemoryError::Exhausted { wanted: 0, left: 0 });
         };
         let (headers, len) = (template.headers, template.kind.len as usize);
-        // Flows count up through destination ports in steps of 1,024 source ports: a million of them in all.
-        let flow = self.flows.of(sequence);
-        let source = self.first_port.wrapping_add((flow & 1023) as u16);
-        let destination = self.first_port.wrapping_add((flow >> 10) as u16);
+        let (source, destination) = self.ports.of(self.flows.of(sequence));
         let word = pattern(sequence);
         if let Some(cutting) = &mut self.cutting {
             if cutting.at_start() {
@@ -358,7 +385,7 @@ pub struct Receiver {
     me: Endpoint,
     peer: Endpoint,
     flows: Flows,
-    first_port: u16,
+    ports: Ports,
     expected: u32,
     payload: Payload,
     /// The counts so far.
@@ -369,9 +396,15 @@ impl Receiver {
     /// Expects frames from `peer` to `me`, as the [`Sender`] with the same flows and direction makes them.
     /// Unread and unchecked, every frame counts as right, nothing as lost, and none has a send time.
     #[must_use]
-    pub fn new(peer: Endpoint, me: Endpoint, flows: u32, odd: bool, expected: u32, payload: Payload) -> Self {
-        let first_port = if odd { 33000 } else { 1024 };
-        Self { me, peer, flows: Flows::new(flows), first_port, expected, payload, tally: Tally::default() }
+    pub fn new(
+        peer: Endpoint,
+        me: Endpoint,
+        flows: u32,
+        ports: Ports,
+        expected: u32,
+        payload: Payload,
+    ) -> Self {
+        Self { me, peer, flows: Flows::new(flows), ports, expected, payload, tally: Tally::default() }
     }
 
     /// The sequence number that is due.
@@ -458,9 +491,8 @@ impl Receiver {
 
     #[inline]
     fn same_flow(&self, prefix: &[u8; PREFIX], sequence: u32) -> bool {
-        let flow = self.flows.of(sequence);
-        let source = self.first_port.wrapping_add((flow & 1023) as u16).to_be_bytes();
-        let destination = self.first_port.wrapping_add((flow >> 10) as u16).to_be_bytes();
+        let (source, destination) = self.ports.of(self.flows.of(sequence));
+        let (source, destination) = (source.to_be_bytes(), destination.to_be_bytes());
         prefix[26..30] == self.peer.ip.octets()
             && prefix[30..34] == self.me.ip.octets()
             && prefix[34..38] == [source[0], source[1], destination[0], destination[1]]
@@ -560,8 +592,8 @@ mod tests {
         let sizes: Sizes = size.parse().unwrap();
         (
             memory,
-            Sender::new(a, b, &sizes, flows, false, 7),
-            Receiver::new(a, b, flows, false, 7, Payload::Whole),
+            Sender::new(a, b, &sizes, flows, Ports::First, 7),
+            Receiver::new(a, b, flows, Ports::First, 7, Payload::Whole),
         )
     }
 

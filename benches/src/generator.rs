@@ -53,6 +53,8 @@ pub struct Load {
     pub sizes: Sizes,
     /// Different 5-tuples per direction.
     pub flows: u32,
+    /// The second of each pair answers the first: the same flows, seen from the other end. Else it has flows of its own.
+    pub answers: bool,
     /// How fast.
     pub rate: Rate,
     /// At most so many frames under way per direction.

@@ -9,7 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::{
     attach::{AttachError, Attachment, Connection},
     clock::Clock,
-    frame::{Endpoint, Payload, Receiver, SEGMENTS, Sender, Sizes},
+    frame::{Endpoint, Payload, Ports, Receiver, SEGMENTS, Sender, Sizes},
     generator::Load,
     segments::Reassembly,
     wire::Wire,
@@ -84,8 +84,8 @@ impl Guest {
             rx,
             bells: Doorbells([None, None]),
             me,
-            sender: Sender::new(me, peer, &Sizes::default(), 1, false, 0),
-            receiver: Receiver::new(peer, me, 1, false, 0, Payload::Whole),
+            sender: Sender::new(me, peer, &Sizes::default(), 1, Ports::First, 0),
+            receiver: Receiver::new(peer, me, 1, Ports::Second, 0, Payload::Whole),
             sent: 0,
             buffers_per_frame: 1,
             refill_at: BURST.min(ring_size / 2).max(1),
@@ -119,8 +119,9 @@ impl Guest {
         let (sizes, flows, payload) = (&load.sizes, load.flows, load.payload);
         let tally = self.receiver.tally;
         let sequence = self.sender.sequence();
-        self.sender = Sender::new(self.me, peer, sizes, flows, odd, sequence);
-        self.receiver = Receiver::new(peer, self.me, flows, !odd, expected, payload);
+        let [mine, theirs] = [odd, !odd].map(|odd| Ports::of_end(odd, load.answers));
+        self.sender = Sender::new(self.me, peer, sizes, flows, mine, sequence);
+        self.receiver = Receiver::new(peer, self.me, flows, theirs, expected, payload);
         self.receiver.tally = tally;
         self.stream = self.stream.map(|_| Reassembly::default());
         let cuts = self.cuts && sizes.tso();

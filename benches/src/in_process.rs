@@ -29,7 +29,7 @@ use crate::{
     affinity,
     attach::{AttachConfig, AttachError, make_queues, memory_size},
     clock::Clock,
-    frame::{Endpoint, Sender, Sizes},
+    frame::{Endpoint, Ports, Sender, Sizes},
     session::Interrupt,
 };
 
@@ -214,7 +214,7 @@ impl MinimalGuest {
         Self::between(guest, Endpoint::numbered(index), &[peer], sizes, flows, index % 2 == 1)
     }
 
-    /// A guest of that address, sending frames of the first of these sizes to each of `peers` in turn. `odd`: as [`Sender::new`] has it.
+    /// A guest of that address, sending frames of the first of these sizes to each of `peers` in turn. `odd`: the second of a pair.
     #[must_use]
     pub fn between(
         guest: LocalGuest,
@@ -224,7 +224,10 @@ impl MinimalGuest {
         flows: u32,
         odd: bool,
     ) -> Self {
-        let senders = peers.iter().map(|peer| Sender::new(me, *peer, sizes, flows, odd, 0)).collect();
+        let senders = peers
+            .iter()
+            .map(|peer| Sender::new(me, *peer, sizes, flows, Ports::of_end(odd, false), 0))
+            .collect();
         let (len, header) = (sizes.longest(), NetHeader::default());
         let outer = Vec::new();
         Self { guest, senders, len, header, partial_checksums: false, outer, filled: false, received: 0 }

@@ -59,9 +59,12 @@ pub struct RunArgs {
     ring_size: u16,
     #[arg(long, default_value = "64", help = Sizes::HELP)]
     size: Sizes,
-    /// Different 5-tuples per direction (the two directions never share one)
+    /// Different 5-tuples per direction (the two directions share none, unless with --answers)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     flows: u32,
+    /// The second port of each pair answers the first: the same 5-tuples, seen from the other end
+    #[arg(long)]
+    answers: bool,
     /// Frames per second over all ports, open loop (1000, 2.5M), or max: as fast as frames are delivered
     #[arg(long, default_value = "max", value_parser = rate)]
     rate: Rate,
@@ -191,6 +194,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let load = Load {
         sizes: args.size.clone(),
         flows: args.flows,
+        answers: args.answers,
         rate: args.rate,
         in_flight: args.in_flight.map(|n| n.max(1)),
         senders: if args.in_flight.is_some() { Senders::First } else { Senders::Both },

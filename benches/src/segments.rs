@@ -169,7 +169,7 @@ mod tests {
     use virtio_driver::MemoryOptions;
 
     use super::*;
-    use crate::frame::{Endpoint, Payload, Sender, Sizes};
+    use crate::frame::{Endpoint, Payload, Ports, Sender, Sizes};
 
     const SLOT: u64 = 2048;
 
@@ -177,8 +177,8 @@ mod tests {
         let memory = SharedMemory::new(1 << 20, MemoryOptions::default()).unwrap();
         let (a, b) = (Endpoint::numbered(0), Endpoint::numbered(1));
         let sizes: Sizes = "64K".parse().unwrap();
-        let sender = Sender::new(a, b, &sizes, 1, false, u32::MAX - 1).cut();
-        (memory, sender, Receiver::new(a, b, 1, false, u32::MAX - 1, Payload::Whole))
+        let sender = Sender::new(a, b, &sizes, 1, Ports::First, u32::MAX - 1).cut();
+        (memory, sender, Receiver::new(a, b, 1, Ports::First, u32::MAX - 1, Payload::Whole))
     }
 
     fn segments(memory: &SharedMemory, sender: &mut Sender) -> Vec<(u64, u32)> {

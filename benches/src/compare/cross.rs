@@ -16,7 +16,7 @@ use super::{
     lab::{Lab, confine},
     sampler::{BUSY, PATIENCE, PROBE, SETTLE, Thawed, WARM, thaw},
     statistics::Summary,
-    switches::{Switch, freeze},
+    switches::{Scene, Switch, freeze},
     testpmd::Testpmd,
 };
 use crate::{
@@ -70,7 +70,7 @@ pub(super) fn run(args: &CompareArgs, interrupt: &Interrupt) -> anyhow::Result<(
     let end = Instant::now() + args.budget.unwrap_or(Duration::from_secs(180));
     let mut lab = Lab::empty()?;
     for name in ["ours", "foreign"] {
-        let places = lab.places(args.core, args.worker_core, false, &[]);
+        let places = lab.places(args.core, args.worker_core, Scene::Plain, &[]);
         let switch: Box<dyn Switch> = Box::new(Testpmd::start(&places, name)?);
         confine(switch.as_ref(), args)?;
         freeze(switch.as_ref(), true)?;
@@ -102,7 +102,7 @@ impl Bench<'_> {
     ) -> anyhow::Result<bool> {
         const FLOWS: u32 = 1000;
         let sizes = &sizes;
-        let places = lab.places(self.args.core, self.args.worker_core, false, &[]);
+        let places = lab.places(self.args.core, self.args.worker_core, Scene::Plain, &[]);
         let [mine, theirs] = &lab.switches[..] else { bail!("two switches are needed") };
         let mut foreign = {
             let _running = thaw(theirs.as_ref())?;
@@ -125,6 +125,7 @@ impl Bench<'_> {
         let load = Load {
             sizes: sizes.clone(),
             flows: FLOWS,
+            answers: false,
             rate: Rate::Max,
             in_flight: None,
             senders: Senders::Both,

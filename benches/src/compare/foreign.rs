@@ -19,7 +19,7 @@ use super::{
     switches::{Places, Switch, number_after, text},
     testpmd::eal,
 };
-use crate::frame::{Endpoint, Sender, Sizes};
+use crate::frame::{Endpoint, Ports, Sender, Sizes};
 
 /// A running foreign generator.
 pub(super) struct Foreign {
@@ -107,7 +107,7 @@ fn tail(log: &Path) -> String {
 fn write_pcap(path: &Path, index: u8, sizes: &Sizes, flows: u32) -> anyhow::Result<()> {
     let memory = SharedMemory::new(1 << 16, MemoryOptions::default())?;
     let (me, peer) = (Endpoint::numbered(index), Endpoint::numbered(index ^ 1));
-    let mut sender = Sender::new(me, peer, sizes, flows, index % 2 == 1, 0);
+    let mut sender = Sender::new(me, peer, sizes, flows, Ports::of_end(index % 2 == 1, false), 0);
     let mut file = Vec::new();
     for word in [0xa1b2_c3d4u32, 2 | 4 << 16, 0, 0, 65535, 1] {
         file.extend(word.to_le_bytes());

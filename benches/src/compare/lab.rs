@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{
     CompareArgs, System,
     ovs::OpenVswitch,
-    switches::{Places, Switch, freeze},
+    switches::{Places, Scene, Switch, freeze},
     testpmd::Testpmd,
     towpathd::Towpathd,
 };
@@ -83,7 +83,7 @@ impl Lab {
         &'a self,
         core: usize,
         worker_core: usize,
-        tunnel: bool,
+        scene: Scene,
         ovs_config: &'a [String],
     ) -> Places<'a> {
         Places {
@@ -91,7 +91,7 @@ impl Lab {
             worker_core,
             other_core: core,
             huge_pages: self.huge_pages.available,
-            tunnel,
+            scene,
             ovs_config,
         }
     }
@@ -103,9 +103,10 @@ impl Lab {
     /// When one does not come up.
     pub(super) fn open(args: &CompareArgs) -> anyhow::Result<Self> {
         let mut lab = Self::empty()?;
-        // testpmd has no tunnels.
-        for system in args.systems.iter().filter(|system| !args.tunnel || **system != System::Testpmd) {
-            let places = lab.places(args.core, args.worker_core, args.tunnel, &args.ovs_config);
+        // testpmd has neither tunnels nor rules.
+        let plain = args.scene() == Scene::Plain;
+        for system in args.systems.iter().filter(|system| plain || **system != System::Testpmd) {
+            let places = lab.places(args.core, args.worker_core, args.scene(), &args.ovs_config);
             eprintln!("starting {system:?}");
             let switch: Box<dyn Switch> = match system {
                 System::Towpathd => Box::new(Towpathd::start(&places, &args.binaries)?),

@@ -30,6 +30,7 @@ use clap::{Args, ValueEnum};
 use crate::{affinity, clock::Clock, run::duration, session::Interrupt};
 use lab::Lab;
 use sampler::Sampler;
+use switches::Scene;
 
 /// towpathd as a contestant.
 pub(crate) const TOWPATHD: &str = "towpathd";
@@ -81,12 +82,25 @@ pub struct CompareArgs {
     /// From a guest to a wire that speaks VXLAN and back, with Open vSwitch as the peer: results in vxlan.json and vxlan.svg
     #[arg(long, conflicts_with = "cross_check")]
     tunnel: bool,
+    /// Ports under 1,000 rules with sessions, with Open vSwitch's conntrack and a meter as the peer: results in policy-compare.json and .svg
+    #[arg(long, conflicts_with_all = ["cross_check", "tunnel"])]
+    policy: bool,
     /// Further other_config of Open vSwitch, as userspace-tso-enable=true
     #[arg(long, value_delimiter = ',')]
     ovs_config: Vec<String>,
     /// Check this generator against testpmd's (net_pcap into net_virtio_user) instead of comparing switches
     #[arg(long)]
     cross_check: bool,
+}
+
+impl CompareArgs {
+    fn scene(&self) -> Scene {
+        match (self.tunnel, self.policy) {
+            (true, _) => Scene::Tunnel,
+            (_, true) => Scene::Policy,
+            _ => Scene::Plain,
+        }
+    }
 }
 
 /// Runs the comparison.
@@ -109,7 +123,12 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
         return cross::run(args, &interrupt);
     }
     let budget = args.budget.unwrap_or(Duration::from_secs(if args.quick { 120 } else { 900 }));
-    let mut visits = if args.tunnel { plan::tunnel_visits(args.quick) } else { plan::visits(args.quick) };
+    let scene = args.scene();
+    let mut visits = match scene {
+        Scene::Plain => plan::visits(args.quick),
+        Scene::Tunnel => plan::tunnel_visits(args.quick),
+        Scene::Policy => plan::policy_visits(args.quick),
+    };
     if !args.rows.is_empty() {
         for visit in &mut visits {
             visit.rows.retain(|row| args.rows.iter().any(|part| row.name().contains(part)));
@@ -148,7 +167,11 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     let results = report::results(&visits, &sampler, descriptions);
     println!("{}", report::table(&results));
     std::fs::create_dir_all(&args.output).with_context(|| format!("creating {}", args.output.display()))?;
-    let name = if args.tunnel { "vxlan" } else { "compare" };
+    let name = match scene {
+        Scene::Plain => "compare",
+        Scene::Tunnel => "vxlan",
+        Scene::Policy => "policy-compare",
+    };
     let json = args.output.join(format!("{name}.json"));
     std::fs::write(&json, serde_json::to_string_pretty(&results)?)?;
     let picture = args.output.join(format!("{name}.svg"));

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::towpathd::UNDERLAY_MTU;
 use super::{
     process::{Process, output},
-    switches::{Places, Switch, Work, number_after, text},
+    switches::{Places, RULES, SESSION_LIFE, SESSIONS, Scene, Switch, Work, elsewhere, number_after, text},
 };
 use crate::{attach::Role, wire::Underlay};
 
@@ -29,6 +29,8 @@ const PORTS: &str = "ovs-port";
 const NORMAL: &str = "ovs-normal";
 /// A port and a VXLAN tunnel, over a second bridge that has the wire.
 pub(super) const VXLAN: &str = "ovs-vxlan";
+/// Connection tracking before an established flow passes, through a meter that never limits.
+pub(super) const CONNTRACK: &str = "ovs-ct";
 const UNDERLAY_BRIDGE: &str = "br-underlay";
 
 /// A running Open vSwitch.
@@ -41,7 +43,7 @@ pub(super) struct OpenVswitch {
     version: String,
     settings: String,
     mode: &'static str,
-    tunnel: bool,
+    scene: Scene,
 }
 
 #[derive(Deserialize)]
@@ -100,14 +102,19 @@ impl OpenVswitch {
             version: String::new(),
             settings: String::new(),
             mode: "",
-            tunnel: places.tunnel,
+            scene: places.scene,
         };
         this.configure(places)?;
-        if places.tunnel {
-            this.mode = VXLAN;
-            this.configure_tunnel().with_context(|| this.log())?;
-        } else {
-            this.select(PORTS)?;
+        match places.scene {
+            Scene::Plain => this.select(PORTS)?,
+            Scene::Tunnel => {
+                this.mode = VXLAN;
+                this.configure_tunnel().with_context(|| this.log())?;
+            }
+            Scene::Policy => {
+                this.mode = CONNTRACK;
+                this.configure_conntrack().with_context(|| this.log())?;
+            }
         }
         Ok(this)
     }
@@ -146,7 +153,7 @@ impl OpenVswitch {
             "datapath_type=netdev",
         ])
         .with_context(|| self.log())?;
-        let guests = if self.tunnel { 1 } else { 2 };
+        let guests = if self.scene == Scene::Tunnel { 1 } else { 2 };
         let sockets = self.sockets.clone();
         for (port, socket) in ["p0", "p1"].into_iter().zip(&sockets).take(guests) {
             let path = format!("options:vhost-server-path={}", text(socket));
@@ -196,6 +203,52 @@ impl OpenVswitch {
         // Cheaper than learning addresses, whose flows are one for each pair of them.
         self.flows(bridge, &["in_port=1,actions=LOCAL", "in_port=LOCAL,actions=output:1"])?;
         self.flows(BRIDGE, &["in_port=1,actions=output:2", "in_port=2,actions=output:1"])
+    }
+
+    /// What is not established is looked for among the rules and committed; what is goes by its connection alone.
+    fn configure_conntrack(&self) -> anyhow::Result<()> {
+        self.vsctl(&[
+            "--",
+            "--id=@datapath",
+            "create",
+            "Datapath",
+            "datapath_version=0",
+            "--",
+            "set",
+            "Open_vSwitch",
+            ".",
+            "datapaths:netdev=@datapath",
+        ])?;
+        let life = ["udp_first", "udp_single", "udp_multiple"].map(|state| format!("{state}={SESSION_LIFE}"));
+        self.vsctl(&["add-zone-tp", "netdev", "zone=1", &life[0], &life[1], &life[2]])?;
+        let mut flows = vec![
+            "table=0,priority=10,ip,actions=ct(table=1,zone=1)".to_string(),
+            "table=0,priority=0,actions=drop".to_string(),
+            "table=1,priority=65535,ip,ct_state=+trk+est,actions=meter:1,goto_table:2".to_string(),
+            "table=1,priority=65535,ip,ct_state=+trk+inv,actions=drop".to_string(),
+        ];
+        flows.extend((1..RULES).map(|index| {
+            let (priority, address) = (10 + index, elsewhere(index));
+            format!("table=1,priority={priority},ip,ct_state=+trk+new,nw_src={address},actions=drop")
+        }));
+        flows.push(
+            "table=1,priority=5,udp,ct_state=+trk+new,actions=meter:1,ct(commit,zone=1),goto_table:2"
+                .to_string(),
+        );
+        flows.extend(
+            ["table=2,in_port=1,actions=output:2", "table=2,in_port=2,actions=output:1"].map(str::to_string),
+        );
+        let bridge = format!("unix:{}", text(&self.folder.join(format!("{BRIDGE}.mgmt"))));
+        let meter = "meter=1,pktps,stats,bands=type=drop,rate=100000000";
+        let meter = ["-O", "OpenFlow13", "add-meter", &bridge, meter].map(str::to_string);
+        let environment = [("OVS_RUNDIR", self.folder.as_path())];
+        output("ovs-ofctl", &["-O", "OpenFlow13", "del-flows", &bridge].map(str::to_string), &environment)?;
+        output("ovs-ofctl", &meter, &environment)?;
+        let file = self.folder.join("flows");
+        std::fs::write(&file, flows.join("\n"))?;
+        let add = ["-O", "OpenFlow13", "add-flows", &bridge, &text(&file)].map(str::to_string);
+        output("ovs-ofctl", &add, &environment)?;
+        self.control("dpctl/ct-set-maxconns", &[&SESSIONS.to_string()]).map(|_| ())
     }
 
     fn log(&self) -> String {
@@ -279,7 +332,11 @@ impl Switch for OpenVswitch {
     }
 
     fn modes(&self) -> &'static [&'static str] {
-        if self.tunnel { &[VXLAN] } else { &[PORTS, NORMAL] }
+        match self.scene {
+            Scene::Plain => &[PORTS, NORMAL],
+            Scene::Tunnel => &[VXLAN],
+            Scene::Policy => &[CONNTRACK],
+        }
     }
 
     fn select(&mut self, mode: &str) -> anyhow::Result<()> {

@@ -1,9 +1,14 @@
 //! What is measured: the rows, who takes part, and the figures the project wants to reach.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use virtio_driver::RingLayout;
 
-use super::TOWPATHD;
+use super::{
+    TOWPATHD,
+    switches::{SESSION_LIFE, Scene},
+};
 use crate::{frame::Sizes, probe::Distance};
 
 /// What a row measures.
@@ -19,6 +24,10 @@ pub(super) enum Kind {
     Stream(Direction),
     /// The same for a guest that neither sends nor takes large packets, with every switch.
     Segments(Direction),
+    /// Flat out between ports under rules, one of them answering the other: flows that both have seen packets of.
+    Established,
+    /// The same with a flow for each packet and its answer.
+    NewSessions,
     /// One frame under way.
     OneInFlight,
     /// Open loop at this percentage of what the slower of towpathd, testpmd and 85 % of the generator can do.
@@ -71,6 +80,8 @@ impl Row {
             Kind::OneWay(direction) => format!("{base}/{}/{}", self.flows, direction.name()),
             Kind::Stream(direction) => format!("{base}/stream-{}", direction.name()),
             Kind::Segments(direction) => format!("{base}/segments-{}", direction.name()),
+            Kind::Established => format!("{base}/{}/established", self.flows),
+            Kind::NewSessions => format!("{base}/new"),
             Kind::OneInFlight => format!("{base}/in-flight-1"),
             Kind::Load(percent) => format!("{base}/load-{percent}"),
         }
@@ -85,11 +96,27 @@ impl Row {
         }
     }
 
+    /// How long frames are sent before they are counted: until each flow has been seen in both directions, which takes a slow switch 6 us, or
+    /// until sessions end as fast as others are made.
+    #[must_use]
+    pub(super) fn warm(&self, least: Duration) -> Duration {
+        match self.kind {
+            Kind::Established => least + Duration::from_micros(6) * self.flows,
+            Kind::NewSessions => least + Duration::from_secs(u64::from(SESSION_LIFE)),
+            _ => least,
+        }
+    }
+
     /// Whether this contestant takes part.
     #[must_use]
     pub(super) fn takes(&self, contestant: &str) -> bool {
         match self.kind {
-            Kind::Throughput | Kind::OneWay(_) | Kind::Stream(_) | Kind::Segments(_) => true,
+            Kind::Throughput
+            | Kind::OneWay(_)
+            | Kind::Stream(_)
+            | Kind::Segments(_)
+            | Kind::Established
+            | Kind::NewSessions => true,
             Kind::Tso => contestant == TOWPATHD,
             Kind::OneInFlight | Kind::Load(_) => contestant == TOWPATHD || contestant == "testpmd-io",
         }
@@ -103,8 +130,8 @@ pub(super) struct Visit {
     pub(super) layout: RingLayout,
     /// Whether segmentation offload is negotiated (and only switches that know it take part).
     pub(super) tso: bool,
-    /// Whether the second port is the wire of a tunnel.
-    pub(super) tunnel: bool,
+    /// What the switches are set up for.
+    pub(super) scene: Scene,
     /// Rows, in order; load rows come after the throughput rows their rate derives from.
     pub(super) rows: Vec<Row>,
 }
@@ -123,13 +150,13 @@ pub(super) fn visits(quick: bool) -> Vec<Visit> {
             rows.push(Row::new(layout, "64", 1000, Kind::Load(50)));
             rows.push(Row::new(layout, "64", 1000, Kind::Load(90)));
         }
-        visits.push(Visit { layout, tso: false, tunnel: false, rows });
+        visits.push(Visit { layout, tso: false, scene: Scene::Plain, rows });
     }
     let layouts: &[RingLayout] =
         if quick { &[RingLayout::Split] } else { &[RingLayout::Split, RingLayout::Packed] };
     for &layout in layouts {
         let rows = vec![Row::new(layout, "64K", 1, Kind::Tso)];
-        visits.push(Visit { layout, tso: true, tunnel: false, rows });
+        visits.push(Visit { layout, tso: true, scene: Scene::Plain, rows });
     }
     visits
 }
@@ -155,11 +182,28 @@ pub(super) fn tunnel_visits(quick: bool) -> Vec<Visit> {
         [(false, frames), (true, streams), (false, segments)].map(|(tso, rows)| Visit {
             layout,
             tso,
-            tunnel: true,
+            scene: Scene::Tunnel,
             rows,
         })
     };
     layouts.iter().flat_map(of).collect()
+}
+
+/// Tuples of [`Kind::NewSessions`], which come back after a minute at a million a second.
+const NEW_FLOWS: u32 = 64_000 * 1024;
+
+/// The rows of `--policy`.
+#[must_use]
+pub(super) fn policy_visits(quick: bool) -> Vec<Visit> {
+    let layouts: &[RingLayout] =
+        if quick { &[RingLayout::Split] } else { &[RingLayout::Split, RingLayout::Packed] };
+    let of = |&layout: &RingLayout| {
+        let mut rows: Vec<Row> =
+            [1000, 100_000, 1_000_000].map(|flows| Row::new(layout, "64", flows, Kind::Established)).to_vec();
+        rows.push(Row::new(layout, "64", NEW_FLOWS, Kind::NewSessions));
+        Visit { layout, tso: false, scene: Scene::Policy, rows }
+    };
+    layouts.iter().map(of).collect()
 }
 
 /// What is compared.
@@ -213,6 +257,12 @@ pub(super) fn targets(row: &Row, peer: &str, distance: Distance) -> Vec<Target> 
             .to_vec();
     }
     match (row.kind, peer, distance) {
+        (Kind::Established, super::ovs::CONNTRACK, Distance::Near) => {
+            cycles(if row.flows > 100_000 { 0.2 } else { 0.15 }, None)
+        }
+        (Kind::NewSessions, super::ovs::CONNTRACK, _) => {
+            vec![Target { metric: Metric::Throughput, bound: 5.0, aim: None }]
+        }
         (Kind::Throughput, "testpmd-io", Distance::Near) => match (small, split) {
             (true, true) => cycles(0.7, Some(0.5)),
             (true, false) => cycles(1.1, Some(0.8)),

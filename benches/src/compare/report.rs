@@ -124,7 +124,8 @@ pub(super) struct Results {
     pub(super) samples: Vec<Sample>,
 }
 
-const CONTESTANTS: [&str; 5] = [TOWPATHD, "testpmd-io", "ovs-port", "ovs-normal", super::ovs::VXLAN];
+const CONTESTANTS: [&str; 6] =
+    [TOWPATHD, "testpmd-io", "ovs-port", "ovs-normal", super::ovs::VXLAN, super::ovs::CONNTRACK];
 const DISTANCES: [Distance; 2] = [Distance::Near, Distance::Far];
 
 /// Works out all rows.

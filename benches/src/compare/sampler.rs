@@ -16,7 +16,7 @@ use super::{
     lab::Lab,
     plan::{Direction, Kind, Row, Visit},
     statistics::Summary,
-    switches::{Switch, Work, freeze},
+    switches::{Scene, Switch, Work, freeze},
 };
 use crate::{
     attach::{AttachConfig, Role},
@@ -233,19 +233,20 @@ impl Sampler {
         }
         self.copies.push(copy_bandwidth(self.worker_core, Duration::from_millis(30))?);
         let config = attach_config(visit, visit.tso);
+        let tunnel = visit.scene == Scene::Tunnel;
         let mut generators = HashMap::new();
         for (index, switch) in lab.switches.iter_mut().enumerate() {
-            if visit.tso && !switch.tso() && !visit.tunnel {
+            if visit.tso && !switch.tso() && !tunnel {
                 continue;
             }
             let config = attach_config(visit, visit.tso && switch.tso());
-            let configs = [config, if visit.tunnel { attach_config(visit, false) } else { config }];
+            let configs = [config, if tunnel { attach_config(visit, false) } else { config }];
             switch.check()?;
             let _running = thaw(switch.as_ref())?;
             let endpoints = [Endpoint::numbered(0), Endpoint::numbered(1)];
             let mut guests =
                 session::attach_each(&switch.sockets(), &endpoints, switch.role(), &configs, PATIENCE)?;
-            if visit.tunnel {
+            if tunnel {
                 let wire = guests.pop().map(|wire| wire.as_wire(Wire::new(Underlay::default())));
                 let guest = guests.pop().map(|guest| guest.behind_wire(!config.offloads));
                 guests.extend(guest.into_iter().chain(wire));
@@ -256,7 +257,7 @@ impl Sampler {
         for switch in lab
             .switches
             .iter()
-            .filter(|switch| switch.role() == Role::Server && (switch.tso() || !visit.tso || visit.tunnel))
+            .filter(|switch| switch.role() == Role::Server && (switch.tso() || !visit.tso || tunnel))
         {
             let _running = thaw(switch.as_ref())?;
             self.interrupt.sleep(REARRANGE)?;
@@ -289,7 +290,7 @@ impl Sampler {
         row: &Row,
         round: u32,
     ) -> anyhow::Result<()> {
-        if matches!(row.kind, Kind::Throughput | Kind::OneWay(_)) {
+        if matches!(row.kind, Kind::Throughput | Kind::OneWay(_) | Kind::Established | Kind::NewSessions) {
             self.ceiling(config, row, round)?;
         }
         // Turns start with another switch in every round.
@@ -382,8 +383,9 @@ impl Sampler {
                 work: Work::default(),
                 failed: None,
             };
+            let timing = Timing { warm: row.warm(self.timing.warm), ..self.timing };
             let report =
-                session::measure(generator, &load, self.core, self.timing, &self.interrupt, &mut counting)?;
+                session::measure(generator, &load, self.core, timing, &self.interrupt, &mut counting)?;
             if let Some(error) = counting.failed {
                 return Err(error);
             }
@@ -502,6 +504,7 @@ fn load(row: &Row, rate: Rate, payload: Payload) -> Load {
     Load {
         sizes: row.sizes.clone(),
         flows: row.flows,
+        answers: matches!(row.kind, Kind::Established | Kind::NewSessions),
         rate,
         in_flight: match row.kind {
             Kind::OneInFlight => Some(1),
@@ -528,9 +531,10 @@ const STREAM_RING: u16 = 1024;
 /// `offloads`: whether this end of the pair has large sends.
 fn attach_config(visit: &Visit, offloads: bool) -> AttachConfig {
     let longest = visit.rows.iter().map(|row| row.sizes.longest()).max().unwrap_or(1514);
-    let streams = visit.tunnel && longest > 1514;
+    let tunnel = visit.scene == Scene::Tunnel;
+    let streams = tunnel && longest > 1514;
     let longest = if streams && !offloads { 1514 } else { longest };
-    let outer = if visit.tunnel { OUTER as u32 } else { 0 };
+    let outer = if tunnel { OUTER as u32 } else { 0 };
     let ring_size = if streams { STREAM_RING } else { 256 };
     let layout: RingLayout = visit.layout;
     AttachConfig { layout, ring_size, longest: longest + outer, offloads, huge_pages: true }

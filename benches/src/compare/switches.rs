@@ -89,6 +89,31 @@ pub(super) fn freeze(switch: &dyn Switch, frozen: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the two ports of a switch are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scene {
+    /// Two guests, forwarded without further questions.
+    Plain,
+    /// A guest and the wire of a tunnel.
+    Tunnel,
+    /// Two guests under [`RULES`] rules, with sessions.
+    Policy,
+}
+
+/// Rules of [`Scene::Policy`]: the last of them allows what is sent, the others are about addresses elsewhere.
+pub(super) const RULES: u32 = 1000;
+
+/// Sessions that there is room for in [`Scene::Policy`].
+pub(super) const SESSIONS: u32 = 1 << 22;
+
+/// How long a session lives without a packet in [`Scene::Policy`], in seconds: so that a million live while half as many are made each second.
+pub(super) const SESSION_LIFE: u32 = 2;
+
+/// Address of the rule `index` of [`RULES`].
+pub(super) fn elsewhere(index: u32) -> std::net::Ipv4Addr {
+    std::net::Ipv4Addr::from_bits(u32::from_be_bytes([10, 0, 128, 0]) + index)
+}
+
 /// Where the switches live while they run.
 #[derive(Debug, Clone)]
 pub(super) struct Places<'a> {
@@ -100,8 +125,8 @@ pub(super) struct Places<'a> {
     pub(super) other_core: usize,
     /// Whether 2 MiB pages are there.
     pub(super) huge_pages: bool,
-    /// Whether the second port is to be the wire of a tunnel.
-    pub(super) tunnel: bool,
+    /// What they are set up for.
+    pub(super) scene: Scene,
     /// Further `other_config` of Open vSwitch.
     pub(super) ovs_config: &'a [String],
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     process::{Process, output},
-    switches::{Places, Switch, Work, text},
+    switches::{Places, RULES, SESSION_LIFE, SESSIONS, Scene, Switch, Work, elsewhere, text},
 };
 use crate::{attach::Role, frame::Endpoint, wire::Underlay};
 
@@ -26,7 +26,7 @@ pub(super) struct Towpathd {
     sockets: [PathBuf; 2],
     log: PathBuf,
     version: String,
-    tunnel: bool,
+    scene: Scene,
 }
 
 /// What `towpath workers -o json` says of a worker.
@@ -54,14 +54,18 @@ impl Towpathd {
         let sockets = [folder.join("a.sock"), folder.join("b.sock")];
         let file = folder.join("towpathd.yaml");
         std::fs::write(&file, daemon_file(places, &api, &sockets[1]))?;
-        let manifest = if places.tunnel { tunnel_manifest(&sockets[0]) } else { manifest(&sockets) };
+        let manifest = match places.scene {
+            Scene::Plain => manifest(&sockets, "unfiltered: true"),
+            Scene::Tunnel => tunnel_manifest(&sockets[0]),
+            Scene::Policy => policy_manifest(&sockets),
+        };
         std::fs::write(manifests.join("bench.yaml"), manifest)?;
         let log = folder.join("log");
         let args = ["--config".to_string(), text(&file), "--manifests".to_string(), text(&manifests)];
         let process = Process::start("towpathd", &daemon, &args, &[], &log)?;
         let version = output(&text(&daemon), &["--version".to_string()], &[]).unwrap_or_default();
-        let (version, tunnel) = (version.trim().to_string(), places.tunnel);
-        let mut this = Self { process, api, cli, sockets, log, version, tunnel };
+        let (version, scene) = (version.trim().to_string(), places.scene);
+        let mut this = Self { process, api, cli, sockets, log, version, scene };
         this.wait()?;
         Ok(this)
     }
@@ -112,7 +116,11 @@ fn daemon_file(places: &Places<'_>, api: &Path, wire: &Path) -> String {
         places.worker_core,
         text(api)
     );
-    if places.tunnel {
+    if places.scene == Scene::Policy {
+        let timeouts = format!("{{udpUnreplied: {SESSION_LIFE}s, udpStream: {SESSION_LIFE}s}}");
+        file.push_str(&format!("limits: {{sessions: {SESSIONS}, timeouts: {timeouts}}}\n"));
+    }
+    if places.scene == Scene::Tunnel {
         let Underlay { switch, .. } = Underlay::default();
         file.push_str(&format!(
             "uplink: {{dpdk: {{device: \"net_vhost0,iface={},queues=1\"}}, addresses: [{switch}/24], mtu: {UNDERLAY_MTU}}}\n",
@@ -143,8 +151,25 @@ fn tunnel_manifest(socket: &Path) -> String {
     all
 }
 
-/// Two ports in one subnet, as [`Endpoint::numbered`] addresses them.
-fn manifest(sockets: &[PathBuf; 2]) -> String {
+/// The same with a group of [`RULES`] rules for each direction, the last of which allows what is sent.
+fn policy_manifest(sockets: &[PathBuf; 2]) -> String {
+    let mut all = manifest(sockets, "securityGroups: [egress, ingress]");
+    for direction in ["egress", "ingress"] {
+        all.push_str(&format!(
+            "---\nkind: SecurityGroup\nmetadata: {{name: {direction}}}\nspec:\n  vpc: bench\n  rules:\n"
+        ));
+        let rule = format!("  - {{direction: {direction}, action");
+        for index in 1..RULES {
+            let address = elsewhere(index);
+            all.push_str(&format!("{rule}: deny, priority: {index}, remote: {{cidr: {address}/32}}}}\n"));
+        }
+        all.push_str(&format!("{rule}: allow, priority: 2000, protocol: udp, remote: {{any: true}}}}\n"));
+    }
+    all
+}
+
+/// Two ports in one subnet, as [`Endpoint::numbered`] addresses them, under these rules.
+fn manifest(sockets: &[PathBuf; 2], rules: &str) -> String {
     let mut all = "apiVersion: towpath.dev/v1\nkind: Vpc\nmetadata: {name: bench}\nspec: {vni: 100, cidrs: [10.0.0.0/16]}\n---\n\
         apiVersion: towpath.dev/v1\nkind: Subnet\nmetadata: {name: bench}\n\
         spec: {vpc: bench, cidrs: [10.0.1.0/24]}\n"
@@ -154,7 +179,7 @@ fn manifest(sockets: &[PathBuf; 2]) -> String {
         let (mac, ip) = (endpoint.mac_text(), endpoint.ip);
         all.push_str(&format!(
             "---\napiVersion: towpath.dev/v1\nkind: Port\nmetadata: {{name: port{index}}}\nspec:\n  subnet: bench\n  \
-             host: bench\n  mac: \"{mac}\"\n  ips: [{ip}]\n  unfiltered: true\n  attachment: {{vhostUser: {{socket: {}}}}}\n",
+             host: bench\n  mac: \"{mac}\"\n  ips: [{ip}]\n  {rules}\n  attachment: {{vhostUser: {{socket: {}}}}}\n",
             text(socket)
         ));
     }
@@ -163,10 +188,10 @@ fn manifest(sockets: &[PathBuf; 2]) -> String {
 
 impl Switch for Towpathd {
     fn description(&self) -> String {
-        let ports = if self.tunnel {
-            "a port and net_vhost as uplink, VXLAN over IPv4"
-        } else {
-            "two ports in one subnet (unfiltered: true)"
+        let ports = match self.scene {
+            Scene::Plain => "two ports in one subnet (unfiltered: true)",
+            Scene::Tunnel => "a port and net_vhost as uplink, VXLAN over IPv4",
+            Scene::Policy => "two ports in one subnet, under 1,000 rules each way",
         };
         format!("{}, one worker, idle: poll, {ports}", self.version)
     }
