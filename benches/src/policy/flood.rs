@@ -25,6 +25,15 @@ enum Flood {
     Nothing,
     First,
     Refused,
+    /// Packets of established sessions, as many as it can: it is like the others.
+    Like,
+}
+
+impl Flood {
+    /// What others are to have of what they get alone.
+    fn wanted(self) -> Option<f64> {
+        (self != Self::Like).then_some(WANTED)
+    }
 }
 
 struct Case {
@@ -43,6 +52,9 @@ impl Case {
         let victim = if flood == Flood::Refused { Some(refuse) } else { all.clone() };
         let mut site = Site::new(&[all.clone(), all.clone(), all, victim], ROOM)?;
         site.establish(0..SESSIONS)?;
+        if flood == Flood::Like {
+            site.establish_between([2, 3], 0..SESSIONS)?;
+        }
         Ok(Self { site, numbers: Numbers(1), next: 0, sent: [0; 2] })
     }
 
@@ -61,8 +73,9 @@ impl Case {
             sent = due.max(sent);
             if flood != Flood::Nothing {
                 let next = self.next;
+                let among = if flood == Flood::Like { SESSIONS } else { u32::MAX };
                 let burst = std::array::from_fn::<_, { 2 * BURST }, _>(|at| {
-                    Packet::udp(3, tuple(next.wrapping_add(at as u32)))
+                    Packet::udp(3, tuple(next.wrapping_add(at as u32) % among))
                 });
                 self.next = next.wrapping_add(self.site.send(2, &burst)? as u32);
                 self.sent[1] = u64::from(self.next);
@@ -87,7 +100,9 @@ impl Case {
 pub(super) fn rows(args: &PolicyArgs) -> anyhow::Result<Vec<Row>> {
     let turns = (args.rounds / 10).max(3);
     let mut rows = Vec::new();
-    for (name, flood) in [("first packets", Flood::First), ("refused packets", Flood::Refused)] {
+    for (name, flood) in
+        [("first packets", Flood::First), ("refused packets", Flood::Refused), ("their like", Flood::Like)]
+    {
         let (mut alone, mut beside) = (Case::new(flood)?, Case::new(flood)?);
         let highest = (0..5).map(|_| alone.turn(Flood::Nothing, 1.0)).collect::<Result<Vec<_>, _>>()?;
         let highest = super::quartiles(&highest)[1];
@@ -102,7 +117,10 @@ pub(super) fn rows(args: &PolicyArgs) -> anyhow::Result<Vec<Row>> {
             let load = (share * 100.0) as u32;
             let row =
                 Row::new(format!("others at {load} % load beside {name}, of alone"), "", shares, shares[1]);
-            rows.push(row.wanted(Wanted::AtLeast(WANTED)));
+            rows.push(match flood.wanted() {
+                Some(wanted) => row.wanted(Wanted::AtLeast(wanted)),
+                None => row,
+            });
         }
         if beside.sent[1] == 0 || beside.sent[0] == 0 {
             anyhow::bail!("nothing was sent beside");

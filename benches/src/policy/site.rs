@@ -289,11 +289,20 @@ impl Site {
 
     /// Makes sessions of these numbers between ports 0 and 1, with an answer each.
     pub(super) fn establish(&mut self, numbers: std::ops::Range<u32>) -> Result<(), InProcessError> {
+        self.establish_between([0, 1], numbers)
+    }
+
+    /// The same between two other ports.
+    pub(super) fn establish_between(
+        &mut self,
+        [from, to]: [u8; 2],
+        numbers: std::ops::Range<u32>,
+    ) -> Result<(), InProcessError> {
         for first in numbers.clone().step_by(BURST) {
             let burst = first..(first + BURST as u32).min(numbers.end);
-            let packets: Vec<Packet> = burst.map(|number| Packet::udp(1, tuple(number))).collect();
-            self.prepare(0, &packets)?;
-            self.prepare(1, &packets.iter().map(|packet| back(packet, 0)).collect::<Vec<_>>())?;
+            let packets: Vec<Packet> = burst.map(|number| Packet::udp(to, tuple(number))).collect();
+            self.prepare(from, &packets)?;
+            self.prepare(to, &packets.iter().map(|packet| back(packet, from)).collect::<Vec<_>>())?;
         }
         Ok(())
     }

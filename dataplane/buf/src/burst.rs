@@ -138,6 +138,8 @@ impl Packet {
 pub struct Burst<'m> {
     /// Packets committed.
     count: usize,
+    /// And at most: up to [`BURST_PACKETS`].
+    most: usize,
     /// Those whose head was loaded: their fields and heads are written.
     loaded: usize,
     /// Extents of packets that were loaded.
@@ -167,8 +169,15 @@ impl<'m> Burst<'m> {
     /// An empty burst. Costs nothing: its storage is not initialised.
     #[inline(always)]
     pub fn new() -> Self {
+        Self::limited(BURST_PACKETS)
+    }
+
+    /// An empty burst that is full with so many packets, if that is less than [`BURST_PACKETS`].
+    #[inline(always)]
+    pub fn limited(packets: usize) -> Self {
         Self {
             count: 0,
+            most: if packets < BURST_PACKETS { packets } else { BURST_PACKETS },
             loaded: 0,
             loaded_extents: 0,
             bytes: 0,
@@ -196,10 +205,16 @@ impl<'m> Burst<'m> {
         self.count == 0
     }
 
-    /// Whether no further packet should be added: 32 packets or 128 KiB.
+    /// Whether no further packet should be added: 32 packets, fewer if it was made so, or 128 KiB.
     #[inline(always)]
     pub fn is_full(&self) -> bool {
-        self.count == BURST_PACKETS || self.bytes >= BURST_BYTES
+        self.count >= self.most || self.bytes >= BURST_BYTES
+    }
+
+    /// How many packets may be added.
+    #[inline(always)]
+    pub fn room(&self) -> usize {
+        self.most.saturating_sub(self.count)
     }
 
     /// Bytes of all packets committed.

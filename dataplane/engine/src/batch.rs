@@ -71,6 +71,8 @@ pub struct Batch<'a, 'm> {
     pub hairpin: u32,
     /// Packets of the underlay for an address of an external network, as a bit per packet. Written by `decapsulate`, read by `external`.
     pub from_outside: u32,
+    /// How many packets rules were asked about: those without a session. Written by `policy`, read by the worker, which looks that they do not take the time of others.
+    pub judged: u32,
     /// Who is alive, and what the others were dropped for.
     pub verdicts: Verdicts,
     routed: u32,
@@ -127,6 +129,7 @@ impl<'a, 'm> Batch<'a, 'm> {
             decapsulated: 0,
             hairpin: 0,
             from_outside: 0,
+            judged: 0,
             verdicts,
             routed: 0,
             groups: ArrayVec::new(),

@@ -43,6 +43,8 @@ pub struct Police<'a> {
     pub balancers: &'a Balancers,
     /// The sessions of all workers.
     pub table: &'a Sessions,
+    /// How many packets of this batch had no session and were judged.
+    pub judged: u32,
 }
 
 /// What a rule that is to be logged said of the first packet of a flow.

@@ -55,6 +55,7 @@ pub fn run(
             Err(reason) => batch.drop(unjudged.index, reason),
         }
     }
+    batch.judged += std::mem::take(&mut police.judged);
 }
 
 /// Finds the sessions of, and judges, what comes from the underlay or from a port without rules: all that goes to a port under rules.
@@ -225,7 +226,10 @@ impl<'a> Police<'a> {
             Standing::Fragment if self.is_fragment_known(batch, unjudged.index, site, output) => {
                 return self.whole(batch, unjudged.index, (from, output)).map(|()| None);
             }
-            Standing::Fragment => return Err(DropReason::FragmentUnknown),
+            Standing::Fragment => {
+                self.judged += 1;
+                return Err(DropReason::FragmentUnknown);
+            }
             Standing::New => None,
             Standing::Stale(session) => Some(session),
         };
@@ -252,6 +256,7 @@ impl<'a> Police<'a> {
         (sender, receiver): (Option<End<'a>>, Option<End<'a>>),
         now: u64,
     ) -> Result<Option<Translated>, DropReason> {
+        self.judged += 1;
         if !matches!(self.plan(from, output, tuple), Ok(Plan::Same)) {
             return Err(DropReason::IcmpUnrelated);
         }
@@ -310,6 +315,7 @@ impl<'a> Police<'a> {
         case: &Case,
         ends: (Option<End<'a>>, Option<End<'a>>),
     ) -> Result<SessionRef, DropReason> {
+        self.judged += 1;
         if let Upper::Echo { reply: true, .. } = case.before.upper {
             // To no request.
             return Err(DropReason::SessionInvalid);

@@ -4,6 +4,7 @@
 
 use crate::handover::Handover;
 use crate::kept::Kept;
+use crate::newcomers::Newcomers;
 use arrayvec::ArrayVec;
 use buf::{OwnedPacket, Pool};
 use crossbeam::queue::ArrayQueue;
@@ -56,6 +57,8 @@ pub struct Budgets {
     pub punts: TokenBucket,
     /// Of an uplink, what all tunnel end points together leave to the control thread.
     pub tunnels: TokenBucket,
+    /// Packets judged in vain.
+    pub newcomers: Newcomers,
 }
 
 /// A packet with its outer headers, all but where its next hop is.

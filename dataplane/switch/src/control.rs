@@ -6,6 +6,7 @@ use crate::deliver::{OutputPort, SharedTx};
 use crate::fabric::Fabric;
 use crate::guard::{Guard, milliseconds};
 use crate::handover::mesh;
+use crate::newcomers::Newcomers;
 use crate::poll_set::{PollQueue, QueueId, SharedRx};
 use crate::tables::Writers;
 use crate::worker::{Command, Mailbox, Worker, WorkerParts};
@@ -256,7 +257,7 @@ impl Control {
             profile: port.profile.reader(),
             counters: port.counters.get(home)?.clone(),
             uplink: port.uplink,
-            budgets: budgets(port.uplink),
+            budgets: budgets(port.uplink, self.sessions.answered_to(index.0)),
             not_before: 0,
         };
         self.mailboxes.get(home)?.send(Command::AddQueue(Box::new(entry)));
@@ -369,7 +370,7 @@ fn filter_of(profile: &PortProfile) -> Filter {
     }
 }
 
-fn budgets(uplink: bool) -> Budgets {
+fn budgets(uplink: bool, answered: u32) -> Budgets {
     let bucket = |(rate, burst)| TokenBucket::new(rate, burst);
     let shares = |(rate, burst)| Shares::new(if uplink { TUNNEL_SHARES } else { 1 }, rate, burst);
     Budgets {
@@ -377,6 +378,7 @@ fn budgets(uplink: bool) -> Budgets {
         errors: shares(ERROR_RATE),
         punts: bucket(if uplink { UPLINK_PUNT_RATE } else { PUNT_RATE }),
         tunnels: bucket(UPLINK_PUNT_RATE),
+        newcomers: Newcomers::new(answered),
     }
 }
 

@@ -21,6 +21,7 @@ mod fabric;
 mod guard;
 mod handover;
 mod kept;
+mod newcomers;
 mod pipeline;
 mod poll_set;
 mod rules;

@@ -100,6 +100,7 @@ fn police<'a>(tables: &'a Tables, guard: &'a mut Guard, now: u64) -> Police<'a> 
         network: tables.network.get(),
         balancers: tables.balancers.get(),
         table: &guard.table,
+        judged: 0,
     }
 }
 

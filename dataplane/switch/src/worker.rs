@@ -8,7 +8,7 @@ use crate::guard::Guard;
 use crate::handover::{Handover, Links};
 use crate::kept::Kept;
 use crate::pipeline::{self, Ingress};
-use crate::poll_set::{PollQueue, PollSet, QueueId};
+use crate::poll_set::{PollQueue, PollSet, Polled, QueueId};
 use crate::tables::Tables;
 use crate::unsettled::Unsettled;
 use buf::{BURST_PACKETS, Burst, OwnedPacket, Pool};
@@ -198,8 +198,8 @@ impl Worker {
         if progress.handovers > 0 {
             cycles = self.charge(cycles, clock, true);
         }
-        // One of the full ones first: those found full in this step wait until the next.
-        let full = self.poll_set.next_full();
+        // One of those that wait first: those found full in this step wait until the next.
+        let full = self.poll_set.next_waiting();
         if let Some(at) = full {
             self.poll(at, now, &mut progress, &mut cycles, clock, observer);
         }
@@ -277,33 +277,40 @@ impl Worker {
         clock: &mut C,
         observer: &mut O,
     ) {
-        let taken = self.poll_queue(at, now, progress, observer);
+        let mut polled = self.poll_queue(at, now, progress, observer);
         progress.polls += 1;
         let before = *cycles;
-        *cycles = self.charge(before, clock, taken > 0);
-        if taken > 0
+        *cycles = self.charge(before, clock, polled.packets > 0);
+        if polled.packets > 0
             && let Some(queue) = self.poll_set.get_mut(at)
         {
-            queue.counters.busy_cycles.add(cycles.wrapping_sub(before));
+            polled.cycles = cycles.wrapping_sub(before);
+            queue.counters.busy_cycles.add(polled.cycles);
+        }
+        if polled.packets > 0 || polled.more {
+            self.counters.full_bursts.add(polled.more.into());
+            self.poll_set.pay(at, &polled);
         }
     }
 
-    /// Takes one burst from the queue at `at` and sees it through to the receivers; returns how many packets it had.
+    /// Takes one burst from the queue at `at` and sees it through to the receivers.
     fn poll_queue<O: Observer>(
         &mut self,
         at: usize,
         now: u64,
         progress: &mut Progress,
         observer: &mut O,
-    ) -> u32 {
-        let Some(entry) = self.poll_set.get_mut(at) else { return 0 };
+    ) -> Polled {
+        let (most, mut polled) = (self.poll_set.most(at), Polled::default());
+        let Some(entry) = self.poll_set.get_mut(at) else { return polled };
         let PollQueue { id, queue, profile, counters, budgets, uplink, .. } = entry;
         let (id, counters, uplink) = (*id, &**counters, *uplink);
-        let Some(mut guard) = queue.try_take() else { return 0 };
-        let Some(queue) = guard.as_deref_mut() else { return 0 };
-        let mut burst = Burst::new();
+        let Some(mut guard) = queue.try_take() else { return polled };
+        let Some(queue) = guard.as_deref_mut() else { return polled };
+        let mut burst = Burst::limited(most);
         let report = queue.poll(&mut burst);
         let (count, bytes) = (burst.len() as u32, burst.bytes() as u32);
+        polled = Polled { packets: count, bytes, more: report.more, ..polled };
         if report.refused > 0 {
             counters.count_drop(DropReason::BadChain, u64::from(report.refused));
             (0..report.refused).for_each(|_| observer.dropped(id.port, DropReason::BadChain));
@@ -327,6 +334,10 @@ impl Worker {
             };
             let profile = (!uplink).then(|| profile.get());
             around.run(&mut batch, id.port, profile, (counters, budgets), observer);
+            if batch.judged > 0 && !uplink {
+                let answered = self.guard.table.answered_to(id.port.0);
+                polled.in_vain = budgets.newcomers.too_many(now, batch.judged, answered);
+            }
             if let Some(Some(own)) = self.outputs.get(usize::from(id.port.0)) {
                 own.steer(&batch, id.pair);
             }
@@ -362,11 +373,7 @@ impl Worker {
             entry.not_before = u64::MAX;
             self.faults.push((id, fault));
         }
-        if report.more {
-            self.counters.full_bursts.add(1);
-            self.poll_set.found_full(at);
-        }
-        count
+        polled
     }
 
     fn do_commands(&mut self, now: u64) -> u32 {

@@ -40,6 +40,18 @@ impl TokenBucket {
         }
     }
 
+    /// Charges `count` events at `now_ns`, or as many of them as may happen; how many.
+    pub fn take_some(&mut self, now_ns: u64, count: u64) -> u64 {
+        let taken = self.available(now_ns).min(count);
+        self.credit -= taken * UNIT;
+        taken
+    }
+
+    /// Lets `count` events more happen than time allows, but no more at once than the bucket holds.
+    pub fn give(&mut self, count: u64) {
+        self.credit = self.credit.saturating_add(count.saturating_mul(UNIT)).min(self.capacity);
+    }
+
     /// Whole events that may happen at `now_ns`.
     #[must_use]
     pub fn available(&mut self, now_ns: u64) -> u64 {

@@ -74,7 +74,7 @@ impl Taker {
         stats: &mut RingStats,
     ) -> Result<(), RingError> {
         headers.reset(self.header_len);
-        let room = (BURST_PACKETS - burst.len()).min(MAX_TAKEN - self.count);
+        let room = burst.room().min(MAX_TAKEN - self.count);
         if self.busy {
             layout.prefetch_now(room);
         }

@@ -6,4 +6,5 @@ mod changes;
 mod frames;
 mod outside;
 mod passing;
+mod turns;
 mod world;

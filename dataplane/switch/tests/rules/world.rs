@@ -84,11 +84,16 @@ pub(crate) struct World {
 impl World {
     /// A host with a port for each set of rules, which gets its index as policy number; without rules it is unfiltered.
     pub(crate) fn new(workers: usize, ports: &[(u16, Option<Vec<Rule>>)]) -> Self {
+        Self::with_sessions(1024, workers, ports)
+    }
+
+    /// The same with room for so many sessions.
+    pub(crate) fn with_sessions(sessions: u32, workers: usize, ports: &[(u16, Option<Vec<Rule>>)]) -> Self {
         let config = SwitchConfig {
             workers,
             pool_chunks: 4096,
             secret: [1, 2],
-            sessions: 1024,
+            sessions,
             timeouts: tables::sessions::Timeouts::default(),
             now: 0,
         };
@@ -162,6 +167,27 @@ impl World {
             }
             idle = if all { idle + 1 } else { 0 };
         }
+    }
+
+    /// One step of the only worker.
+    pub(crate) fn one_step(&mut self) {
+        self.now += 1_000;
+        self.workers[0].step(self.now, &mut Still, &mut Unobserved);
+    }
+
+    /// Puts frames into a port's ring until it is full: that one is lost.
+    pub(crate) fn offer(&mut self, port: u16, mut frames: impl Iterator<Item = Vec<u8>>) {
+        let sends = &mut self.guests[usize::from(port)].sends;
+        while frames
+            .next()
+            .is_some_and(|frame| sends.send(&[Frame::from_head(&frame, Offload::NONE)]).sent == 1)
+        {}
+        sends.flush();
+    }
+
+    /// Packets taken from a port so far.
+    pub(crate) fn taken(&self, port: u16) -> u64 {
+        self.control.counters(PortIndex(port)).unwrap().rx_packets
     }
 
     /// Sends frames of a port at once, and lets the switch do its work.

@@ -29,6 +29,12 @@ const fn first_word(attachment: u32, protocol: u8, ports: u32) -> u64 {
     (attachment as u64 & 0xff_ffff) << 40 | (protocol as u64) << 32 | ports as u64
 }
 
+/// The local port that sends what has this first word, if one does.
+pub(super) const fn port_of_word(word: u64) -> Option<u16> {
+    let attachment = (word >> 40) as u32;
+    if attachment & UNDERLAY == 0 { Some(attachment as u16) } else { None }
+}
+
 /// The first word of the other direction.
 #[inline(always)]
 const fn reversed_word(word: u64, attachment: u32) -> u64 {

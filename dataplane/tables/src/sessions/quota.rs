@@ -34,6 +34,7 @@ struct Port {
     half_open: AtomicU32,
     displaced: AtomicU32,
     refused: AtomicU32,
+    answered: AtomicU32,
 }
 
 /// All ports' counts.
@@ -49,7 +50,7 @@ impl Ports {
     }
 
     pub(super) fn counts(&self, port: u16) -> PortCounts {
-        let Port { sessions, half_open, displaced, refused } = self.port(port);
+        let Port { sessions, half_open, displaced, refused, .. } = self.port(port);
         PortCounts {
             sessions: sessions.load(Relaxed),
             half_open: half_open.load(Relaxed),
@@ -89,6 +90,16 @@ impl Ports {
     /// A session is no longer half-open.
     pub(super) fn opened(&self, port: u16) {
         self.port(port).half_open.fetch_sub(1, Relaxed);
+    }
+
+    /// Somebody answered what the port began.
+    pub(super) fn answered(&self, port: u16) {
+        self.port(port).answered.fetch_add(1, Relaxed);
+    }
+
+    /// How often: it wraps.
+    pub(super) fn answered_to(&self, port: u16) -> u32 {
+        self.port(port).answered.load(Relaxed)
     }
 
     pub(super) fn displaced(&self, port: u16) {

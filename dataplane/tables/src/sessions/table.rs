@@ -12,7 +12,7 @@ use super::fragments::Fragments;
 use super::half::{self, COUNT, JUDGED, SEQUENCE, TIME, join, protocol, split};
 use super::hash::{Hasher, Kind};
 use super::index::Index;
-use super::key::{Key, Key4, Key6, sealed::Sealed};
+use super::key::{Key, Key4, Key6, port_of_word, sealed::Sealed};
 use super::limbo::Quiescence;
 use super::memory::Arena;
 use super::pool::{CALLED, COLD, HALF_OPEN, LIVE, Pool};
@@ -376,7 +376,15 @@ impl Sessions {
         let pool = &self.pools[family];
         if pool.clear_state(record, HALF_OPEN) & HALF_OPEN != 0 {
             self.ports.opened(pool.get_cold(record).owner);
+            if let Some(port) = port_of_word(pool.half(record << 1)[half::KEY].load(Relaxed)) {
+                self.ports.answered(port);
+            }
         }
+    }
+
+    /// How many sessions that local port `port` began somebody answered, since the table was made or opened. It wraps.
+    pub fn answered_to(&self, port: u16) -> u32 {
+        self.ports.answered_to(port)
     }
 
     /// The other side of something that is not TCP answered for the first time.
