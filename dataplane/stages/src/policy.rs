@@ -226,10 +226,7 @@ impl<'a> Police<'a> {
             Standing::Fragment if self.is_fragment_known(batch, unjudged.index, site, output) => {
                 return self.whole(batch, unjudged.index, (from, output)).map(|()| None);
             }
-            Standing::Fragment => {
-                self.judged += 1;
-                return Err(DropReason::FragmentUnknown);
-            }
+            Standing::Fragment => return Err(self.refuse(DropReason::FragmentUnknown)),
             Standing::New => None,
             Standing::Stale(session) => Some(session),
         };
@@ -246,6 +243,12 @@ impl<'a> Police<'a> {
             None => self.create(&case, ends)?,
         };
         Ok(if is_changed { None } else { translate::of_session(self.table, session) })
+    }
+
+    /// A packet that was asked about and does not pass.
+    fn refuse(&mut self, reason: DropReason) -> DropReason {
+        self.judged += 1;
+        reason
     }
 
     /// A message that belongs to no session passes by the rules alone, unless it is from or to outside: nobody could tell whose it is there.

@@ -4,6 +4,7 @@
 //! cycles. Where nobody does, because the packet was refused or its flow is one of a flood, the port pays dearly ([`DEAR`]) whenever others want the worker, beyond
 //! so many a second that any port may try.
 
+use engine::Batch;
 use tables::TokenBucket;
 
 /// What a packet costs its port, as a multiple of its cycles, that was judged, is answered by nobody, and is one too many. With one other port that could use all
@@ -25,9 +26,13 @@ impl Newcomers {
         Self { in_vain: TokenBucket::new(IN_VAIN.0, IN_VAIN.1), answered }
     }
 
-    /// Of `judged` packets, how many are too many; `answered` is how many sessions of the port's were answered so far.
+    /// How many of a batch's packets that were judged are too many; `answered` is how many sessions of the port's were answered so far.
     #[cold]
-    pub(crate) fn too_many(&mut self, now: u64, judged: u32, answered: u32) -> u32 {
+    pub(crate) fn in_vain(&mut self, batch: &Batch<'_, '_>, answered: u32) -> u32 {
+        self.too_many(batch.now, batch.judged, answered)
+    }
+
+    fn too_many(&mut self, now: u64, judged: u32, answered: u32) -> u32 {
         self.in_vain.give(u64::from(answered.wrapping_sub(self.answered)));
         self.answered = answered;
         judged - self.in_vain.take_some(now, judged.into()) as u32

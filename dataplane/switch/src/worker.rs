@@ -335,8 +335,7 @@ impl Worker {
             let profile = (!uplink).then(|| profile.get());
             around.run(&mut batch, id.port, profile, (counters, budgets), observer);
             if batch.judged > 0 && !uplink {
-                let answered = self.guard.table.answered_to(id.port.0);
-                polled.in_vain = budgets.newcomers.too_many(now, batch.judged, answered);
+                polled.in_vain = budgets.newcomers.in_vain(&batch, self.guard.table.answered_to(id.port.0));
             }
             if let Some(Some(own)) = self.outputs.get(usize::from(id.port.0)) {
                 own.steer(&batch, id.pair);
