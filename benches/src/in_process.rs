@@ -118,6 +118,7 @@ pub(crate) fn switch() -> Result<(Control, Worker), InProcessError> {
         pool_chunks: 1024,
         secret: [0x0123_4567, 0x89ab_cdef],
         sessions: 1 << 20,
+        huge_pages: true,
         timeouts: tables::sessions::Timeouts::default(),
         now: 0,
     };

@@ -371,14 +371,14 @@ mod tests {
         let config = read(
             "host: node-a\nworkers: {cores: [2, 3], idle: poll}\n\
              api: {socket: /run/x/api.sock, listen: null, tls: null}\nmetrics: {listen: '[::1]:0'}\nmanifests: manifests\n\
-             store: null\nuplink: {kernel: {ifname: u0}}\neal:\nlimits: {sessions: 4096, timeouts: {tcpEstablished: 2h, icmp: 5s}}\n",
+             store: null\nuplink: {kernel: {ifname: u0}}\neal:\nlimits: {sessions: 4096, hugePages: false, timeouts: {tcpEstablished: 2h, icmp: 5s}}\n",
         )
         .unwrap();
         assert_eq!(config.host.as_str(), "node-a");
         assert_eq!(config.workers, Workers { cores: vec![2, 3], idle: Idle::Poll });
         assert_eq!(config.api_socket, Path::new("/run/x/api.sock"));
         assert_eq!(config.metrics, "[::1]:0".parse().unwrap());
-        assert_eq!(config.limits.sessions, 4096);
+        assert_eq!((config.limits.sessions, config.limits.huge_pages), (4096, false));
         let mut timeouts = Limits::default().timeouts;
         (timeouts.tcp.established, timeouts.icmp) = (7_200_000, 5_000);
         assert_eq!(config.limits.timeouts, timeouts);

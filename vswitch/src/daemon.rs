@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use switch::{Control, SwitchConfig};
+use tables::sessions::Statistics;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -150,11 +151,15 @@ fn start_threads(
         pool_chunks: POOL_CHUNKS,
         secret: secret()?,
         sessions: config.limits.sessions,
+        huge_pages: config.limits.huge_pages,
         timeouts: config.limits.timeouts,
         now: worker::boot_time(),
     };
     let (control, workers) = Control::new(&switch)
         .context("no memory for sessions: lower limits.sessions in the daemon's file")?;
+    let Statistics { ipv4_capacity: ipv4, ipv6_capacity: ipv6, huge_pages, bytes, .. } =
+        control.sessions().statistics();
+    tracing::info!(ipv4, ipv6, huge_pages, bytes, "table of sessions");
     let bell = host::bell().context("no file descriptors left")?;
     let faults = Arc::new(ArrayQueue::new(FAULTS));
     let wakers = worker::wakers(cores.len()).context("no file descriptors left")?;

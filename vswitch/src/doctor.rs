@@ -50,7 +50,7 @@ fn huge_pages() -> pb::Check {
         0 => check(
             "hugepages",
             pb::Outcome::Warn,
-            "none reserved: guests run in 4 KiB pages, which costs address translations".to_owned(),
+            "none reserved: guests and the table of sessions are in 4 KiB pages, which costs address translations".to_owned(),
             Some("sysctl vm.nr_hugepages=1024, and memory-backend-memfd,hugetlb=on in QEMU"),
         ),
         count => check("hugepages", pb::Outcome::Ok, format!("{count} reserved"), None),

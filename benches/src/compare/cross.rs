@@ -68,7 +68,7 @@ struct Bench<'a> {
 pub(super) fn run(args: &CompareArgs, interrupt: &Interrupt) -> anyhow::Result<()> {
     let bench = Bench { args, interrupt, clock: Clock::calibrate() };
     let end = Instant::now() + args.budget.unwrap_or(Duration::from_secs(180));
-    let mut lab = Lab::empty()?;
+    let mut lab = Lab::empty(Scene::Plain)?;
     for name in ["ours", "foreign"] {
         let places = lab.places(args.core, args.worker_core, Scene::Plain, &[]);
         let switch: Box<dyn Switch> = Box::new(Testpmd::start(&places, name)?);

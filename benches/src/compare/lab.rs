@@ -15,6 +15,7 @@ use super::{
 };
 
 const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+/// For guests and switches; a table of [`SESSIONS`](super::switches::SESSIONS) takes about as many.
 const HUGE_PAGES_WANTED: u32 = 1024;
 
 /// Huge pages reserved by this process are given back when it ends.
@@ -27,23 +28,24 @@ pub(super) struct HugePages {
 impl HugePages {
     /// Reserves what is missing, as root, and says so.
     #[must_use]
-    pub(super) fn reserve() -> Self {
+    pub(super) fn reserve(scene: Scene) -> Self {
+        let wanted = if scene == Scene::Policy { 2 * HUGE_PAGES_WANTED } else { HUGE_PAGES_WANTED };
         let read = || {
             fs::read_to_string(HUGE_PAGES).ok().and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(0)
         };
         let have = read();
-        if have >= HUGE_PAGES_WANTED {
+        if have >= wanted {
             return Self { before: None, available: true };
         }
-        if fs::write(HUGE_PAGES, HUGE_PAGES_WANTED.to_string()).is_err() {
+        if fs::write(HUGE_PAGES, wanted.to_string()).is_err() {
             eprintln!(
                 "huge pages: {have} reserved, and only root can reserve more; DPDK runs slower without"
             );
-            return Self { before: None, available: have >= HUGE_PAGES_WANTED };
+            return Self { before: None, available: have >= wanted };
         }
         let now = read();
         eprintln!("huge pages: reserved {now} of 2 MiB for this run (there were {have})");
-        Self { before: Some(have), available: now >= HUGE_PAGES_WANTED }
+        Self { before: Some(have), available: now >= wanted }
     }
 }
 
@@ -71,10 +73,10 @@ impl Lab {
     /// # Errors
     ///
     /// When no folder can be made.
-    pub(super) fn empty() -> anyhow::Result<Self> {
+    pub(super) fn empty(scene: Scene) -> anyhow::Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("towpath-bench-").tempdir().context("making a private folder")?;
-        Ok(Self { switches: Vec::new(), folder, huge_pages: HugePages::reserve() })
+        Ok(Self { switches: Vec::new(), folder, huge_pages: HugePages::reserve(scene) })
     }
 
     /// Where switches are to live.
@@ -102,7 +104,7 @@ impl Lab {
     ///
     /// When one does not come up.
     pub(super) fn open(args: &CompareArgs) -> anyhow::Result<Self> {
-        let mut lab = Self::empty()?;
+        let mut lab = Self::empty(args.scene())?;
         // testpmd has neither tunnels nor rules.
         let plain = args.scene() == Scene::Plain;
         for system in args.systems.iter().filter(|system| plain || **system != System::Testpmd) {

@@ -143,6 +143,7 @@ impl Site {
             pool_chunks: 1024,
             secret: [0x0123_4567, 0x89ab_cdef],
             sessions: room,
+            huge_pages: true,
             timeouts: tables::sessions::Timeouts::default(),
             now,
         };

@@ -136,6 +136,7 @@ impl Host {
             pool_chunks: 4096,
             secret: [1, 2],
             sessions: 1024,
+            huge_pages: false,
             timeouts: tables::sessions::Timeouts::default(),
             now: 0,
         };

@@ -112,6 +112,13 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
+    /// Where answers come in to what goes there.
+    #[inline(always)]
+    pub(crate) fn towards(self, output: Output) -> Self {
+        let port = if let Output::Port(port) = output { Some(port.0) } else { None };
+        Self { port, vpc: self.vpc }
+    }
+
     /// As it is in a key.
     #[inline(always)]
     pub(crate) fn number(self) -> u32 {

@@ -22,7 +22,9 @@ use packet::nat::Translated;
 use std::net::IpAddr;
 use tables::Filter;
 use tables::rules::Direction;
-use tables::sessions::{AnyKey, Checked, Created, Facts, Found, Key4, New, Refused, SessionRef, Side, Way};
+use tables::sessions::{
+    AnyKey, Checked, Created, Facts, Found, Key, Key4, New, Refused, SessionRef, Side, Way,
+};
 
 /// Judges what [`sessions`](crate::sessions) left. What goes to `back` is the switch's own answer, and passes.
 #[inline(never)]
@@ -33,6 +35,7 @@ pub fn run(
     pending: &mut Pending,
     back: Output,
 ) {
+    pending.0.iter().for_each(|unjudged| police.expect(batch, unjudged, site));
     for unjudged in pending.0.drain(..) {
         // Dropped meanwhile, it goes nowhere.
         let Some(output) = batch.output_of(unjudged.index) else { continue };
@@ -186,9 +189,9 @@ impl Case {
         let metadata = batch.metadata.get(unjudged.index).ok_or(DropReason::Runt)?;
         let after = Tuple::of(packet.head(), &metadata.headers).ok_or(DropReason::EtherTypeRefused)?;
         let before = unjudged.original.unwrap_or(after);
-        let Some((key, there)) = before.key(from.number()).zip(after.key(from.number())) else {
-            return Ok(Err(after));
-        };
+        let Some(key) = before.key(from.number()) else { return Ok(Err(after)) };
+        let there = if unjudged.original.is_some() { after.key(from.number()) } else { Some(key) };
+        let Some(there) = there else { return Ok(Err(after)) };
         let answer = there.reversed(to.number());
         let mut facts = facts(packet.head(), packet.len() as u32, &metadata.headers);
         let way = way(output, facts.destination_mac, unjudged.destination, metadata)
@@ -204,6 +207,23 @@ impl Case {
 }
 
 impl<'a> Police<'a> {
+    /// Asks for the memory in which the answers to the first packet of a flow will be found, before any of a burst is waited for.
+    #[inline]
+    fn expect(&self, batch: &Batch<'_, '_>, unjudged: &Unjudged, site: Site) {
+        let Some((metadata, packet)) =
+            batch.metadata.get(unjudged.index).zip(batch.burst.packet(unjudged.index))
+        else {
+            return;
+        };
+        let from = site.attachment(metadata);
+        if let Standing::New = unjudged.standing
+            && let Some(output) = batch.output_of(unjudged.index)
+            && let Some(key) = ordinary_key(packet.head(), &metadata.headers, from.number())
+        {
+            self.sessions.ask_for(key.reversed(from.towards(output).number()));
+        }
+    }
+
     /// Whether a packet that goes to `output` may, by the rules of both its ends; what passes has a session then, and becomes what that says unless it has already.
     fn judge(
         &mut self,
@@ -214,8 +234,7 @@ impl<'a> Police<'a> {
     ) -> Result<Option<Translated>, DropReason> {
         let metadata = batch.metadata.get(unjudged.index).ok_or(DropReason::Runt)?;
         let from = site.attachment(metadata);
-        let port = if let Output::Port(port) = output { Some(port.0) } else { None };
-        let to = Attachment { port, vpc: from.vpc };
+        let to = from.towards(output);
         let ends = (self.end(from.port)?, self.end(to.port)?);
         if ends.0.is_none() && ends.1.is_none() && unjudged.original.is_none() {
             return Ok(None);
@@ -230,14 +249,15 @@ impl<'a> Police<'a> {
             Standing::New => None,
             Standing::Stale(session) => Some(session),
         };
-        let case = match Case::of(batch, unjudged, (from, to), output)? {
+        let mut case = match Case::of(batch, unjudged, (from, to), output)? {
             Ok(case) => case,
             Err(tuple) => return self.judge_message(&tuple, (from, output), ends, batch.now),
         };
         // What was changed on its way here stays as it is.
         let is_changed = unjudged.original.is_some();
-        let plan = if is_changed { Ok(Plan::Same) } else { self.plan(from, output, &case.before) };
-        let case = Case { plan, ..case };
+        if !is_changed {
+            case.plan = self.plan(from, output, &case.before);
+        }
         let session = match session {
             Some(session) => self.renew(&case, session)?,
             None => self.create(&case, ends)?,
@@ -414,10 +434,8 @@ impl<'a> Police<'a> {
             let ends = (self.end(case.from.port)?, self.end(case.to.port)?);
             return self.create(case, ends);
         }
-        let sender = self.end(port_of(initiator.attachment()))?;
-        let receiver = self.end(port_of(responder.attachment()))?;
-        let rules = match self.ask(sender, receiver, &Tuple::of_session(&initiator, &responder), case.now) {
-            Ok(rules) => rules.map(|rule| rule.unwrap_or(NO_RULE)),
+        let rules = match self.rules_of(session, (&initiator, &responder), case.now) {
+            Ok(rules) => rules,
             Err(reason) => {
                 self.sessions.cut(session);
                 return Err(reason);
@@ -433,6 +451,22 @@ impl<'a> Police<'a> {
             Checked::Invalid(_) => Err(DropReason::SessionInvalid),
             _ => Ok(session),
         }
+    }
+
+    /// The rules that let a session pass: asked anew, unless its other half was judged by what they are now.
+    fn rules_of(
+        &mut self,
+        session: SessionRef,
+        (initiator, responder): (&AnyKey, &AnyKey),
+        now: u64,
+    ) -> Result<[u32; 2], DropReason> {
+        if let Some(rules) = self.sessions.rules_at(session, self.epoch) {
+            return Ok(rules);
+        }
+        let sender = self.end(port_of(initiator.attachment()))?;
+        let receiver = self.end(port_of(responder.attachment()))?;
+        let rules = self.ask(sender, receiver, &Tuple::of_session(initiator, responder), now)?;
+        Ok(rules.map(|rule| rule.unwrap_or(NO_RULE)))
     }
 
     /// How the half's packets go, and the sum that it keeps: one that nothing is ever equal to, if something changed since the tables were taken up.

@@ -53,6 +53,8 @@ pub struct SwitchConfig {
     pub secret: [u64; 2],
     /// Sessions of IPv4 that ports under rules may have, all together; a quarter as many of IPv6.
     pub sessions: u32,
+    /// Whether sessions take reserved 2 MiB pages, if there are enough.
+    pub huge_pages: bool,
     /// How long sessions live after their last packet.
     pub timeouts: Timeouts,
     /// What the workers' clock says, in nanoseconds.
@@ -62,7 +64,13 @@ pub struct SwitchConfig {
 impl SwitchConfig {
     fn session_options(&self) -> Options {
         let (ipv4, ipv6) = (self.sessions, (self.sessions / 4).max(1));
-        Options { ipv4, ipv6, timeouts: self.timeouts, ..Options::new(self.secret) }
+        Options {
+            ipv4,
+            ipv6,
+            timeouts: self.timeouts,
+            huge_pages: self.huge_pages,
+            ..Options::new(self.secret)
+        }
     }
 }
 

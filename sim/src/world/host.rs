@@ -54,6 +54,7 @@ impl Host {
             pool_chunks: options.pool_chunks,
             secret: [random.number(), random.number()],
             sessions: SESSIONS,
+            huge_pages: false,
             timeouts: tables::sessions::Timeouts::default(),
             now: 0,
         })?;

@@ -14,13 +14,15 @@ const LIVES: std::ops::RangeInclusive<u64> = 1_000..=(1 << 31) - 1;
 pub struct Limits {
     /// Sessions that there may be of IPv4, and a quarter as many of IPv6; 1,024 to 16,777,216. Their memory is taken as they are used.
     pub sessions: u32,
+    /// Whether they are on reserved 2 MiB pages, if there are enough of them.
+    pub huge_pages: bool,
     /// How long they live after their last packet.
     pub timeouts: Timeouts,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sessions: DEFAULT_SESSIONS, timeouts: Timeouts::default() }
+        Self { sessions: DEFAULT_SESSIONS, huge_pages: true, timeouts: Timeouts::default() }
     }
 }
 
@@ -30,6 +32,7 @@ pub(super) fn read_limits(fields: &mut Fields<'_>, reader: &mut Reader) -> Limit
     if let Some(count) = limits.integer(reader, "sessions", 1024..=16_777_216) {
         read.sessions = count as u32;
     }
+    read.huge_pages = limits.boolean(reader, "hugePages").unwrap_or(read.huge_pages);
     if let Some(mut timeouts) = limits.mapping(reader, "timeouts") {
         read_timeouts(&mut timeouts, reader, &mut read.timeouts);
         timeouts.finish(reader);

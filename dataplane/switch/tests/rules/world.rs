@@ -94,6 +94,7 @@ impl World {
             pool_chunks: 4096,
             secret: [1, 2],
             sessions,
+            huge_pages: false,
             timeouts: tables::sessions::Timeouts::default(),
             now: 0,
         };

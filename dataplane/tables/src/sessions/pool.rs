@@ -124,6 +124,14 @@ impl Pool {
         &line(&self.lines, at).0
     }
 
+    /// Asks for all of a record.
+    pub(super) fn prefetch_whole(&self, record: u32) {
+        #[cfg(not(loom))]
+        cpu::prefetch_write_at(std::ptr::from_ref(self.cold(record, STATE)).cast());
+        self.prefetch(record << 1, false);
+        self.prefetch(record << 1 | 1, false);
+    }
+
     /// Asks for what a look-up and a check read: the half, which is written, too; the rest of an IPv6 key; for TCP (`both`) the other half.
     #[inline(always)]
     pub(super) fn prefetch(&self, half: u32, both: bool) {

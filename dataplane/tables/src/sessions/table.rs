@@ -347,6 +347,27 @@ impl Sessions {
         true
     }
 
+    /// Asks for what is read of a session that is looked at.
+    pub(super) fn ask_for(&self, session: u32) {
+        let (family, record) = parts(session);
+        self.pools[family].prefetch_whole(record);
+    }
+
+    /// Asks for the index where a session is in it.
+    pub(super) fn ask_for_buckets(&self, session: u32) {
+        match parts(session) {
+            (0, record) => self.ask_for_buckets_of::<Key4>(record),
+            (_, record) => self.ask_for_buckets_of::<Key6>(record),
+        }
+    }
+
+    fn ask_for_buckets_of<K: Key>(&self, record: u32) {
+        let pool = &self.pools[K::FAMILY];
+        for half in [record << 1, record << 1 | 1] {
+            pool.index.prefetch(self.hash(pool.key::<K>(half)));
+        }
+    }
+
     /// Asks the session's worker to look at it.
     pub(super) fn call(&self, session: u32) {
         let (family, record) = parts(session);
@@ -387,13 +408,11 @@ impl Sessions {
         self.ports.answered_to(port)
     }
 
-    /// The other side of something that is not TCP answered for the first time.
+    /// The other side of something that is not TCP answered for the first time. Whether its time is shorter from now on.
     #[cold]
-    pub(super) fn answered(&self, session: u32) {
+    pub(super) fn answered(&self, session: u32) -> bool {
         self.opened(session);
-        if self.timeouts.udp_stream < self.timeouts.udp_unreplied {
-            self.call(session);
-        }
+        self.timeouts.udp_stream < self.timeouts.udp_unreplied
     }
 
     /// The two TCP peers of a session.

@@ -85,27 +85,46 @@ impl Wheel {
         true
     }
 
-    /// The next session to look at, not yet taken out, if it is due; turns the wheel by at most `ticks`, of which it takes what it used.
-    pub(super) fn due(&mut self, now: u32, ticks: &mut u32) -> Option<u32> {
+    /// The present lists: of this turn and of this tick.
+    #[inline]
+    fn present(&self) -> [u32; 2] {
+        let turn = (SLOTS + (self.tick >> TURN_SHIFT) % SLOTS) as usize;
+        [turn, (self.tick % SLOTS) as usize].map(|slot| self.heads[slot])
+    }
+
+    /// Turns the wheel to where something is due, by at most `ticks`, of which it takes what it used; whether something is.
+    #[inline]
+    pub(super) fn turn(&mut self, now: u32, ticks: &mut u32) -> bool {
         let goal = now >> TICK_SHIFT;
         loop {
-            let turn = (SLOTS + (self.tick >> TURN_SHIFT) % SLOTS) as usize;
-            let slot = (self.tick % SLOTS) as usize;
-            if let Some(number) =
-                [turn, slot].map(|slot| self.heads[slot]).into_iter().find(|head| *head != NONE)
-            {
-                return Some(number);
+            if self.present() != [NONE; 2] {
+                return true;
             }
             if self.tick == goal || *ticks == 0 {
-                return None;
+                return false;
             }
             *ticks -= 1;
             if self.count == 0 {
                 self.tick = goal;
-                return None;
+                return false;
             }
             self.tick = self.tick.wrapping_add(1) & (u32::MAX >> TICK_SHIFT);
         }
+    }
+
+    /// Some that are due, which stay where they are; how many.
+    pub(super) fn due<'a>(&self, into: &mut [u32], links: impl Fn(u32) -> &'a AtomicU64) -> usize {
+        let mut count = 0;
+        for mut next in self.present() {
+            while next != NONE
+                && let Some(place) = into.get_mut(count)
+            {
+                *place = next;
+                count += 1;
+                next = links(next).load(Relaxed) as u32;
+            }
+        }
+        count
     }
 
     /// When something may be due, in milliseconds: at most a turn of the first wheel from `now` on. `None` if there is nothing.

@@ -28,6 +28,8 @@ use crate::atomic::{
 const BURST: usize = 32;
 /// Sessions looked at per step.
 const LOOKS: usize = 64;
+/// Sessions whose memory is asked for at once.
+const TOGETHER: usize = 16;
 /// Ticks of the wheel per step.
 const TICKS: u32 = 4096;
 /// Free records that a worker takes from the table at once; it keeps up to twice as many.
@@ -123,6 +125,12 @@ impl SessionWorker {
         }
     }
 
+    /// Asks for the memory in which [`SessionWorker::create`] will look for this key.
+    #[inline]
+    pub fn ask_for<K: Key>(&self, key: K) {
+        self.sessions.pools[K::FAMILY].index.prefetch(self.sessions.hash(key));
+    }
+
     /// Finds one half: of a packet inside an ICMP error, for example, whose [`Key::reversed`] is the half that such an error goes with.
     #[inline]
     pub fn find<K: Key>(&self, key: K) -> Found {
@@ -175,11 +183,12 @@ impl SessionWorker {
             Err(checked) => return checked,
         };
         let (mut acknowledged, counters) = split(own[COUNT].load(Relaxed));
+        let mut ends_sooner = false;
         if protocol(first) == packet::tcp::PROTOCOL {
             match follow(session, pool, facts) {
                 Followed::Accepted(before, after) => {
                     acknowledged = after.acknowledged;
-                    note(&self.sessions, session, own, before, after);
+                    ends_sooner = note(&self.sessions, session, own, before, after);
                 }
                 Followed::Ignored => {}
                 Followed::Invalid => return Checked::Invalid(session),
@@ -190,11 +199,27 @@ impl SessionWorker {
             }
         } else if judged as u16 & SENT == 0 {
             own[JUDGED].store(judged | u64::from(SENT), Relaxed);
-            self.sessions.answered(session.number());
+            ends_sooner = self.sessions.answered(session.number());
         }
         own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(now), Relaxed);
         own[COUNT].store(join(acknowledged, counted(pool, half, counters, facts.length)), Relaxed);
-        Checked::Pass(half::way(output, own[REWRITE].load(Relaxed)))
+        let way = half::way(output, own[REWRITE].load(Relaxed));
+        if ends_sooner {
+            self.hasten(session.number(), now);
+        }
+        Checked::Pass(way)
+    }
+
+    /// A session's time is over earlier than it was to be looked at.
+    #[cold]
+    fn hasten(&mut self, session: u32, now: u32) {
+        let (family, record) = parts(session);
+        let pool = &self.sessions.pools[family];
+        if pool.worker(record) == self.number && pool.state(record) & LIVE != 0 {
+            self.look_at(session, now);
+        } else {
+            self.sessions.call(session);
+        }
     }
 
     /// Makes a session, unless there is one already.
@@ -209,7 +234,11 @@ impl SessionWorker {
         }
         let flags = first_peer(keys[0].protocol(), &new.facts).ok_or(Refused::Invalid)?;
         let hashes = keys.map(|key| self.sessions.hash(key));
-        if let Some(present) = self.sessions.pools[K::FAMILY].present_for_sure(keys, hashes) {
+        // That of the other key is found when the session is added; but what is there already must not be refused for want of room.
+        let pool = &self.sessions.pools[K::FAMILY];
+        if pool.find(hashes[0], &keys[0].words()).is_some()
+            && let Some(present) = pool.present_for_sure(keys, hashes)
+        {
             return Ok(created::<K>(present));
         }
         let record = self
@@ -403,6 +432,13 @@ impl SessionWorker {
         self.sessions.pools[family].get_cold(record).rules
     }
 
+    /// The same, if the other half says that what the session was judged by is as it was: it is of this epoch.
+    pub fn rules_at(&self, session: SessionRef, epoch: u32) -> Option<[u32; 2]> {
+        let (family, half) = half_parts(session.opposite().0);
+        let (output, seen) = split(self.sessions.pools[family].half(half)[WAY].load(Acquire));
+        (seen == epoch && output < UNKNOWN).then(|| self.rules(session))
+    }
+
     /// The sum that a half rests on.
     pub fn stamp(&self, session: SessionRef) -> u32 {
         let (family, half) = half_parts(session.0);
@@ -507,11 +543,28 @@ impl SessionWorker {
         }
     }
 
+    #[inline]
     fn age(&mut self, now: u32) {
         let mut ticks = TICKS;
-        for _ in 0..LOOKS {
-            let Some(session) = self.wheel.due(now, &mut ticks) else { break };
-            self.look_at(session, now);
+        for _ in 0..LOOKS / TOGETHER {
+            if !self.wheel.turn(now, &mut ticks) {
+                break;
+            }
+            self.look_at_due(now);
+        }
+    }
+
+    /// Looks at some that are due. Nothing of them is in a cache, so that all of it is asked for before any is waited for.
+    #[cold]
+    fn look_at_due(&mut self, now: u32) {
+        let sessions = &self.sessions;
+        let mut due = [0; TOGETHER];
+        let count = self.wheel.due(&mut due, |number| links(sessions, number));
+        let due = &due[..count];
+        due.iter().for_each(|session| sessions.ask_for(*session));
+        due.iter().for_each(|session| sessions.ask_for_buckets(*session));
+        for session in due {
+            self.look_at(*session, now);
         }
     }
 
@@ -630,19 +683,19 @@ fn follow(session: SessionRef, pool: &Pool, facts: &Facts) -> Followed {
     }
 }
 
-/// Writes what a TCP packet said into its half, but for what it acknowledged.
+/// Writes what a TCP packet said into its half, but for what it acknowledged; whether the session ends sooner than it did.
 #[inline(always)]
-fn note(sessions: &Sessions, session: SessionRef, own: &[AtomicU64; 8], before: Peer, after: Peer) {
+fn note(sessions: &Sessions, session: SessionRef, own: &[AtomicU64; 8], before: Peer, after: Peer) -> bool {
     own[SEQUENCE].store(join(after.end, after.edge), Relaxed);
-    if after.flags != before.flags {
+    after.flags != before.flags && {
         own[JUDGED].store(own[JUDGED].load(Relaxed) & !0xffff | u64::from(after.flags), Relaxed);
-        turned(sessions, session, before, after);
+        turned(sessions, session, before, after)
     }
 }
 
-/// The flags of a TCP half changed: the connection may stand elsewhere.
+/// The flags of a TCP half changed: the connection may stand elsewhere. Whether its time is shorter there.
 #[cold]
-fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) {
+fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) -> bool {
     let (family, half) = half_parts(session.0);
     let other = peer(sessions.pools[family].half(half ^ 1));
     let state = |sender: &Peer| match session.is_initiator() {
@@ -654,9 +707,7 @@ fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) {
         sessions.opened(session.number());
     }
     let tcp = &sessions.timeouts.tcp;
-    if new.timeout(tcp) < old.timeout(tcp) {
-        sessions.call(session.number());
-    }
+    new.timeout(tcp) < old.timeout(tcp)
 }
 
 /// The small counters of a half with one more packet; the cold ones take what does not fit.
