@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use switch::{Control, Removal, UPLINK};
+use tables::external::External;
 use tables::rules::RuleHits;
 
 /// How often rates are taken and quiet failures looked for.
@@ -114,6 +115,8 @@ pub struct Host {
     wakers: Vec<Waker>,
     removals: Vec<(PortIndex, Removal)>,
     uplink_changed: UplinkChanged,
+    /// What the uplink was last told to hand over comes from these.
+    external: Arc<External>,
     deadlines: Deadlines,
     faults: Arc<ArrayQueue<Fault>>,
     announcements: Arc<ArrayQueue<Announcement>>,
@@ -163,6 +166,7 @@ pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandl
         uplink: parts.uplink,
         removals: Vec::new(),
         uplink_changed: parts.uplink_changed,
+        external: Arc::default(),
         deadlines: Deadlines::default(),
         faults: parts.faults,
         epoll,
@@ -392,8 +396,25 @@ impl Host {
             }
         }
         self.control.publish();
+        self.follow_announced();
         // Commands are done between bursts; a sleeping worker has none.
         self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// Has the uplink hand over what is for the external addresses that this host announces.
+    fn follow_announced(&mut self) {
+        let network = self.control.network();
+        let external = &network.external;
+        if Arc::ptr_eq(external, &self.external) {
+            return;
+        }
+        let is_new = external.announced != self.external.announced;
+        self.external = external.clone();
+        if let Some(uplink) = self.uplink.as_mut().filter(|_| is_new)
+            && let Err(error) = uplink.take_in(external.announced.iter().copied())
+        {
+            tracing::error!(device = uplink.info.device, %error, "what is for external addresses does not come in");
+        }
     }
 
     /// Answers what workers left to this thread, and follows what comes of it.

@@ -1,7 +1,8 @@
 //! An interface, opened.
 
 use crate::afpacket;
-use crate::error::Error;
+use crate::error::{Error, failed};
+use crate::filter;
 use crate::link::Link;
 use crate::queues::{self, Pair};
 use crate::silence::Silence;
@@ -152,6 +153,22 @@ impl Interface {
         let before = self.info.clone();
         self.info = UplinkInfo { mac: seen.mac, mtu: seen.mtu, addresses, ..before.clone() };
         Ok(self.info != before)
+    }
+
+    /// Takes in whatever is for these networks, and no others any more, besides what an uplink gets anyway: TCP and other UDP too. The host has none of these addresses; it
+    /// sees copies of the packets all the same, and forwards them if it was told to be a router. Without effect on a port that gets everything.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a filter; the one before holds.
+    pub fn take_in(&self, networks: &[IpNet]) -> Result<(), Error> {
+        let Some(port) = self.tunnel_port else { return Ok(()) };
+        let mut program = filter::all_but_the_hosts_and(port, networks);
+        for pair in &self.pairs {
+            pair.filter(program.as_deref_mut())
+                .map_err(failed(&self.link.name, "changing what is received"))?;
+        }
+        Ok(())
     }
 
     /// Silences the kernel at all addresses there are now; those that tunnels may have.

@@ -50,6 +50,15 @@ impl PacketCounts {
 }
 
 impl Pair {
+    /// Changes which packets its packet socket gets: everything without a program.
+    pub(crate) fn filter(&self, program: Option<&mut [libc::sock_filter]>) -> io::Result<()> {
+        let Some(packet) = &self.packet else { return Ok(()) };
+        match program {
+            Some(program) => sys::attach_filter(&packet.socket, program),
+            None => sys::set_option(&packet.socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0),
+        }
+    }
+
     /// Packets the kernel put into the receive rings, and packets it had no room for.
     pub(crate) fn received(&self) -> (u64, u64) {
         let (mut packets, mut dropped) = (0, 0);

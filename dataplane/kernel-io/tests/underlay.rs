@@ -76,6 +76,32 @@ fn what_is_the_hosts_is_not_received() {
 
 #[test]
 #[ignore = "needs root"]
+fn what_is_for_external_addresses_is_received_while_it_is_asked_for() {
+    host();
+    let mut far = open("far", &plain());
+    let mut near = open("near", &Options::default());
+    let ours = [frame(false, 6, 0, &[0; 30]), udp(false, 53), udp(true, 53), frame(true, 6, 0, &[0; 30])];
+    let mut sent = 0;
+    let mut receive = |near: &mut support::End, expected: &[Vec<u8>]| {
+        // The last comes in any way, behind all others.
+        ours.iter().chain([&arp()]).for_each(|bytes| send(&mut *far.tx, bytes));
+        sent += expected.len() as u64 + 1;
+        arrived(&near.interface, sent);
+        let received: Vec<Vec<u8>> = collect(&mut *near.rx).into_iter().map(|(bytes, _)| bytes).collect();
+        assert_eq!(received, [expected, &[arp()]].concat());
+    };
+    receive(&mut near, &[]);
+    let networks = ["10.0.0.1/32", "fd00::/64"].map(|net| net.parse().unwrap());
+    near.interface.take_in(&networks).unwrap();
+    receive(&mut near, &ours);
+    near.interface.take_in(&networks[1..]).unwrap();
+    receive(&mut near, &ours[2..]);
+    near.interface.take_in(&[]).unwrap();
+    receive(&mut near, &[]);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn whoever_holds_the_port_already_is_named() {
     host();
     let taken = |problem: Result<_, Error>| {

@@ -2,6 +2,7 @@
 
 use super::{Device, Found, LinkState, Opened, QueuePair, Statistics, UplinkInfo, UplinkThreads, refused};
 use crate::config::UplinkConfig;
+use ipnet::IpNet;
 use kernel_io::{Interface, Options};
 use model::Problem;
 use std::os::fd::BorrowedFd;
@@ -75,6 +76,10 @@ impl Device for KernelDevice {
             tx_errors: counted.tx_lost,
             ..Statistics::default()
         }
+    }
+
+    fn take_in(&mut self, networks: &[IpNet]) -> Result<(), String> {
+        self.interface.take_in(networks).map_err(|error| error.to_string())
     }
 
     fn event_fd(&self, pair: u16) -> Option<BorrowedFd<'_>> {

@@ -111,6 +111,10 @@ trait Device: Send {
     fn look(&mut self) -> Option<Found> {
         None
     }
+    /// Hands over what is for these networks too; nothing to do where all that comes is handed over.
+    fn take_in(&mut self, _networks: &[IpNet]) -> Result<(), String> {
+        Ok(())
+    }
     /// What the device counted.
     fn statistics(&self) -> Statistics;
     /// What becomes readable when pair `pair`, armed, has a packet. `None`: its queues have no events, and arming them says so.
@@ -244,6 +248,16 @@ impl Uplink {
                 false
             }
         }
+    }
+
+    /// Hands over to the workers, besides what is for this host's tunnels, whatever is for these addresses: external ones that this host announces.
+    ///
+    /// # Errors
+    ///
+    /// The device refuses; what it did before it goes on doing.
+    pub fn take_in(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Result<(), String> {
+        let networks: Vec<IpNet> = addresses.into_iter().map(IpNet::from).collect();
+        self.device.take_in(&networks)
     }
 
     /// Why what the device became cannot be used: [`Uplink::info`] is what it was before.
