@@ -6,29 +6,80 @@
 //! Drops: [`DropReason::NatUnknown`], [`DropReason::NatUnfiltered`], [`DropReason::BogusSource`], [`DropReason::HopLimit`], [`DropReason::TooBig`],
 //! [`DropReason::BadOffload`].
 
+use crate::encapsulate::fits;
+use buf::HEAD_BYTES;
 use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex};
+use packet::icmp_error::{self, IcmpError};
 use packet::{Fragment, Headers, L4, icmp, quoted, route};
 use std::net::IpAddr;
 use tables::external::{Inside, Owner};
-use tables::{EndpointReader, Filter, Filters, Location, Network};
+use tables::{EndpointReader, Filter, Filters, Location, Network, Shares, TokenBucket};
 
 /// An origin of no tunnel end point.
 const NO_VTEP: u16 = u16::MAX;
 
-/// Runs the stage over what `decapsulate` found to be for an external address.
+/// Runs the stage over what `decapsulate` found to be for an external address. Senders are told what is too long or has taken too many hops, within a share of `errors`.
 #[inline]
-pub fn run(batch: &mut Batch<'_, '_>, network: &Network, endpoints: &EndpointReader) {
+pub fn run(batch: &mut Batch<'_, '_>, network: &Network, endpoints: &EndpointReader, errors: &mut Shares) {
     if batch.from_outside != 0 {
         let packets = batch.from_outside & batch.undecided();
-        Indices(packets).for_each(|index| run_one(batch, index, network, endpoints));
+        Indices(packets).for_each(|index| run_one(batch, index, (network, endpoints), errors));
     }
 }
 
-fn run_one(batch: &mut Batch<'_, '_>, index: usize, network: &Network, endpoints: &EndpointReader) {
+/// Why a packet goes no further.
+enum Refusal {
+    Drop(DropReason),
+    /// Its sender is told.
+    Error(IcmpError, DropReason),
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+fn run_one(
+    batch: &mut Batch<'_, '_>,
+    index: usize,
+    (network, endpoints): (&Network, &EndpointReader),
+    errors: &mut Shares,
+) {
     match settle(batch, index, network, endpoints) {
         Ok(output) => batch.route(1 << index, output),
-        Err(reason) => batch.drop(index, reason),
+        Err(Refusal::Error(error, reason)) => {
+            if tell(batch, index, network, error, errors.of(NO_VTEP)).is_none() {
+                batch.drop(index, reason);
+            }
+        }
+        Err(Refusal::Drop(reason)) => batch.drop(index, reason),
     }
+}
+
+/// Writes an error over a packet, from the external address that it is for, and sends it back.
+#[cold]
+fn tell(
+    batch: &mut Batch<'_, '_>,
+    index: usize,
+    network: &Network,
+    error: IcmpError,
+    budget: &mut TokenBucket,
+) -> Option<()> {
+    let uplink = network.uplink.as_ref()?;
+    let headers = batch.metadata.get(index)?.headers;
+    let head = batch.burst.packet(index)?.head();
+    let external = headers.destination_ip(head)?;
+    let mut scratch = [0; HEAD_BYTES];
+    let length = head.len().min(HEAD_BYTES);
+    scratch.get_mut(..length)?.copy_from_slice(head.get(..length)?);
+    let end = icmp_error::answer(&mut scratch, length, &headers, error, uplink.mac, external)?;
+    if !budget.take(batch.now, 1) {
+        return None;
+    }
+    batch.burst.replace(index, scratch.get(..end as usize)?);
+    batch.route(1 << index, Output::Port(PortIndex(uplink.port)));
+    Some(())
 }
 
 fn settle(
@@ -36,12 +87,12 @@ fn settle(
     index: usize,
     network: &Network,
     endpoints: &EndpointReader,
-) -> Result<Output, DropReason> {
+) -> Result<Output, Refusal> {
     let offload = batch.burst.offload(index);
     let packet = batch.burst.packet(index).ok_or(DropReason::Runt)?;
     let (head, headers) = (packet.head(), &batch.metadata[index].headers);
     if packet::validate_offload(headers, offload, packet.len() as u32).is_err() {
-        return Err(DropReason::BadOffload);
+        return Err(DropReason::BadOffload.into());
     }
     let addresses = headers.source_ip(head).zip(headers.destination_ip(head));
     let (source, destination) = addresses.ok_or(DropReason::NatUnknown)?;
@@ -50,13 +101,17 @@ fn settle(
         owner.inside(port_at_owner(head, headers, owner)).ok_or(DropReason::NatUnknown)?;
     // Rules go by addresses: nobody outside has one of those inside.
     if !route::is_station(source) || route::is_bogon(source) || network.external.is_inside(vpc, source) {
-        return Err(DropReason::BogusSource);
+        return Err(DropReason::BogusSource.into());
     }
     let endpoint = endpoints.lookup(vpc, address).ok_or(DropReason::NatUnknown)?;
     let gateway = network.subnet(endpoint.subnet).map(|subnet| subnet.gateway_mac);
     let gateway = gateway.ok_or(DropReason::NatUnknown)?;
     if route::hops(head, headers).is_none_or(|hops| hops <= 1) {
-        return Err(DropReason::HopLimit);
+        return Err(Refusal::Error(IcmpError::TimeExceeded, DropReason::HopLimit));
+    }
+    let mtu = network.vpc(vpc).ok_or(DropReason::NatUnknown)?.mtu;
+    if !fits(batch.burst, &batch.metadata[index], index, mtu) {
+        return Err(Refusal::Error(IcmpError::TooBig { mtu }, DropReason::TooBig));
     }
     let headers = *headers;
     let packet = batch.burst.packet_mut(index).ok_or(DropReason::Runt)?;
@@ -65,8 +120,8 @@ fn settle(
     match endpoint.location {
         Location::Local(port) => Ok(Output::Port(PortIndex(port))),
         Location::Remote(vtep) if batch.burst.make_head_room(index) => Ok(Output::Tunnel { vtep, vpc }),
-        Location::Remote(_) => Err(DropReason::TooBig),
-        Location::Directory(_) => Err(DropReason::NatUnknown),
+        Location::Remote(_) => Err(DropReason::TooBig.into()),
+        Location::Directory(_) => Err(DropReason::NatUnknown.into()),
     }
 }
 

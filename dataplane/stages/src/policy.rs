@@ -7,7 +7,7 @@
 //! Drops: [`DropReason::PolicyDenied`], [`DropReason::SessionInvalid`], [`DropReason::SessionTableFull`], [`DropReason::SessionQuota`],
 //! [`DropReason::PortDown`], and those of [`sessions`](crate::sessions).
 
-use crate::nat::Plan;
+use crate::nat::{Origin, Plan};
 use crate::police::{
     self, Attachment, Decision, End, Pending, Police, Site, Standing, Unjudged, check, facts, ordinary_key,
     pack, port_of, stamp,
@@ -351,14 +351,29 @@ impl<'a> Police<'a> {
             // Another packet of this burst, or of another worker's, was first, and has chosen.
             return self.join(case, session);
         }
-        for there in plan.candidates(case.before) {
+        let mapped = self.mapped_port(case, &plan, ends.0)?;
+        for there in plan.candidates(case.before, mapped) {
             let becoming = case.becoming(there).ok_or(DropReason::EtherTypeRefused)?;
-            let taken = matches!(plan, Plan::Block(..)) && self.sessions.find_any(becoming.answer).is_some();
+            let taken = plan.chooses() && self.sessions.find_any(becoming.answer).is_some();
             if !taken && let Some(session) = self.create_as(&becoming, ends)? {
                 return Ok(session);
             }
         }
         Err(DropReason::NatExhausted)
+    }
+
+    /// The external port that stands for the sender's, where its gateway has it so.
+    fn mapped_port(
+        &mut self,
+        case: &Case,
+        plan: &Plan,
+        sender: Option<End<'a>>,
+    ) -> Result<Option<u16>, DropReason> {
+        let Plan::Become { source: Origin::Mapped(block), .. } = *plan else { return Ok(None) };
+        // What the sender may not send opens nothing; it is asked again, and counted, with the receiver.
+        let allowed =
+            sender.is_none_or(|end| police::ask(self.members, end, Direction::Egress, &case.before).allowed);
+        if allowed { self.map(case.from, block, &case.before) } else { Ok(None) }
     }
 
     /// Makes the session. `None`: what its packets become is taken, and something else may not be.
@@ -386,7 +401,7 @@ impl<'a> Police<'a> {
             }
             // Another packet of this burst, or of another worker's, was first.
             Ok(Created::Existing(session)) => self.join(case, session).map(Some),
-            Ok(Created::Clash(_)) if matches!(case.plan, Ok(Plan::Block(..))) => Ok(None),
+            Ok(Created::Clash(_)) if case.plan.is_ok_and(|plan| plan.chooses()) => Ok(None),
             Ok(Created::Clash(session)) => self.displace(session, &new).map(Some),
             Err(refused) => Err(reason(refused)),
         }
@@ -481,9 +496,9 @@ impl<'a> Police<'a> {
 }
 
 /// In a session: no rule let it pass, as there are none.
-const NO_RULE: u32 = (1 << 28) - 1;
+pub(crate) const NO_RULE: u32 = (1 << 28) - 1;
 
-fn reason(refused: Refused) -> DropReason {
+pub(crate) fn reason(refused: Refused) -> DropReason {
     match refused {
         Refused::TableFull | Refused::Crowded => DropReason::SessionTableFull,
         Refused::Quota | Refused::Share => DropReason::SessionQuota,

@@ -198,6 +198,11 @@ impl Router<'_> {
         {
             return self.to(endpoint.location, endpoint, *vpc);
         }
+        // What is for a group, or for nobody, stays in the VPC.
+        let link_local = matches!(destination, IpAddr::V6(to) if to.is_unicast_link_local());
+        if link_local || !route::is_station(destination) || route::is_bogon(destination) {
+            return Verdict::Error(IcmpError::NoRoute, DropReason::NoRoute);
+        }
         let router = self.network.external.exit(exit).and_then(|exit| exit.router(destination.is_ipv4()));
         if router.is_none() {
             return Verdict::Error(IcmpError::NoRoute, DropReason::NoRoute);
@@ -244,7 +249,7 @@ impl Router<'_> {
         let headers = &{ batch.metadata[index].headers };
         match way {
             Verdict::Forward(Onward { output: output @ Output::Port(_), .. })
-                if output == answers.back && batch.hairpin >> index & 1 == 0 =>
+                if output == answers.back && !self.may_return(batch, index) =>
             {
                 batch.drop(index, DropReason::Hairpin);
             }
@@ -259,6 +264,17 @@ impl Router<'_> {
             Verdict::Echo => self.answer(batch, index, headers, answers.back),
             Verdict::Drop(reason) => batch.drop(index, reason),
         }
+    }
+
+    /// Whether a packet may go back to the port that it came from: there its sender has another address.
+    #[cold]
+    fn may_return(&self, batch: &mut Batch<'_, '_>, index: usize) -> bool {
+        let headers = &batch.metadata[index].headers;
+        let destination = batch.burst.packet(index).and_then(|packet| headers.destination_ip(packet.head()));
+        if destination.is_some_and(|to| self.network.external.owner(to).is_some()) {
+            batch.hairpin |= 1 << (index & 31);
+        }
+        batch.hairpin >> (index & 31) & 1 != 0
     }
 
     /// Sends a packet on, to this MAC address from that, unless it may not.

@@ -117,7 +117,7 @@ pub(crate) fn run_underlay(
     let Tables { vteps, vnis, neighbours, .. } = tables;
     let outer = decapsulate::Tables { network, vteps, vnis, neighbours };
     decapsulate::run(batch, &outer, port);
-    external::run(batch, network, &tables.endpoints);
+    external::run(batch, network, &tables.endpoints, errors);
     arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs }, errors);
     external::refuse_untranslated(batch, network, tables.filters.get(), false);
     if tables.filters.get().any() || !tables.balancers.get().is_empty() {

@@ -42,6 +42,16 @@ pub enum Source {
     Block(Block),
 }
 
+/// What an external port of a block stands for (RFC 4787 section 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mapping {
+    /// One port inside with one destination: other destinations may get another. Only what it was opened towards comes in by it.
+    #[default]
+    Destination,
+    /// One port inside, whatever it talks to. Whoever sends there reaches it, as far as its rules let him.
+    EndpointIndependent,
+}
+
 /// A way out of one VPC: what its route tables lead to.
 #[derive(Clone, Debug, Default)]
 pub struct Exit {
@@ -55,6 +65,8 @@ pub struct Exit {
     pub floating: HashMap<IpAddr, IpAddr>,
     /// Blocks, by the address inside.
     pub blocks: HashMap<IpAddr, Block>,
+    /// What the ports of these blocks stand for.
+    pub mapping: Mapping,
 }
 
 impl Exit {
@@ -143,17 +155,25 @@ impl External {
         if self.owners.is_empty() { None } else { self.owners.get(&address) }
     }
 
-    /// What an address of a VPC becomes in an external network.
-    pub fn source(&self, from: Inside, network: u16) -> Option<Source> {
+    /// What an address of a VPC becomes in an external network, and what its ports there stand for.
+    pub fn source(&self, from: Inside, network: u16) -> (Option<Source>, Mapping) {
         let exits = self.exits.iter().filter(|exit| (exit.vpc, exit.network) == (from.vpc, network));
-        let mut block = None;
-        for source in exits.filter_map(|exit| exit.source(from.address)) {
-            match source {
-                Source::Floating(_) => return Some(source),
-                Source::Block(_) => block = Some(source),
+        let mut found = (None, Mapping::default());
+        for (source, mapping) in exits.filter_map(|exit| Some((exit.source(from.address)?, exit.mapping))) {
+            found = (Some(source), mapping);
+            if matches!(source, Source::Floating(_)) {
+                break;
             }
         }
-        block
+        found
+    }
+
+    /// The exit by which `inside` has a block of a shared address.
+    pub fn exit_of(&self, inside: Inside, shared: IpAddr) -> Option<&Exit> {
+        self.exits.iter().find(|exit| {
+            exit.vpc == inside.vpc
+                && exit.blocks.get(&inside.address).is_some_and(|block| block.address == shared)
+        })
     }
 
     /// Whether the external address, with that port where ports are shared, still is that of `inside`.
@@ -214,12 +234,13 @@ mod tests {
         let owner = Owner::Shared { vpc: 3, count: 64, blocks: vec![Some(inside)] };
         external.owners.insert(shared, owner);
         let from = Inside { vpc: 3, address: inside };
-        assert_eq!(external.source(from, 0), Some(Source::Block(block)));
+        assert_eq!(external.source(from, 0), (Some(Source::Block(block)), Mapping::Destination));
+        assert_eq!(external.exit_of(from, shared).map(|exit| exit.vpc), Some(3));
         assert!(external.is_still(from, shared, 1087) && !external.is_still(from, shared, 1088));
         external.exits[0].floating.insert(inside, own);
         external.owners.insert(own, Owner::Floating(from, 0));
-        assert_eq!(external.source(from, 0), Some(Source::Floating(own)));
+        assert_eq!(external.source(from, 0).0, Some(Source::Floating(own)));
         assert!(external.is_still(from, own, 5) && !external.is_still(from, shared, 1087));
-        assert_eq!(external.source(Inside { vpc: 4, ..from }, 0), None);
+        assert_eq!(external.source(Inside { vpc: 4, ..from }, 0).0, None);
     }
 }

@@ -11,7 +11,7 @@ use packet::tcp::{ACK, SYN};
 use ports::loopback::{LoopbackRx, LoopbackTx, loopback};
 use std::net::{IpAddr, Ipv4Addr};
 use switch::{UPLINK, UplinkPlan, Vtep};
-use tables::external::{Block, Exit, External, FIRST_PORT, Inside, Owner};
+use tables::external::{Block, Exit, External, FIRST_PORT, Inside, Mapping, Owner};
 use tables::rules::{Direction, Remote, Rule};
 use tables::{Endpoint, Location, NextHop, OwnAddress, RouteTable};
 use towpath_switch as switch;
@@ -34,6 +34,10 @@ struct Wire {
 
 /// Port 0 has a floating IP, port 1 the first block of a NAT gateway and 10.0.0.200, on another host, the second; port 2 has none of these; port 3 has a floating IP and no rules.
 fn external(block: u16) -> External {
+    with_mapping(block, Mapping::Destination)
+}
+
+fn with_mapping(block: u16, mapping: Mapping) -> External {
     let ip = |port| IpAddr::V4(address(port));
     let at = |second| Block { address: SHARED.into(), first: FIRST_PORT + second * block, count: block };
     let exit = Exit {
@@ -42,6 +46,7 @@ fn external(block: u16) -> External {
         routers: [Some(ROUTER), None],
         floating: [(ip(0), FLOATING[0].into()), (ip(3), FLOATING[1].into())].into(),
         blocks: [(ip(0), at(2)), (ip(1), at(0)), (ELSEWHERE.into(), at(1))].into(),
+        mapping,
     };
     let blocks = vec![Some(ip(1)), Some(ELSEWHERE.into()), Some(ip(0))];
     let floating = |port| Owner::Floating(Inside { vpc: VPC, address: ip(port) }, 0);
@@ -97,6 +102,11 @@ impl Wire {
         let remote = Remote::Prefix("203.0.113.0/24".parse().unwrap());
         first.push(Rule { protocol: Some(ICMP), remote, counter: 3, ..allow(Direction::Ingress) });
         Self::new([first, out(), out()])
+    }
+
+    fn set(&mut self, external: External) {
+        self.world.control.set_external(external);
+        self.world.control.publish();
     }
 
     fn inject(&mut self, frame: &[u8]) {
@@ -302,6 +312,150 @@ fn a_block_is_used_again_for_other_destinations_and_ends_by_name() {
     assert_eq!(wire.world.dropped(1, NatExhausted), 1);
     assert!(wire.out(1, OUTSIDE, UDP, &udp([9999, 54])).is_some(), "to another port");
     assert!(wire.out(1, OUTSIDE, UDP, &udp([4096, 53])).is_some(), "who has one keeps it");
+}
+
+#[test]
+fn a_port_stays_odd_or_even_and_goes_to_others_while_any_of_its_kind_is_free() {
+    let mut wire = Wire::usual();
+    for own in [4096, 4097, 4096 + 64, 4097 + 64] {
+        let port = wire.out(1, OUTSIDE, UDP, &udp([own, 53])).unwrap().ports[0];
+        assert_eq!((port ^ own) & 1, 0, "{own} became {port}");
+    }
+    // An odd number of ports, all of them.
+    wire.set(external(33));
+    let ports = (0..33).map(|at| wire.out(1, OUTSIDE, UDP, &udp([5000 + 2 * at, 99])).unwrap().ports[0]);
+    let ports: std::collections::BTreeSet<u16> = ports.collect();
+    assert_eq!(ports.into_iter().collect::<Vec<_>>(), (1024..1057).collect::<Vec<_>>());
+    assert_eq!(wire.out(1, OUTSIDE, UDP, &udp([6000, 99])), None);
+    assert_eq!(wire.world.dropped(1, NatExhausted), 1);
+}
+
+#[test]
+fn one_port_may_stand_for_a_senders_whatever_it_talks_to() {
+    let mut wire = Wire::new([out(), out_and_in(UDP, 5000), out()]);
+    wire.set(with_mapping(64, Mapping::EndpointIndependent));
+    let other = Ipv4Addr::new(203, 0, 113, 8);
+    let port = wire.out(1, OUTSIDE, UDP, &udp([5000, 53])).unwrap().ports[0];
+    assert_eq!(wire.out(1, other, UDP, &udp([5000, 99])).unwrap().ports, [port, 99]);
+    assert_ne!(wire.out(1, other, UDP, &udp([5064, 99])).unwrap().ports[0], port, "another's");
+    assert_eq!(wire.out(1, OUTSIDE, TCP, &tcp([5000, 80], SYN, 1, 0)).unwrap().ports[0] & 1, port & 1);
+    assert!(wire.back(1, [OUTSIDE, SHARED], UDP, &udp([53, port])).is_some(), "an answer");
+    // Whoever sends there reaches it, if its rules let him.
+    let stranger = Ipv4Addr::new(192, 0, 2, 200);
+    for _ in 0..2 {
+        let got = wire.back(1, [stranger, SHARED], UDP, &udp([77, port])).unwrap();
+        assert_eq!((got.addresses, got.ports), ([stranger, address(1)], [77, 5000]));
+        let sent = wire.out(1, stranger, UDP, &udp([5000, 77])).unwrap();
+        assert_eq!((sent.addresses, sent.ports), ([SHARED, stranger], [port, 77]));
+    }
+    let denied = wire.out(1, OUTSIDE, UDP, &udp([6001, 53])).unwrap().ports[0];
+    assert_eq!(wire.back(1, [stranger, SHARED], UDP, &udp([77, denied])), None);
+    assert_eq!(wire.dropped(PolicyDenied), 1, "only port 5000 is open");
+    assert_eq!(wire.back(1, [stranger, SHARED], UDP, &udp([77, port ^ 32])), None);
+    assert_eq!(wire.dropped(NatUnknown), 1, "stands for nobody");
+    // All of a block may stand for somebody, and no more.
+    let more = (0..64).filter(|at| wire.out(1, other, UDP, &udp([7000 + at, 7])).is_some()).count();
+    assert_eq!((more, wire.world.dropped(1, NatExhausted)), (64 - 3, 3));
+}
+
+#[test]
+fn neighbours_meet_by_their_external_ports_where_these_stand_for_whoever_sends() {
+    for mapping in [Mapping::Destination, Mapping::EndpointIndependent] {
+        let mut wire = Wire::new([out_and_in(UDP, 5000), out_and_in(UDP, 5000), out()]);
+        let mut tables = with_mapping(64, mapping);
+        tables.exits[0].floating.clear();
+        tables.owners.remove(&IpAddr::V4(FLOATING[0]));
+        wire.set(tables);
+        let port = wire.out(1, OUTSIDE, UDP, &udp([5000, 53])).unwrap().ports[0];
+        let frame = ipv4([gateway_mac(0), mac(0)], [address(0), SHARED], UDP, &udp([5000, port]));
+        wire.world.send_all(0, &[frame]);
+        let got: Vec<Seen> = wire.world.receive(1).iter().map(|frame| seen(frame)).collect();
+        if mapping == Mapping::Destination {
+            assert_eq!((got.len(), wire.world.dropped(0, NatUnknown)), (0, 1));
+            continue;
+        }
+        assert_eq!((got[0].addresses, got[0].ports[1]), ([SHARED, address(1)], 5000));
+        let back = udp([5000, got[0].ports[0]]);
+        wire.world.send_all(1, &[ipv4([gateway_mac(0), mac(1)], [address(1), SHARED], UDP, &back)]);
+        let got: Vec<Seen> = wire.world.receive(0).iter().map(|frame| seen(frame)).collect();
+        assert_eq!((got[0].addresses, got[0].ports), ([SHARED, address(0)], [port, 5000]));
+        // And itself.
+        let frame = ipv4([gateway_mac(0), mac(1)], [address(1), SHARED], UDP, &udp([6000, port]));
+        wire.world.send_all(1, &[frame]);
+        let got: Vec<Seen> = wire.world.receive(1).iter().map(|frame| seen(frame)).collect();
+        assert_eq!((got[0].addresses, got[0].ports[1]), ([SHARED, address(1)], 5000));
+    }
+}
+
+#[test]
+fn a_port_reaches_itself_by_its_floating_ip() {
+    let mut wire = Wire::usual();
+    for _ in 0..2 {
+        let frame = |upper: &[u8]| ipv4([gateway_mac(0), mac(0)], [address(0), FLOATING[0]], UDP, upper);
+        wire.world.send_all(0, &[frame(&udp([5000, 53]))]);
+        let got: Vec<Seen> = wire.world.receive(0).iter().map(|frame| seen(frame)).collect();
+        assert_eq!((got[0].addresses, got[0].ports), ([FLOATING[0], address(0)], [5000, 53]));
+        wire.world.send_all(0, &[frame(&udp([53, 5000]))]);
+        let got: Vec<Seen> = wire.world.receive(0).iter().map(|frame| seen(frame)).collect();
+        assert_eq!((got[0].addresses, got[0].ports), ([FLOATING[0], address(0)], [53, 5000]));
+    }
+    assert_eq!((wire.world.sessions(), wire.left().len()), (1, 0));
+    // S-08: what it sends to itself again and again loses a hop each time.
+    let mut frame = ipv4([gateway_mac(0), mac(0)], [address(0), FLOATING[0]], UDP, &udp([5001, 53]));
+    for ttl in (1..64).rev() {
+        wire.world.send_all(0, &[std::mem::take(&mut frame)]);
+        frame = wire.world.receive(0).remove(0);
+        assert_eq!(seen(&frame).ttl, ttl);
+        let back = [
+            &gateway_mac(0).0[..],
+            &mac(0).0,
+            &frame[12..26],
+            &frame[30..34],
+            &frame[26..30],
+            &frame[36..38],
+            &frame[34..36],
+            &frame[38..],
+        ]
+        .concat();
+        frame = back;
+    }
+    wire.world.send_all(0, &[frame]);
+    assert_eq!(wire.world.receive(0)[0][34..36], [11, 0], "time exceeded");
+}
+
+#[test]
+fn who_is_outside_hears_that_a_packet_is_too_long_or_took_too_many_hops() {
+    let mut wire = Wire::usual();
+    let long = [&udp([6000, 53])[..4], &[5, 220, 0, 0], &[7; 1492]].concat();
+    wire.inject(&ipv4([UPLINK_MAC, ROUTER_MAC], [OUTSIDE, FLOATING[0]], UDP, &long));
+    let left = wire.left();
+    assert_eq!(left[0][..12], [ROUTER_MAC.0, UPLINK_MAC.0].concat());
+    assert_eq!(seen(&left[0]).addresses, [FLOATING[0], OUTSIDE]);
+    assert_eq!(left[0][34..36], [3, 4]);
+    assert_eq!(left[0][40..42], 1450u16.to_be_bytes());
+    assert_eq!(left[0][42 + 12..42 + 20], [OUTSIDE.octets(), FLOATING[0].octets()].concat());
+    let mut late = ipv4([UPLINK_MAC, ROUTER_MAC], [OUTSIDE, FLOATING[0]], UDP, &udp([6000, 53]));
+    late[22] = 1;
+    wire.inject(&sealed(late.clone()));
+    assert_eq!(wire.left()[0][34..36], [11, 0]);
+    // Not about errors, and not about what is for nobody.
+    let error = [&[3, 1, 0, 0, 0, 0, 0, 0][..], &late[14..42]].concat();
+    let mut about = ipv4([UPLINK_MAC, ROUTER_MAC], [OUTSIDE, FLOATING[0]], ICMP, &error);
+    about[22] = 1;
+    wire.inject(&sealed(about));
+    late[33] = SHARED.octets()[3];
+    wire.inject(&sealed(late));
+    assert_eq!((wire.left().len(), wire.dropped(HopLimit), wire.dropped(NatUnknown)), (0, 1, 1));
+    assert!(wire.world.receive(0).is_empty());
+}
+
+#[test]
+fn what_is_for_a_group_or_for_nobody_does_not_leave() {
+    let mut wire = Wire::usual();
+    for to in [[224, 0, 0, 9], [169, 254, 7, 7], [127, 0, 0, 1], [0, 0, 0, 7], [240, 0, 0, 1]] {
+        assert_eq!(wire.out(1, to.into(), UDP, &udp([5000, 53])), None, "{to:?}");
+    }
+    assert_eq!(wire.world.sessions(), 0);
 }
 
 #[test]
