@@ -94,15 +94,7 @@ fn settle(
     if packet::validate_offload(headers, offload, packet.len() as u32).is_err() {
         return Err(DropReason::BadOffload.into());
     }
-    let addresses = headers.source_ip(head).zip(headers.destination_ip(head));
-    let (source, destination) = addresses.ok_or(DropReason::NatUnknown)?;
-    let owner = network.external.owner(destination).ok_or(DropReason::NatUnknown)?;
-    let Inside { vpc, address } =
-        owner.inside(port_at_owner(head, headers, owner)).ok_or(DropReason::NatUnknown)?;
-    // Rules go by addresses: nobody outside has one of those inside.
-    if !route::is_station(source) || route::is_bogon(source) || network.external.is_inside(vpc, source) {
-        return Err(DropReason::BogusSource.into());
-    }
+    let Inside { vpc, address } = inside(network, head, headers)?;
     let endpoint = endpoints.lookup(vpc, address).ok_or(DropReason::NatUnknown)?;
     let gateway = network.subnet(endpoint.subnet).map(|subnet| subnet.gateway_mac);
     let gateway = gateway.ok_or(DropReason::NatUnknown)?;
@@ -123,6 +115,20 @@ fn settle(
         Location::Remote(_) => Err(DropReason::TooBig.into()),
         Location::Directory(_) => Err(DropReason::NatUnknown.into()),
     }
+}
+
+/// Whom inside a packet from outside is for, if it may come from who it says.
+fn inside(network: &Network, head: &[u8], headers: &Headers) -> Result<Inside, DropReason> {
+    let addresses = headers.source_ip(head).zip(headers.destination_ip(head));
+    let (source, destination) = addresses.ok_or(DropReason::NatUnknown)?;
+    let owner = network.external.owner(destination).ok_or(DropReason::NatUnknown)?;
+    let inside = owner.inside(port_at_owner(head, headers, owner)).ok_or(DropReason::NatUnknown)?;
+    // Rules go by addresses: nobody outside has one of those inside.
+    let is_bogus = !route::is_station(source) || route::is_bogon(source);
+    if is_bogus || network.external.is_inside(inside.vpc, source) {
+        return Err(DropReason::BogusSource);
+    }
+    Ok(inside)
 }
 
 /// Which port of a shared address a packet is for: its destination's, an echo's identifier, or of an error who sent what it is about. A floating IP is one
