@@ -12,6 +12,7 @@ pub mod compare;
 pub mod frame;
 pub mod generator;
 pub mod guest;
+mod huge_pages;
 pub mod in_process;
 pub mod inproc;
 pub mod null;

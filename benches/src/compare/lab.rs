@@ -13,51 +13,10 @@ use super::{
     testpmd::Testpmd,
     towpathd::Towpathd,
 };
+use crate::huge_pages::HugePages;
 
-const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
-/// For guests and switches; a table of [`SESSIONS`](super::switches::SESSIONS) takes about as many.
-const HUGE_PAGES_WANTED: u32 = 1024;
-
-/// Huge pages reserved by this process are given back when it ends.
-pub(super) struct HugePages {
-    before: Option<u32>,
-    /// Whether there are any.
-    pub(super) available: bool,
-}
-
-impl HugePages {
-    /// Reserves what is missing, as root, and says so.
-    #[must_use]
-    pub(super) fn reserve(scene: Scene) -> Self {
-        let wanted = if scene == Scene::Policy { 2 * HUGE_PAGES_WANTED } else { HUGE_PAGES_WANTED };
-        let read = || {
-            fs::read_to_string(HUGE_PAGES).ok().and_then(|text| text.trim().parse::<u32>().ok()).unwrap_or(0)
-        };
-        let have = read();
-        if have >= wanted {
-            return Self { before: None, available: true };
-        }
-        if fs::write(HUGE_PAGES, wanted.to_string()).is_err() {
-            eprintln!(
-                "huge pages: {have} reserved, and only root can reserve more; DPDK runs slower without"
-            );
-            return Self { before: None, available: have >= wanted };
-        }
-        let now = read();
-        eprintln!("huge pages: reserved {now} of 2 MiB for this run (there were {have})");
-        Self { before: Some(have), available: now >= wanted }
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        if let Some(before) = self.before
-            && fs::write(HUGE_PAGES, before.to_string()).is_err()
-        {
-            eprintln!("huge pages: could not give them back: sysctl vm.nr_hugepages={before}");
-        }
-    }
-}
+/// Huge pages for guests and switches; a table of [`SESSIONS`](super::switches::SESSIONS) takes about as many.
+const PAGES: u32 = 1024;
 
 /// Everything that runs. Fields drop in this order: processes, then their folder, then the pages.
 pub(super) struct Lab {
@@ -74,9 +33,10 @@ impl Lab {
     ///
     /// When no folder can be made.
     pub(super) fn empty(scene: Scene) -> anyhow::Result<Self> {
+        let pages = if scene == Scene::Policy { 2 * PAGES } else { PAGES };
         let folder =
             tempfile::Builder::new().prefix("towpath-bench-").tempdir().context("making a private folder")?;
-        Ok(Self { switches: Vec::new(), folder, huge_pages: HugePages::reserve(scene) })
+        Ok(Self { switches: Vec::new(), folder, huge_pages: HugePages::reserve(pages) })
     }
 
     /// Where switches are to live.

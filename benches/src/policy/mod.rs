@@ -18,8 +18,12 @@ use serde::Serialize;
 use crate::{
     affinity,
     clock::Clock,
+    huge_pages::HugePages,
     probe::{Distance, Probe, ping_pong},
 };
+
+/// Huge pages for guests, and for two tables of sessions that are there at the same time.
+const PAGES: u32 = 1024;
 
 /// Options of `policy`.
 #[derive(Debug, Args)]
@@ -155,6 +159,7 @@ pub fn run(args: &PolicyArgs) -> anyhow::Result<()> {
         return cost::only(args, under);
     }
     let clock = Clock::calibrate();
+    let _pages = HugePages::reserve(PAGES);
     let before = (probe(), load());
     let mut rows = Vec::new();
     for part in Part::value_variants().iter().filter(|part| args.part.is_empty() || args.part.contains(part))
