@@ -178,7 +178,8 @@ impl Case {
         Some(Self { after: there, answer, way, ..*self })
     }
 
-    /// That of a packet; its tuple alone, if it belongs to no session.
+    /// That of a packet; its tuple alone, if it belongs to no session. Made in its place: moved right after it is written, it waits for each store.
+    #[inline(always)]
     fn of(
         batch: &Batch<'_, '_>,
         unjudged: &Unjudged,
