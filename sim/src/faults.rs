@@ -111,6 +111,7 @@ pub fn act(world: &mut World, fault: Fault) -> anyhow::Result<bool> {
         Fault::SlowRefill => world.scene.guests[guest].slow_until = until,
         Fault::Flood => world.scene.guests[guest].flood_until = until,
         Fault::ClockJump => {
+            world.scene.policies.clock_jumped = true;
             let hour = 3_600_000_000_000_i64;
             world.scene.seats[worker].skew =
                 world.random.pick(&[0, -500_000_000, 1_000_000, 30_000_000_000, hour]);

@@ -9,6 +9,9 @@ use crate::world::{Move, World};
 ///
 /// A checker found something.
 pub fn change(world: &mut World) -> anyhow::Result<()> {
+    if !world.scene.network.groups.is_empty() && world.rules.chance(800) {
+        change_rules(world)?;
+    }
     let guest = world.random.below(world.scene.guests.len());
     if world.options.hosts > 1 && world.random.chance(300) && world.scene.network.ports[guest].present {
         return migrate(world, guest);
@@ -61,6 +64,7 @@ pub fn restore(world: &mut World) -> anyhow::Result<()> {
         world.scene.network.change(guest, |port| (port.present, port.up) = (true, true));
     }
     world.scene.network.change_routes(|routes| *routes = Routes::ALL);
+    world.scene.network.open_groups();
     apply(world)
 }
 
@@ -103,6 +107,27 @@ pub fn end_migration(world: &mut World, guest: usize) -> anyhow::Result<()> {
 fn note(world: &mut World, guest: usize, name: &'static str) {
     world.scene.trace.event(world.scene.now, name, &[guest as u64]);
     world.scene.stats.edge(name, 1);
+}
+
+/// Changes rules, or who is under which.
+fn change_rules(world: &mut World) -> anyhow::Result<()> {
+    let (network, rules) = (&mut world.scene.network, &mut world.rules);
+    let guest = rules.below(network.ports.len());
+    let name = match rules.below(10) {
+        0..=2 => {
+            let groups = network.some_groups(network.ports[guest].subnet.0, rules);
+            network.change(guest, |port| port.groups.iter_mut().for_each(|own| own.clone_from(&groups)));
+            "port moved to other groups"
+        }
+        3 => {
+            let is_free = network.ports[guest].groups.is_none();
+            network.change(guest, |port| port.groups = is_free.then(Vec::new));
+            "port put under rules, or out"
+        }
+        _ => network.change_some_group(rules),
+    };
+    note(world, guest, name);
+    apply(world)
 }
 
 /// Makes a route or a peering, or takes it away.

@@ -29,6 +29,8 @@ pub struct GuestOptions {
     pub vpc: usize,
     /// Its subnet, counted in its VPC.
     pub subnet: usize,
+    /// Its port is under rules.
+    pub filtered: bool,
     /// Its driver.
     pub nic: NicConfig,
     /// It attaches by a vhost-user handshake; else its port is made from parts.
@@ -110,7 +112,13 @@ impl Options {
         let workers = if hosts > 1 { workers.min(2) } else { workers };
         let vpcs: &[usize] = random.pick(&[&[0][..], &[0, 1], &[0, 2], &[0, 1, 2]]);
         let count = 4 + random.below(4);
-        let guests = (0..count).map(|index| GuestOptions::draw(index, vpcs, hosts, &mut random)).collect();
+        let mut guests: Vec<_> =
+            (0..count).map(|index| GuestOptions::draw(index, vpcs, hosts, &mut random)).collect();
+        // By dice of their own: whether ports are under rules changes nothing else of a seed's choices.
+        let mut rules = Random::new(seed ^ 0x7275_6c65_735f_6f66);
+        if rules.chance(700) {
+            guests.iter_mut().for_each(|guest| guest.filtered = rules.chance(700));
+        }
         let mut fault_weights: Vec<u32> =
             (0..faults).map(|_| if random.chance(600) { 1 + random.below(8) as u32 } else { 0 }).collect();
         // Nothing happens to an underlay that is not there.
@@ -169,6 +177,7 @@ impl GuestOptions {
             host,
             vpc,
             subnet,
+            filtered: false,
             nic: draw_nic(sloppy, random),
             handshake: random.chance(400),
             regions: 1 + random.below(3),
@@ -274,11 +283,12 @@ impl fmt::Display for Options {
                 names.iter().filter(|(bit, _)| nic.has(*bit)).map(|(_, name)| *name).collect();
             writeln!(
                 out,
-                "  guest {index}: {:?}, host {}, vpc {} subnet {}, {layout} {} x {}, {}{}, buffers {} x {} in {}; burst {}, refill {}, thinks {} us",
+                "  guest {index}: {:?}, host {}, vpc {} subnet {}, {}, {layout} {} x {}, {}{}, buffers {} x {} in {}; burst {}, refill {}, thinks {} us",
                 guest.kind,
                 guest.host,
                 guest.vpc,
                 guest.subnet,
+                if guest.filtered { "under rules" } else { "unfiltered" },
                 nic.pairs,
                 nic.size,
                 words.join(" "),

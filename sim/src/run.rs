@@ -1,14 +1,17 @@
 //! One seed from beginning to end: a phase with faults, then one in which every legal flow must pass.
 
 use crate::check::Violation;
+use crate::check::policy::{Flow, Upper, Way};
 use crate::faults::Fault;
 use crate::guest::actor::Acted;
 use crate::guest::stack::Achieved;
+use crate::net::frame::{ICMPV6, TCP, UDP};
 use crate::options::Options;
 use crate::plant::Plant;
 use crate::scene::Stats;
 use crate::trace::hash;
 use crate::world::World;
+use std::net::IpAddr;
 
 /// Virtual time in which every legal flow must pass after the faults stopped, in nanoseconds.
 pub const LIVENESS_NS: u64 = 5_000_000_000;
@@ -196,19 +199,33 @@ fn probe(world: &mut World) -> anyhow::Result<()> {
     let mut probes = Vec::new();
     for from in sound.iter().copied() {
         let mut neighbours = world.scene.network.partners(from);
-        neighbours.retain(|to| sound.contains(to));
+        neighbours.retain(|to| sound.contains(to) && may_talk(world, from, *to));
         let pings = answered(world, from);
         probes.extend(neighbours.iter().map(|to| Probe { from, to: *to, what: What::Packets(Vec::new()) }));
         let next = neighbours.iter().find(|to| **to > from).or(neighbours.first());
         probes.extend(next.map(|to| Probe { from, to: *to, what: What::Ping(pings) }));
         let network = &world.scene.network;
         let near = network.neighbours(from).into_iter().filter(|to| sound.contains(to));
-        probes.extend(near.map(|to| Probe { from, to, what: What::Broadcasts(Vec::new()) }));
-        for (number, endpoint) in network.endpoints.iter().enumerate() {
-            if network.reached_since(network.epoch, network.ports[from].subnet.0, endpoint.subnet.0) {
+        let all = IpAddr::from([255; 4]);
+        let near: Vec<usize> = near.collect();
+        for to in near {
+            if may_send(world, (from, Some(to)), (false, all), UDP) {
+                probes.push(Probe { from, to, what: What::Broadcasts(Vec::new()) });
+            }
+        }
+        let network = &world.scene.network;
+        let away: Vec<_> =
+            network.endpoints.iter().map(|endpoint| (endpoint.subnet.0, endpoint.station)).collect();
+        for (number, (vpc, station)) in away.into_iter().enumerate() {
+            let network = &world.scene.network;
+            let reached = network.reached_since(network.epoch, network.ports[from].subnet.0, vpc);
+            if reached
+                && [false, true].iter().all(|v6| may_send(world, (from, None), (*v6, station.ip(*v6)), UDP))
+            {
                 probes.push(Probe { from, to: number, what: What::Endpoint(Vec::new()) });
             }
         }
+        let network = &world.scene.network;
         if network.told(&network.ports[from]).is_some() {
             let before = world.scene.ledger.services.told[from];
             probes.push(Probe { from, to: from, what: What::Services(before) });
@@ -235,6 +252,30 @@ fn probe(world: &mut World) -> anyhow::Result<()> {
         }
         world.turn()?;
     }
+}
+
+/// Whether rules let a guest send another whatever probes are.
+fn may_talk(world: &mut World, from: usize, to: usize) -> bool {
+    let station = world.scene.network.ports[to].station;
+    let all = [(false, UDP), (false, TCP), (false, 1), (true, UDP), (true, TCP), (true, ICMPV6)];
+    all.iter().all(|(v6, protocol)| may_send(world, (from, Some(to)), (*v6, station.ip(*v6)), *protocol))
+}
+
+/// Whether rules let a guest send this to an address, and another be sent it.
+fn may_send(
+    world: &mut World,
+    (from, to): (usize, Option<usize>),
+    (v6, destination): (bool, IpAddr),
+    protocol: u8,
+) -> bool {
+    let source = world.scene.network.ports[from].station.ip(v6);
+    let way = Way { host: 0, from: Some(from), to };
+    let uppers: Vec<Upper> = match protocol {
+        UDP | TCP => (30_000..30_008).map(|port| Upper::Ports(port, port)).collect(),
+        _ => vec![Upper::Echo(0, false)],
+    };
+    let flow = |upper| Flow { source, destination, protocol, upper };
+    uppers.into_iter().all(|upper| world.scene.policies.allows(way, &flow(upper)))
 }
 
 /// Pings of a guest that were answered.

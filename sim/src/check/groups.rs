@@ -14,7 +14,7 @@ use model::security_group::{
 use model::{ObjectName, PortSpec, ResourceSet, Typed};
 
 /// What rules can see of the first packet of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct First {
     /// Where it says it comes from.
     pub source: IpAddr,

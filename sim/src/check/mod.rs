@@ -6,7 +6,7 @@
 //! | [`isolation`] | only ports that are addressed get it, inside one subnet, from an address its sender may use |
 //! | [`verdicts`] | what the stages decide is what the network's description says |
 //! | [`accounts`] | every packet taken is delivered or counted under one reason; counters agree with guests and observer |
-//! | [`groups`] | (not a checker yet, its oracle) what security groups let pass, read from the resources for each packet |
+//! | [`policy`] | what passes between ports under rules, and what is denied, is what the rules of the moment say ([`groups`], read from the resources for each packet) |
 //! | [`dirty`] | while a guest is migrated, what is written to it is marked |
 //! | [`carriage`] | what is routed or tunnelled differs from what was sent as the RFCs say, and in nothing else |
 //! | [`answers`] | what the switch answers is an answer to what was asked |
@@ -28,6 +28,7 @@ pub mod groups;
 pub mod isolation;
 pub mod leaks;
 pub mod ledger;
+pub mod policy;
 pub mod secrets;
 pub mod services;
 pub mod steering;

@@ -5,12 +5,12 @@ use super::{Checked, Violation};
 use crate::net::frame::{ICMPV6, UDP};
 use crate::net::read::{self, Neighbour, addresses, ethertype, macs, neighbour, transport};
 use crate::net::tunnel::{self, Outer};
-use crate::network::{Network, VPCS, Way, vni};
+use crate::network::{Network, PortView, VPCS, Way, vni};
 use engine::{DropReason, PuntKind};
 use std::net::IpAddr;
 
-/// The identity of ports without policy, in the group policy field.
-const UNFILTERED: u16 = 2;
+/// The identities of ports under rules and of others, in the group policy field.
+const IDENTITIES: [u16; 2] = [1, 2];
 
 fn found(what: String) -> Checked {
     Err(Violation::new("underlay", what))
@@ -54,10 +54,12 @@ pub fn check_leaving(
     if outer.flags & 0x80 != 0 && network.is_foreign(to) {
         return found(format!("host {host} tells {}, which is no host, who sends", outer.addresses.1));
     }
-    if outer.flags & 0x80 != 0 && outer.policy != UNFILTERED {
-        return found(format!("the group policy field says {}", outer.policy));
-    }
     let Some(sent) = sent else { return Ok(()) };
+    let identity = |sender: &PortView| IDENTITIES[usize::from(sender.groups.is_none())];
+    let right = |sender: &PortView| outer.policy == identity(sender);
+    if outer.flags & 0x80 != 0 && !network.since(sent.guest, sent.epoch).any(right) {
+        return found(format!("the group policy field of guest {} says {}", sent.guest, outer.policy));
+    }
     let Some((destination, _)) = macs(inner) else { return Ok(()) };
     let right = network.since(sent.guest, sent.epoch).any(|sender| {
         let from = sender.subnet.0;

@@ -96,6 +96,7 @@ fn options(layout: RingLayout, indirect: bool, ring: Ring) -> Options {
         host: 0,
         vpc: 0,
         subnet: 0,
+        filtered: false,
         nic,
         handshake: false,
         regions: 1,

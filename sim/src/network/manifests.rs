@@ -1,5 +1,6 @@
 //! The manifests that the operator writes.
 
+use super::groups::membership;
 use super::ways::PEERING;
 use super::{
     EndpointView, LEASE, Network, PEERS, PortView, ROUTED, SUBNETS, VPCS, block, station, vips, vni,
@@ -87,19 +88,23 @@ impl Network {
                 resource("Subnet", format!("s{vpc}-{subnet}"), spec);
             }
         }
+        for (name, spec) in self.group_specs() {
+            resource("SecurityGroup", name, spec);
+        }
         for (number, endpoint) in self.endpoints.iter().enumerate() {
             resource("Endpoint", format!("e{number}"), self.endpoint_spec(endpoint));
         }
         for (guest, port) in self.ports.iter().enumerate().filter(|(_, port)| port.present) {
             let mac: Vec<String> = port.station.mac.iter().map(|byte| format!("{byte:02x}")).collect();
             let mut spec = format!(
-                "subnet: s{}-{}, host: node-{}, mac: \"{}\", ips: [{}, \"{}\"], unfiltered: true, shutdown: {}",
+                "subnet: s{}-{}, host: node-{}, mac: \"{}\", ips: [{}, \"{}\"], {}, shutdown: {}",
                 port.subnet.0,
                 port.subnet.1,
                 port.moves.map_or(port.host, |(from, _)| from),
                 mac.join(":"),
                 port.station.v4,
                 port.station.v6,
+                membership(port),
                 !port.up
             );
             if let Some((_, to)) = port.moves {

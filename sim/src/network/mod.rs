@@ -1,10 +1,12 @@
 //! What the operator wants, as the simulator knows it: the manifests are written from it, and the checkers judge by it.
 
 mod foreign;
+mod groups;
 mod manifests;
 mod ways;
 
 pub use foreign::EndpointView;
+pub use groups::{GROUPS, GroupView};
 pub use ways::{PEERS, ROUTED, Routes, Way, is_routed_net};
 
 use crate::net::services::Right;
@@ -75,13 +77,25 @@ pub struct PortView {
     pub host: usize,
     /// While it moves: the hosts that it moves from and to, both of which realize it.
     pub moves: Option<(usize, usize)>,
+    /// The groups of its VPC that it is in, by place; none: `default`. `None`: it is under no rules.
+    pub groups: Option<Vec<usize>>,
 }
 
 impl PortView {
     /// A port that is there and open, and nothing more.
     #[must_use]
     pub fn new(subnet: (usize, usize), station: Station, host: usize) -> Self {
-        Self { present: true, up: true, subnet, station, vip: false, router: false, host, moves: None }
+        Self {
+            present: true,
+            up: true,
+            subnet,
+            station,
+            vip: false,
+            router: false,
+            host,
+            moves: None,
+            groups: None,
+        }
     }
 
     /// Whether a host realizes it.
@@ -170,6 +184,8 @@ pub struct Network {
     pub epoch: u64,
     /// Earlier states of ports: guest, the epoch in which the state ended, the state.
     pub past: Vec<(usize, u64, PortView)>,
+    /// Groups of each VPC, one VPC after the other.
+    pub groups: Vec<GroupView>,
     /// What route tables and peerings say.
     pub routes: Routes,
     /// Earlier ones, and the epochs in which they ended.

@@ -9,6 +9,7 @@ pub use stats::Stats;
 
 use crate::check::accounts::{self, Account};
 use crate::check::ledger::Ledger;
+use crate::check::policy::Policies;
 use crate::check::steering::{Place, Steering};
 use crate::check::{Checked, Violation};
 use crate::cost::VirtualClock;
@@ -100,6 +101,8 @@ pub struct Scene {
     pub network: Network,
     /// What was sent and what arrived.
     pub ledger: Ledger,
+    /// What rules say, and what they let pass.
+    pub policies: Policies,
     /// On which queue pairs guests send.
     pub steering: Steering,
     /// The queue pair that is polled.
@@ -169,6 +172,7 @@ impl Scene {
             guest_of: BTreeMap::new(),
             network,
             ledger: Ledger::new(count, uplinks),
+            policies: Policies::default(),
             steering: Steering::default(),
             polled: Polled::default(),
             accounts,

@@ -162,11 +162,17 @@ impl Scene {
             steering: &mut self.steering,
             up_to_date,
             network: &self.network,
+            policies: &mut self.policies,
+            now: self.now,
             guest_of: &guest_of,
             punted: &|port| given.get(&port).copied().unwrap_or(0),
             edge: &mut |edge| stats.edge(edge, 1),
         };
-        verdicts::check(seen, &mut checks)
+        verdicts::check(seen, &mut checks)?;
+        for edge in self.policies.edges.drain(..) {
+            self.stats.edge(edge, 1);
+        }
+        Ok(())
     }
 
     /// Guests that were interrupted get their turn soon.

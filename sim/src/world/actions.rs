@@ -22,6 +22,9 @@ impl World {
         for host in 0..self.hosts.len() {
             let this = &mut self.hosts[host];
             let resources = self.scene.network.resources(&this.name)?;
+            if host == 0 {
+                self.scene.policies.configure(resources.clone(), self.options.guests.len())?;
+            }
             let (actions, exhausted) = this.agent.apply(&resources);
             anyhow::ensure!(exhausted.is_empty(), "no room for {exhausted:?}");
             self.carry_out(host, actions)?;
@@ -153,6 +156,7 @@ impl World {
         self.scene.shards.insert((host, index), since);
         self.scene.accounts[guest].add(shards.into_iter());
         self.scene.guest_of.insert((host, index), guest);
+        self.scene.policies.reopened(self.scene.now);
         let plug = &mut self.scene.plugs[guest];
         if self.scene.network.ports[guest].host != host {
             // It is to come here.
@@ -178,6 +182,7 @@ impl World {
     }
 
     pub(super) fn close(&mut self, host: usize, index: PortIndex) -> anyhow::Result<()> {
+        self.scene.policies.reopened(self.scene.now);
         if let Some(guest) = self.scene.guest_of.get(&(host, index)).copied()
             && self.scene.plugs[guest].port == Some(index)
             && self.scene.plugs[guest].host == host

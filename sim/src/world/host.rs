@@ -157,6 +157,7 @@ impl World {
             if !actions.is_empty() {
                 self.scene.stats.edge("move heard of", 1);
                 self.scene.network.hear(host, event.mac.0);
+                self.scene.policies.reopened(self.scene.now);
                 // What waits for one next hop, and what goes by another from now on, have no order.
                 self.scene.ledger.moved();
             }

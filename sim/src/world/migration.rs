@@ -120,6 +120,7 @@ impl World {
         let plug = &mut self.scene.plugs[guest];
         (plug.host, plug.port, plug.home) = (place.0, Some(place.1), place.0 * self.options.workers + home);
         self.scene.network.change(guest, |port| port.host = place.0);
+        self.scene.policies.reopened(self.scene.now);
         self.scene.ledger.moved();
         let stack = self.scene.guests[guest].stack.take();
         self.restart(guest, true)?;

@@ -58,6 +58,8 @@ pub struct World {
     pub attached: Vec<Option<Attached>>,
     /// What chance decides here.
     pub random: Random,
+    /// And of rules.
+    pub rules: Random,
     /// The bug of this run.
     pub mischief: Mischief,
     /// Memory maps of guests that are gone.
@@ -109,10 +111,19 @@ impl World {
             let place = network.ports.iter().filter(|port| port.subnet == subnet).count() as u8 + 10;
             let station = station(subnet, place);
             let view = PortView::new(subnet, station, guest.host);
-            network.ports.push(PortView { vip: index % 2 == 0, router: index == 1, ..view });
+            let groups = guest.filtered.then(Vec::new);
+            network.ports.push(PortView { vip: index % 2 == 0, router: index == 1, groups, ..view });
             guests.push(Guest::new(index, *guest, station, random.fork()));
         }
         network.gateways = network.find_gateways()?;
+        let mut rules = Random::new(options.seed ^ 0x7275_6c65_735f_6966);
+        if options.guests.iter().any(|guest| guest.filtered) {
+            network.add_groups(&mut rules);
+            for guest in 0..network.ports.len() {
+                let groups = network.some_groups(network.ports[guest].subnet.0, &mut rules);
+                network.ports[guest].groups.iter_mut().for_each(|own| own.clone_from(&groups));
+            }
+        }
         let pairs = usize::from(options.uplink_pairs);
         let fabric = several.then(|| Underlay::new(options.hosts, pairs, options.delay, random.fork()));
         let (mut hosts, mut workers) = (Vec::new(), Vec::new());
@@ -130,6 +141,7 @@ impl World {
             options,
             scene,
             random,
+            rules,
             mischief,
             gone: Vec::new(),
             restarts: Vec::new(),

@@ -8,7 +8,8 @@ pub use reasons::{edge_of, is_delivery, is_late};
 pub use seen::{Seen, Shown, Watch, header_of};
 
 use super::carriage::Sender;
-use super::ledger::{Expect, Ledger};
+use super::ledger::{Expect, Ledger, Sent};
+use super::policy::{Policies, Way, is_policy};
 use super::steering::{self, Steering};
 use super::{Checked, Violation, answers};
 use crate::net::tunnel::{self, Outer};
@@ -21,6 +22,7 @@ use tally::Tally;
 /// A frame that was taken, and its number in the ledger.
 #[derive(Debug)]
 struct Taken {
+    port: PortIndex,
     entry: usize,
     frame: Shown,
 }
@@ -32,6 +34,8 @@ struct Batch {
     /// Taken out when they are forwarded.
     frames: Vec<Taken>,
     decided: bool,
+    /// What its frames were dropped for by rules and sessions.
+    dropped: BTreeMap<DropReason, u64>,
 }
 
 /// What the checks of one step compare with.
@@ -46,6 +50,10 @@ pub struct Checks<'a> {
     pub up_to_date: bool,
     /// What the operator wants.
     pub network: &'a Network,
+    /// What its rules say.
+    pub policies: &'a mut Policies,
+    /// Virtual time, in nanoseconds.
+    pub now: u64,
     /// The guest of each port, also of one that is about to be forgotten, and its queue pairs; of the uplink, its place behind the guests.
     pub guest_of: &'a dyn Fn(PortIndex) -> Option<(usize, usize)>,
     /// How many packets of a port were given to the control thread in this step.
@@ -66,11 +74,11 @@ pub fn check(seen: Vec<Seen>, checks: &mut Checks<'_>) -> Checked {
         match seen {
             Seen::Received { port, pair, frame, lies } => {
                 if std::mem::take(&mut batch.decided) {
-                    batch.frames.clear();
+                    checks.end(&mut batch)?;
                 }
                 batch.pair = pair;
                 let entry = checks.take(port, &frame, lies, tallies.entry(port).or_default())?;
-                batch.frames.push(Taken { entry, frame });
+                batch.frames.push(Taken { port, entry, frame });
             }
             Seen::Forwarded { port, output, frame, lies } => {
                 batch.decided = true;
@@ -80,10 +88,14 @@ pub fn check(seen: Vec<Seen>, checks: &mut Checks<'_>) -> Checked {
             Seen::Dropped { port, reason } => {
                 // A refused chain is shown before the frames of its burst.
                 batch.decided |= reason != DropReason::BadChain;
+                if is_policy(reason) {
+                    *batch.dropped.entry(reason).or_default() += 1;
+                }
                 *tallies.entry(port).or_default().dropped.entry(reason).or_default() += 1;
             }
         }
     }
+    checks.end(&mut batch)?;
     for (port, tally) in &mut tallies {
         tally.punted = (checks.punted)(*port);
         tally.check(*port)?;
@@ -120,6 +132,9 @@ impl Checks<'_> {
             })?
         };
         let entry = self.ledger.entry(at);
+        let inner = if port == UPLINK { frame.inner() } else { None };
+        let bytes = inner.as_ref().map_or(&frame.bytes, |(_, inner)| &inner.bytes);
+        self.policies.attempted(self.network, (self.host, guest), entry, bytes, self.now);
         match entry.expect {
             _ if entry.epoch != self.network.epoch => tally.unknown += 1,
             Expect::Any => tally.unknown += 1,
@@ -129,6 +144,24 @@ impl Checks<'_> {
             Expect::To(_) | Expect::Away(_) | Expect::Answer => {}
         }
         Ok(at)
+    }
+
+    /// A burst is over: what is left of it went nowhere.
+    fn end(&mut self, batch: &mut Batch) -> Checked {
+        let (frames, dropped) = (std::mem::take(&mut batch.frames), std::mem::take(&mut batch.dropped));
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        let rest: Vec<(usize, &Sent, Vec<u8>)> = frames
+            .into_iter()
+            .filter_map(|taken| {
+                let (from, _) = (self.guest_of)(taken.port)?;
+                let inner = if taken.port == UPLINK { taken.frame.inner() } else { None };
+                let frame = inner.map_or(taken.frame, |(_, inner)| inner);
+                Some((from, self.ledger.entry(taken.entry), frame.bytes))
+            })
+            .collect();
+        self.policies.ends(self.network, self.host, self.now, &rest, &dropped)
     }
 
     /// A frame of `port` goes to `output`.
@@ -241,6 +274,9 @@ impl Checks<'_> {
             };
             self.ledger.decided(at, to, pair)?;
         }
+        let guest = |at: usize| (at < self.network.ports.len()).then_some(at);
+        let way = Way { host: self.host, from: guest(from), to: to.and_then(|(to, _)| guest(to)) };
+        self.policies.passes(self.network, way, self.now, &frame.bytes)?;
         let entry = self.ledger.entry(at);
         let there = |guest: usize| match self.network.ports.get(guest) {
             Some(port) if target == UPLINK => port.host != self.host || port.moves.is_some(),

@@ -26,10 +26,11 @@ pub fn is_late(reason: DropReason) -> bool {
 pub fn edge_of(reason: DropReason) -> Option<&'static str> {
     use DropReason::{
         BadChain, BadNeighbour, BadOffload, BadTunnel, Blackhole, BogusSource, EtherTypeRefused,
-        GatewayConsumed, Hairpin, HopLimit, Multicast, NeighbourConsumed, NoRoute, NoUplink, PortDown,
-        RogueService, ServiceBudget, ServiceBusy, ServiceConsumed, SpoofedAddress, SpoofedMac,
-        SpoofedNeighbour, TooBig, TunnelChecksum, TunnelCongestion, TunnelSource, UnderlayNotOurs,
-        UnknownEndpoint, UnknownNeighbour, UnknownUnicast, UnknownVni, UnknownVtep, VlanTagged,
+        FragmentUnknown, GatewayConsumed, Hairpin, HopLimit, IcmpUnrelated, Multicast, NeighbourConsumed,
+        NoRoute, NoUplink, PolicyDenied, PortDown, RogueService, ServiceBudget, ServiceBusy, ServiceConsumed,
+        SessionInvalid, SessionQuota, SessionTableFull, SpoofedAddress, SpoofedMac, SpoofedNeighbour, TooBig,
+        TunnelChecksum, TunnelCongestion, TunnelSource, UnderlayNotOurs, UnknownEndpoint, UnknownNeighbour,
+        UnknownUnicast, UnknownVni, UnknownVtep, VlanTagged,
     };
     Some(match reason {
         BadChain => "ring > refused",
@@ -38,6 +39,8 @@ pub fn edge_of(reason: DropReason) -> Option<&'static str> {
             "port_security > dropped"
         }
         SpoofedNeighbour | BadNeighbour | UnknownNeighbour | NeighbourConsumed => "neighbours > dropped",
+        PolicyDenied | SessionQuota | SessionTableFull => "policy > dropped",
+        SessionInvalid | FragmentUnknown | IcmpUnrelated => "sessions > dropped",
         UnknownUnicast | Hairpin => "forward > dropped",
         Multicast => "broadcast > dropped",
         ServiceBudget | ServiceBusy | ServiceConsumed => "control thread > refused",
