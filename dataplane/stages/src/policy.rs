@@ -440,17 +440,15 @@ impl<'a> Police<'a> {
 
     /// Judges a session again, by its initiator's packets; if it still passes, the half that this packet is of leads where the packet goes.
     fn renew(&mut self, case: &Case, session: SessionRef) -> Result<SessionRef, DropReason> {
-        let (initiator, responder) = self.sessions.keys(session);
-        let other = if session.is_initiator() { responder } else { initiator };
         let leaves_as_it_is =
             case.external && translate::of_session(self.table, session).is_none() && session.is_initiator();
-        if other.attachment() != case.to.number() || leaves_as_it_is {
+        if self.table.attachment(session.opposite()) != case.to.number() || leaves_as_it_is {
             // Who answers is elsewhere now: what was known of it means nothing there.
             self.sessions.cut(session);
             let ends = (self.end(case.from.port)?, self.end(case.to.port)?);
             return self.create(case, ends);
         }
-        let rules = match self.rules_of(session, (&initiator, &responder), case.now) {
+        let rules = match self.rules_of(session, case.now) {
             Ok(rules) => rules,
             Err(reason) => {
                 self.sessions.cut(session);
@@ -470,18 +468,14 @@ impl<'a> Police<'a> {
     }
 
     /// The rules that let a session pass: asked anew, unless its other half was judged by what they are now.
-    fn rules_of(
-        &mut self,
-        session: SessionRef,
-        (initiator, responder): (&AnyKey, &AnyKey),
-        now: u64,
-    ) -> Result<[u32; 2], DropReason> {
+    fn rules_of(&mut self, session: SessionRef, now: u64) -> Result<[u32; 2], DropReason> {
         if let Some(rules) = self.sessions.rules_at(session, self.epoch) {
             return Ok(rules);
         }
+        let (initiator, responder) = self.sessions.keys(session);
         let sender = self.end(port_of(initiator.attachment()))?;
         let receiver = self.end(port_of(responder.attachment()))?;
-        let rules = self.ask(sender, receiver, &Tuple::of_session(initiator, responder), now)?;
+        let rules = self.ask(sender, receiver, &Tuple::of_session(&initiator, &responder), now)?;
         Ok(rules.map(|rule| rule.unwrap_or(NO_RULE)))
     }
 

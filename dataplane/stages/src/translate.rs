@@ -11,8 +11,10 @@ use tables::sessions::{AnyKey, Found, SessionRef, Sessions};
 use crate::tuple::Tuple;
 
 /// What the packets of a half become; `None` if they stay as they are.
-#[cold]
 pub(crate) fn of_session(table: &Sessions, session: SessionRef) -> Option<Translated> {
+    if !table.is_translated(session) {
+        return None;
+    }
     let (own, opposite) = (table.key(session), table.key(session.opposite()));
     let (there, back) = (as_sent(&own), as_answered(&opposite));
     (there != back).then_some(back)

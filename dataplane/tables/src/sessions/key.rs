@@ -35,6 +35,12 @@ pub(super) const fn port_of_word(word: u64) -> Option<u16> {
     if attachment & UNDERLAY == 0 { Some(attachment as u16) } else { None }
 }
 
+/// The attachment in a first word.
+#[inline(always)]
+pub(super) const fn attachment_of_word(word: u64) -> u32 {
+    (word >> 40) as u32 & CHOSEN
+}
+
 /// The first word of the other direction.
 #[inline(always)]
 const fn reversed_word(word: u64, attachment: u32) -> u64 {
@@ -152,7 +158,7 @@ impl Key for Key4 {
     }
     #[inline(always)]
     fn attachment(self) -> u32 {
-        (self.0[0] >> 40) as u32 & CHOSEN
+        attachment_of_word(self.0[0])
     }
     fn addresses(self) -> (IpAddr, IpAddr) {
         let [a, b, c, d, e, f, g, h] = self.0[1].to_ne_bytes();
@@ -243,7 +249,7 @@ impl Key for Key6 {
     }
     #[inline(always)]
     fn attachment(self) -> u32 {
-        (self.0[0] >> 40) as u32 & CHOSEN
+        attachment_of_word(self.0[0])
     }
     fn addresses(self) -> (IpAddr, IpAddr) {
         let [a, b, c, d] = self.native().map(|word| u128::from(u64::from_be_bytes(word.to_ne_bytes())));

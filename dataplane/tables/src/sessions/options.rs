@@ -44,6 +44,19 @@ pub struct Timeouts {
     pub other: u32,
 }
 
+impl Timeouts {
+    /// Of a protocol that is not TCP, with or without an answer.
+    #[inline]
+    pub(super) const fn without_states(&self, protocol: u8, answered: bool) -> u32 {
+        match (protocol, answered) {
+            (17, false) => self.udp_unreplied,
+            (17, true) => self.udp_stream,
+            (1 | 58, _) => self.icmp,
+            _ => self.other,
+        }
+    }
+}
+
 /// How long a TCP session lives after its last packet, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as the states of RFC 9293 that they are for")]

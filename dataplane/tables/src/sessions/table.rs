@@ -12,7 +12,7 @@ use super::fragments::Fragments;
 use super::half::{self, COUNT, JUDGED, SEQUENCE, TIME, join, protocol, split};
 use super::hash::{Hasher, Kind};
 use super::index::Index;
-use super::key::{Key, Key4, Key6, port_of_word, sealed::Sealed};
+use super::key::{self, Key, Key4, Key6, port_of_word, sealed::Sealed};
 use super::limbo::Quiescence;
 use super::memory::Arena;
 use super::pool::{CALLED, COLD, HALF_OPEN, LIVE, Pool};
@@ -323,6 +323,23 @@ impl Sessions {
         if family == Key4::FAMILY { AnyKey::V4(pool.key(half)) } else { AnyKey::V6(pool.key(half)) }
     }
 
+    /// Whether the two ends of a session know it by different addresses or ports.
+    pub fn is_translated(&self, session: SessionRef) -> bool {
+        fn differs<K: Key>(pool: &Pool, half: u32) -> bool {
+            let [own, opposite] = [half, half ^ 1].map(|half| pool.key::<K>(half));
+            own.reversed(opposite.attachment()) != opposite
+        }
+        let (family, half) = half_parts(session.0);
+        let pool = &self.pools[family];
+        if family == Key4::FAMILY { differs::<Key4>(pool, half) } else { differs::<Key6>(pool, half) }
+    }
+
+    /// Where packets of a half come in.
+    pub fn attachment(&self, session: SessionRef) -> u32 {
+        let (family, half) = half_parts(session.0);
+        key::attachment_of_word(self.pools[family].half(half)[half::KEY].load(Relaxed))
+    }
+
     #[inline(always)]
     pub(super) fn hash<K: Key>(&self, key: K) -> u64 {
         self.hasher.of(key)
@@ -428,17 +445,20 @@ impl Sessions {
         let [first, second] = halves.map(|half| split(half[TIME].load(Relaxed)).1);
         let seen = if second.wrapping_sub(first) as i32 > 0 { second } else { first };
         let timeouts = &self.timeouts;
-        let life = match protocol(halves[0][half::KEY].load(Relaxed)) {
-            tcp::PROTOCOL => {
-                let [initiator, responder] = Self::peers(pool, record);
-                super::tcp::timeout(&initiator, &responder, &timeouts.tcp)
-            }
-            17 if halves[1][JUDGED].load(Relaxed) as u16 & SENT == 0 => timeouts.udp_unreplied,
-            17 => timeouts.udp_stream,
-            1 | 58 => timeouts.icmp,
-            _ => timeouts.other,
-        };
-        (seen, life)
+        let protocol = protocol(halves[0][half::KEY].load(Relaxed));
+        if protocol == tcp::PROTOCOL {
+            let [initiator, responder] = Self::peers(pool, record);
+            return (seen, super::tcp::timeout(&initiator, &responder, &timeouts.tcp));
+        }
+        (seen, timeouts.without_states(protocol, halves[1][JUDGED].load(Relaxed) as u16 & SENT != 0))
+    }
+
+    /// How long a session lives after its first packet, of which this is what its sender said.
+    pub(super) fn first_life(&self, protocol: u8, first: &Peer) -> u32 {
+        match protocol {
+            tcp::PROTOCOL => super::tcp::timeout(first, &Peer::SILENT, &self.timeouts.tcp),
+            _ => self.timeouts.without_states(protocol, false),
+        }
     }
 
     /// Removes every session that `port` pays for or takes part in: it left. For control threads: looks at the whole table.

@@ -247,7 +247,7 @@ impl SessionWorker {
         self.write(record, new, flags);
         match self.sessions.pools[K::FAMILY].add(record, keys, hashes) {
             Ok(()) => {
-                self.enlist::<K>(record, new);
+                self.enlist::<K>(record, new, &flags);
                 Ok(Created::New(SessionRef(number(K::FAMILY, record) << 1)))
             }
             Err(not_added) => {
@@ -354,14 +354,14 @@ impl SessionWorker {
     }
 
     /// Counts a new session and sees to its aging.
-    fn enlist<K: Key>(&mut self, record: u32, new: &New<K>) {
+    fn enlist<K: Key>(&mut self, record: u32, new: &New<K>, first: &Peer) {
         let session = number(K::FAMILY, record);
         self.now = new.now;
         self.sessions.ports.add(new.owner);
         self.count(CREATED);
-        let (seen, life) = self.sessions.life(session);
+        let life = self.sessions.first_life(new.initiator.key.protocol(), first);
         let sessions = &self.sessions;
-        self.wheel.insert(session, seen.wrapping_add(life), new.now, |number| links(sessions, number));
+        self.wheel.insert(session, new.now.wrapping_add(life), new.now, |number| links(sessions, number));
         self.candidates.push(new.owner, session, new.now / 1000, |session, _| {
             is_half_open(sessions, session, new.owner)
         });
