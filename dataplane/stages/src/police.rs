@@ -15,7 +15,7 @@ use tables::balancers::Balancers;
 use tables::members::MemberReader;
 use tables::rules::{Direction, Flow, Judgement, Policy, RuleCounters};
 use tables::sessions::{
-    Checked, Facts, Found, FragmentKey, Key4, SessionRef, SessionWorker, Sessions, UNDERLAY, Way,
+    Checked, Facts, Found, FragmentKey, Key4, Key6, SessionRef, SessionWorker, Sessions, UNDERLAY, Way,
 };
 use tables::{Filter, Filters, Generations, Network, TokenBucket};
 
@@ -206,18 +206,37 @@ pub(crate) fn unpack(output: u32) -> Output {
 #[inline(always)]
 pub(crate) fn ordinary_key(head: &[u8], headers: &Headers, attachment: u32) -> Option<Key4> {
     let ordinary = headers.l3 == L3::Ipv4 && headers.fragment == Fragment::Whole && headers.has_ports();
-    let addresses = head.get(usize::from(headers.l3_offset) + 12..)?.first_chunk::<8>()?;
-    let ports = head.get(usize::from(headers.l4_offset)..)?.first_chunk::<4>()?;
+    let addresses = bytes::<8>(head, usize::from(headers.l3_offset) + 12)?;
+    let ports = bytes::<4>(head, usize::from(headers.l4_offset))?;
     ordinary.then(|| {
         Key4::new(attachment, u64::from_ne_bytes(*addresses), headers.protocol, u32::from_ne_bytes(*ports))
     })
 }
 
+#[inline(always)]
+fn bytes<const N: usize>(head: &[u8], at: usize) -> Option<&[u8; N]> {
+    head.get(at..at + N)?.first_chunk()
+}
+
+/// The same over IPv6.
+#[inline(always)]
+pub(crate) fn ordinary_key6(head: &[u8], headers: &Headers, attachment: u32) -> Option<Key6> {
+    let ordinary = headers.l3 == L3::Ipv6 && headers.fragment == Fragment::Whole && headers.has_ports();
+    let addresses = bytes::<32>(head, usize::from(headers.l3_offset) + 8)?;
+    let ports = bytes::<4>(head, usize::from(headers.l4_offset))?;
+    ordinary.then(|| Key6::new(attachment, addresses, headers.protocol, u32::from_ne_bytes(*ports)))
+}
+
+/// The destination MAC address of a frame; 0 without.
+#[inline(always)]
+pub(crate) fn destination_mac(head: &[u8]) -> u64 {
+    head.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first) >> 16)
+}
+
 /// What a session wants to know of a packet.
 #[inline(always)]
 pub(crate) fn facts(head: &[u8], length: u32, headers: &Headers) -> Facts {
-    let destination_mac = head.first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first) >> 16);
-    Facts { destination_mac, length, tcp: tcp::Segment::read(head, headers) }
+    Facts { destination_mac: destination_mac(head), length, tcp: tcp::Segment::read(head, headers) }
 }
 
 /// What the rules of one end say of a flow.

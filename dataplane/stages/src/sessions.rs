@@ -8,13 +8,14 @@
 //! [`DropReason::Untranslatable`].
 
 use crate::encapsulate::fits;
-use crate::police::{Pending, Police, Site, Standing, check, facts, ordinary_key, unpack};
+use crate::police::{
+    Pending, Police, Site, Standing, check, destination_mac, facts, ordinary_key, ordinary_key6, unpack,
+};
 use crate::translate;
-use arrayvec::ArrayVec;
 use buf::BURST_PACKETS;
 use engine::{Batch, DropReason, Indices, Output, PortIndex};
-use packet::{Fragment, route};
-use tables::sessions::{Checked, Found, Key4, Way};
+use packet::{Fragment, Headers, route, tcp};
+use tables::sessions::{self as session, Checked, Found, Guess, Key, Way};
 
 /// Runs the stage over what a port under rules sent.
 #[inline(always)]
@@ -25,26 +26,14 @@ pub fn run(
     vpc: u16,
     pending: &mut Pending,
 ) {
-    let mut keys = ArrayVec::<Key4, BURST_PACKETS>::new();
-    let mut ordinary = 0;
     let packets = batch.undecided();
-    for index in Indices(packets) {
-        let Some(packet) = batch.burst.packet(index) else { continue };
-        if let Some(key) = ordinary_key(packet.head(), &batch.metadata[index].headers, u32::from(port.0)) {
-            ordinary |= 1 << index;
-            // There is room: a packet has one key.
-            let _ = keys.try_push(key);
-        }
-    }
-    let mut found = [Found::NONE; BURST_PACKETS];
-    police.sessions.look_up4(&keys, &mut found[..keys.len()]);
     let mut look =
         Look { police, site: Site::Port { port, vpc }, pending, run: Run { output: 0, packets: 0 } };
-    for (index, found) in Indices(ordinary).zip(found) {
-        look.settle(batch, index, found);
-    }
-    if packets & !ordinary != 0 {
-        look.run_rare(batch, packets & !ordinary);
+    let ordinary = look.run_ordinary(batch, packets, u32::from(port.0), ordinary_key);
+    let mut rest = packets & !ordinary;
+    if rest != 0 {
+        rest &= !look.run_ordinary(batch, rest, u32::from(port.0), ordinary_key6);
+        look.run_rare(batch, rest);
     }
     look.run.end(batch);
 }
@@ -81,6 +70,52 @@ struct Look<'l, 'p> {
 }
 
 impl Look<'_, '_> {
+    /// Whole packets of TCP and UDP of one family, whose keys `key` makes, all at once; which they were.
+    #[inline(always)]
+    fn run_ordinary<K: Key>(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        packets: u32,
+        attachment: u32,
+        key: impl Fn(&[u8], &Headers, u32) -> Option<K>,
+    ) -> u32 {
+        let (mut keys, mut count) = ([K::none(); BURST_PACKETS], 0);
+        let mut ordinary = 0;
+        for index in Indices(packets) {
+            let Some(packet) = batch.burst.packet(index) else { continue };
+            if let Some(key) = key(packet.head(), &batch.metadata[index].headers, attachment) {
+                ordinary |= 1 << index;
+                keys[count % BURST_PACKETS] = key;
+                count += 1;
+            }
+        }
+        let mut guesses = [Guess::NONE; BURST_PACKETS];
+        let table = self.police.table;
+        table.guess(&keys[..count.min(BURST_PACKETS)], &mut guesses);
+        let passage = table.passage(self.police.epoch, self.police.now);
+        for (index, (key, guess)) in Indices(ordinary).zip(keys.iter().zip(guesses)) {
+            let Some(packet) = batch.burst.packet(index) else { continue };
+            let (head, headers) = (packet.head(), &batch.metadata[index].headers);
+            let (destination_mac, length) = (destination_mac(head), packet.len() as u32);
+            let packet = session::Packet { key, destination_mac, length };
+            match passage.pass(guess, &packet, || tcp::Segment::read(head, headers)) {
+                Some(Way { output, rewrite: None, translate: false }) => self.run.add(batch, index, output),
+                Some(way) => {
+                    self.settle_rest(batch, index, (guess.found(), Checked::Pass(way)), destination_mac);
+                }
+                None => self.settle_special(batch, index, key),
+            }
+        }
+        ordinary
+    }
+
+    /// A packet that has no session, or is something special to it.
+    #[inline(never)]
+    fn settle_special<K: Key>(&mut self, batch: &mut Batch<'_, '_>, index: usize, key: &K) {
+        let found = self.police.sessions.find(*key);
+        self.settle(batch, index, found);
+    }
+
     /// Sends a packet where its session says, or leaves it to be judged.
     #[inline(always)]
     fn settle(&mut self, batch: &mut Batch<'_, '_>, index: usize, found: Found) {
@@ -165,7 +200,7 @@ impl Look<'_, '_> {
         if way.translate { translate::one(batch, index, (self.police.table, found)) } else { Ok(()) }
     }
 
-    /// What is no whole TCP or UDP over IPv4: one by one.
+    /// What is no whole TCP, UDP or SCTP: one by one.
     #[cold]
     #[inline(never)]
     fn run_rare(&mut self, batch: &mut Batch<'_, '_>, packets: u32) {

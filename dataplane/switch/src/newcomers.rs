@@ -9,7 +9,7 @@ use tables::TokenBucket;
 
 /// What a packet costs its port, as a multiple of its cycles, that was judged, is answered by nobody, and is one too many. With one other port that could use all
 /// of the worker this leaves it 1 / (DEAR + 1) of it.
-pub(crate) const DEAR: u64 = 40;
+pub(crate) const DEAR: u64 = 64;
 /// Per second, and at once: packets that a port's queue may have judged in vain.
 const IN_VAIN: (u64, u64) = (5_000, 1_024);
 

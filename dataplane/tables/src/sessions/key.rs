@@ -83,6 +83,12 @@ pub trait Key: Copy + Eq + std::fmt::Debug + sealed::Sealed {
     fn protocol(self) -> u8;
     /// Source and destination port; of an echo its identifier, twice; of other protocols 0.
     fn ports(self) -> (u16, u16);
+    /// One of no packet: to begin with.
+    #[must_use]
+    #[inline(always)]
+    fn none() -> Self {
+        Self::NONE
+    }
 }
 
 pub(super) mod sealed {
@@ -98,6 +104,8 @@ pub(super) mod sealed {
         fn block(self, number: usize) -> [u64; 2];
         /// All words; an IPv4 key has two.
         fn words(self) -> [u64; 5];
+        /// Of no packet.
+        const NONE: Self;
         /// From its words.
         fn from_words(words: [u64; 5]) -> Self;
     }
@@ -137,6 +145,7 @@ impl sealed::Sealed for Key4 {
     const FAMILY: usize = 0;
     const LINES: usize = 2;
     const BLOCKS: usize = 1;
+    const NONE: Self = Self([0; 2]);
     #[inline(always)]
     fn block(self, number: usize) -> [u64; 2] {
         if number == 0 { self.0 } else { [0; 2] }
@@ -226,6 +235,7 @@ impl sealed::Sealed for Key6 {
     const FAMILY: usize = 1;
     const LINES: usize = 3;
     const BLOCKS: usize = 3;
+    const NONE: Self = Self([0; 5]);
     #[inline(always)]
     fn block(self, number: usize) -> [u64; 2] {
         let [a, b, c, d, e] = self.0;

@@ -116,6 +116,12 @@ impl Pool {
         self.free.load(Relaxed)
     }
 
+    /// All lines: see [`Pool::half`].
+    #[inline(always)]
+    pub(super) fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
     /// A half: `half` is twice the record's number, plus one for the responder's.
     #[inline(always)]
     pub(super) fn half(&self, half: u32) -> &[AtomicU64; 8] {

@@ -290,9 +290,10 @@ pub(super) fn step(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &
     }
 }
 
-/// Nearly all packets: data and acknowledgments, within the windows, of a connection that both sides are in. The same as [`in_window`] says, without what they need not.
+/// Nearly all packets: data and acknowledgments, within the windows, of a connection that both sides are in. The same as [`in_window`] says, without what they need not. The flags of the
+/// sender stay as they are.
 #[inline(always)]
-fn ordinary(mut sender: Peer, receiver: &Peer, facts: &Segment) -> Option<Peer> {
+pub(super) fn ordinary(mut sender: Peer, receiver: &Peer, facts: &Segment) -> Option<Peer> {
     const BOTH: u16 = SENT | ACKNOWLEDGES;
     const EITHER: u16 = SENT_FIN | SENT_RST;
     let open = sender.flags & receiver.flags & BOTH == BOTH && (sender.flags | receiver.flags) & EITHER == 0;

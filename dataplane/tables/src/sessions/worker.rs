@@ -25,7 +25,7 @@ use crate::atomic::{
 };
 
 /// Keys that are looked up at once.
-const BURST: usize = 32;
+pub(super) const BURST: usize = 32;
 /// Sessions looked at per step.
 const LOOKS: usize = 64;
 /// Sessions whose memory is asked for at once.

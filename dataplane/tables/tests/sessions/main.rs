@@ -5,6 +5,7 @@
 mod basics;
 mod hostile;
 mod model;
+mod pass;
 mod tcp;
 
 use std::net::Ipv4Addr;
