@@ -73,6 +73,16 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// The sequence number behind it: a SYN and a FIN count as a byte each.
+    #[inline(always)]
+    #[must_use]
+    pub const fn end(&self) -> u32 {
+        let counted = (self.flags & SYN != 0) as u32 + (self.flags & FIN != 0) as u32;
+        self.sequence.wrapping_add(self.payload).wrapping_add(counted)
+    }
+}
+
 /// The shift that a SYN offers. Greater ones count as 14 (RFC 7323 section 2.3).
 #[cold]
 fn scale(head: &[u8], headers: &Headers) -> Option<u8> {

@@ -2,13 +2,15 @@
 //!
 //! Each half keeps what its own packets said: how far they went, what they acknowledged, how much they allowed the other side. The state of the
 //! connection, and what either side may send, are computed from both halves when a packet comes, so a packet writes its own half only. Rules and limits are those of Linux'
-//! `nf_conntrack_proto_tcp.c` (after G. van Rooij, "Real Stateful TCP Packet Filtering in IP Filter", 2001). It differs in these ways:
+//! `nf_conntrack_proto_tcp.c` (after G. van Rooij, "Real Stateful TCP Packet Filtering in IP Filter", 2001); a test judges the same packets by both
+//! (`tests/tests/conntrack`, `docs/conntrack.md`). It differs in these ways:
 //!
 //! * selective acknowledgements are not read: the cumulative one is behind them by at most a window, which the limits allow for;
 //! * the largest window a side ever offered is kept rounded up to a power of two, so that duplicates may be up to twice as old;
 //! * a FIN counts as acknowledged when its sequence number is, not when any packet follows it;
 //! * a window that a sender overruns does not become larger by that;
-//! * a reset right behind its sender's last data counts, whatever came in between;
+//! * of a connection that both sides begin anew while this one seems to live, windows are not enforced;
+//! * a reset right behind its sender's last data counts, whatever came in between; one beyond the window does not pass;
 //! * retransmissions are not counted: data that stays unacknowledged shortens the life of an established connection from its first.
 
 use packet::tcp::{ACK, FIN, RST, SYN, Segment, URG};
@@ -114,8 +116,8 @@ pub(super) struct Peer {
 pub(super) enum Step {
     /// It belongs; what its sender said so far.
     Accept(Peer),
-    /// It may go on and says nothing reliable.
-    Ignore,
+    /// It may go on and does not count, but for this much of what its sender said so far.
+    Ignore(Peer),
     Invalid,
     /// It opens the connection anew: a first packet.
     Reopen,
@@ -197,6 +199,35 @@ impl Peer {
         self.flags = self.flags & !(SCALE | WINDOW) | scale;
         self.end = end;
         self.offer(window.max(1));
+    }
+
+    /// The initiator of a connection that is open sent another SYN: it has forgotten the connection, or somebody else sent it.
+    #[inline(always)]
+    const fn asks_anew(&self) -> bool {
+        self.has(SENT) && !self.has(SENT_SYN | SENT_SYN_ACK | LIBERAL)
+    }
+
+    /// Both sides begin anew, this one with such a packet: what it said before is void. What the first SYN offered nobody kept, so limits are not enforced.
+    fn anew(facts: &Segment, flags: u16) -> Step {
+        let mut peer = Self::SILENT;
+        peer.begin(facts, facts.window.into(), facts.end());
+        peer.acknowledge(facts.acknowledgment, facts.window.into());
+        peer.flags |= flags;
+        Step::Accept(peer)
+    }
+
+    /// What it sends ends behind this: all before was acknowledged long ago.
+    #[inline(always)]
+    const fn oldest(&self, receiver: &Peer) -> u32 {
+        self.end.wrapping_sub(receiver.window()).wrapping_sub(1)
+    }
+
+    /// Whether it acknowledges what the receiver did not send, and whether that was acknowledged long ago.
+    #[inline(always)]
+    const fn mistakes(&self, receiver: &Peer, acknowledgment: u32) -> (bool, bool) {
+        let window = if self.window() > LEAST_WINDOW { self.window() } else { LEAST_WINDOW };
+        let oldest = receiver.end.wrapping_sub(window).wrapping_sub(1);
+        (after(acknowledgment, receiver.end), !after(acknowledgment, oldest))
     }
 
     /// Whether everything it sent, a FIN included, was acknowledged.
@@ -301,13 +332,10 @@ pub(super) fn ordinary(mut sender: Peer, receiver: &Peer, facts: &Segment) -> Op
         return None;
     }
     let window = u32::from(facts.window) << sender.scale(receiver);
-    let first = if facts.payload == 0 { sender.end } else { facts.sequence };
-    let end = first.wrapping_add(facts.payload);
-    let oldest = receiver.end.wrapping_sub(sender.window().max(LEAST_WINDOW)).wrapping_sub(1);
-    let within = !after(first, receiver.edge)
-        & after(end, sender.end.wrapping_sub(receiver.window()).wrapping_sub(1))
-        & !after(facts.acknowledgment, receiver.end)
-        & after(facts.acknowledgment, oldest);
+    let end = facts.sequence.wrapping_add(facts.payload);
+    let (unsent, late) = sender.mistakes(receiver, facts.acknowledgment);
+    let within =
+        !after(facts.sequence, receiver.edge) & after(end, sender.oldest(receiver)) & !unsent & !late;
     if !within || window > sender.window() {
         return None;
     }
@@ -334,13 +362,22 @@ fn seldom(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &Segment, 
     let accepted = match (kind, from_initiator) {
         (Kind::Syn, true) if matches!(state, TimeWait | Closed) => return Step::Reopen,
         (Kind::Syn, false) if state == TimeWait => return Step::Reopen,
-        (Kind::Syn, true) if !opening => return Step::Ignore,
+        (Kind::Syn, true) if !opening => {
+            let forgotten = if sender.has(SENT) { SENT_SYN } else { 0 };
+            return Step::Ignore(Peer { flags: sender.flags & !forgotten, ..sender });
+        }
         (Kind::Syn, _) => opening,
         (Kind::SynAck, true) => matches!(state, SynSent2 | SynReceived),
-        (Kind::SynAck, false) if !opening => return Step::Ignore,
+        (Kind::SynAck, false) if receiver.asks_anew() => {
+            return Peer::anew(facts, SENT_SYN_ACK | LIBERAL);
+        }
+        (Kind::SynAck, false) if !opening => return Step::Ignore(sender),
         (Kind::SynAck, false) => true,
         (Kind::Fin, _) => !opening,
-        (Kind::Ack, false) if opening => return Step::Ignore,
+        (Kind::Ack, false) if opening => return Step::Ignore(sender),
+        (Kind::Ack, true) if sender.asks_anew() && receiver.has(LIBERAL) => {
+            return Peer::anew(facts, SENT_SYN | SENT);
+        }
         (Kind::Ack, _) => !opening,
         (Kind::Rst, _) => return reset(sender, receiver, facts, state),
     };
@@ -381,37 +418,45 @@ fn reset(sender: Peer, receiver: &Peer, facts: &Segment, state: TcpState) -> Ste
         return Step::Invalid;
     }
     match in_window(sender, receiver, facts, false) {
-        Step::Accept(_) if receiver.has(ACKNOWLEDGES) && established && !exact => Step::Ignore,
+        Step::Accept(_) if receiver.has(ACKNOWLEDGES) && established && !exact => Step::Ignore(sender),
         Step::Accept(sender) => closed(sender),
         other => other,
     }
 }
 
 /// Whether the packet lies where its sender may send and acknowledges what was sent, and what its sender said then. `restarts`: a SYN that replaces an earlier one.
-fn in_window(mut sender: Peer, receiver: &Peer, facts: &Segment, restarts: bool) -> Step {
-    let (syn, fin) = (facts.flags & SYN != 0, facts.flags & FIN != 0);
+fn in_window(before: Peer, receiver: &Peer, facts: &Segment, restarts: bool) -> Step {
+    let (mut sender, syn) = (before, facts.flags & SYN != 0);
     let mut first = facts.sequence;
-    let mut end = first.wrapping_add(facts.payload).wrapping_add(u32::from(syn) + u32::from(fin));
+    let mut end = facts.end();
     let window = u32::from(facts.window) << if syn { 0 } else { sender.scale(receiver) };
     let begins = sender.is_silent() || restarts && after(end, sender.end);
     if begins {
         sender.begin(facts, window, end);
     }
     let acknowledges = facts.flags & ACK != 0 && !(facts.flags & RST != 0 && facts.acknowledgment == 0);
-    if first == end && (facts.flags & RST == 0 || first == 0 && !receiver.has(ACKNOWLEDGES)) {
-        // Nothing but an acknowledgement: some stacks number it as they like.
+    if first == end && first == 0 && facts.flags & RST != 0 && !receiver.has(ACKNOWLEDGES) {
+        // Answers the SYN of who acknowledged nothing itself.
         (first, end) = (sender.end, sender.end);
     }
-    let allowed = !receiver.has(ACKNOWLEDGES) || begins && syn || !after(first, receiver.edge);
-    let recent =
-        receiver.is_silent() || after(end, sender.end.wrapping_sub(receiver.window()).wrapping_sub(1));
-    let acknowledged = !acknowledges || receiver.is_silent() || {
-        let oldest = receiver.end.wrapping_sub(sender.window().max(LEAST_WINDOW)).wrapping_sub(1);
-        !after(facts.acknowledgment, receiver.end) && after(facts.acknowledgment, oldest)
+    let beyond = receiver.has(ACKNOWLEDGES) && !(begins && syn) && after(first, receiver.edge);
+    let recent = receiver.is_silent() || after(end, sender.oldest(receiver));
+    let (unsent, late) = match acknowledges && !receiver.is_silent() {
+        true => sender.mistakes(receiver, facts.acknowledgment),
+        false => (false, false),
     };
     let liberal = (sender.flags | receiver.flags) & LIBERAL != 0 && facts.flags & RST == 0;
-    if !(liberal || allowed && recent && acknowledged) {
-        return Step::Invalid;
+    if !liberal && (unsent || beyond || late || !recent) {
+        let overrun = end.wrapping_sub(receiver.edge).wrapping_add(1);
+        let resets = facts.flags & RST != 0;
+        return match beyond {
+            _ if unsent => Step::Invalid,
+            true if resets || late || !recent || overrun > receiver.window() => Step::Invalid,
+            // Some senders do not keep to the window. What they send is acknowledged, perhaps, and that must not look wrong then.
+            true => Step::Ignore(Peer { end, ..before }),
+            // Sent once more, or long under way.
+            false => Step::Ignore(before),
+        };
     }
     sender.offer(window);
     sender.end = later(sender.end, end);

@@ -183,14 +183,18 @@ impl SessionWorker {
             Err(checked) => return checked,
         };
         let (mut acknowledged, counters) = split(own[COUNT].load(Relaxed));
-        let mut ends_sooner = false;
+        let (mut ends_sooner, mut seen) = (false, now);
         if protocol(first) == packet::tcp::PROTOCOL {
             match follow(session, pool, facts) {
                 Followed::Accepted(before, after) => {
                     acknowledged = after.acknowledged;
                     ends_sooner = note(&self.sessions, session, own, before, after);
                 }
-                Followed::Ignored => {}
+                Followed::Ignored(before, after) => {
+                    ends_sooner = note(&self.sessions, session, own, before, after);
+                    // It does not keep the session alive.
+                    seen = split(own[TIME].load(Relaxed)).1;
+                }
                 Followed::Invalid => return Checked::Invalid(session),
                 Followed::Reopened => {
                     self.cut_as(session, CUT);
@@ -201,7 +205,7 @@ impl SessionWorker {
             own[JUDGED].store(judged | u64::from(SENT), Relaxed);
             ends_sooner = self.sessions.answered(session.number());
         }
-        own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(now), Relaxed);
+        own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(seen), Relaxed);
         own[COUNT].store(join(acknowledged, counted(pool, half, counters, facts.length)), Relaxed);
         let way = half::way(output, own[REWRITE].load(Relaxed));
         if ends_sooner {
@@ -665,7 +669,7 @@ impl Kept {
 /// What becomes of a TCP packet, and what its sender said before and with it.
 enum Followed {
     Accepted(Peer, Peer),
-    Ignored,
+    Ignored(Peer, Peer),
     Invalid,
     Reopened,
 }
@@ -677,7 +681,7 @@ fn follow(session: SessionRef, pool: &Pool, facts: &Facts) -> Followed {
     let (sender, other) = (peer(pool.half(half)), peer(pool.half(half ^ 1)));
     match tcp::step(session.is_initiator(), sender, &other, tcp) {
         Step::Accept(peer) => Followed::Accepted(sender, peer),
-        Step::Ignore => Followed::Ignored,
+        Step::Ignore(peer) => Followed::Ignored(sender, peer),
         Step::Invalid => Followed::Invalid,
         Step::Reopen => Followed::Reopened,
     }
