@@ -24,6 +24,7 @@
 
 #[cfg(all(test, loom))]
 mod explored;
+mod follow;
 mod fragments;
 mod half;
 mod hash;

@@ -353,31 +353,22 @@ const fn later(a: u32, b: u32) -> u32 {
 
 #[cold]
 fn seldom(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &Segment, kind: Kind) -> Step {
-    use TcpState::{Closed, SynReceived, SynSent, SynSent2, TimeWait};
+    use TcpState::{SynReceived, SynSent, SynSent2};
     let state = match from_initiator {
         true => state(&sender, receiver),
         false => state(receiver, &sender),
     };
     let opening = matches!(state, SynSent | SynSent2);
+    if let Some(step) = begins_anew(from_initiator, sender, receiver, facts, (kind, state)) {
+        return step;
+    }
     let accepted = match (kind, from_initiator) {
-        (Kind::Syn, true) if matches!(state, TimeWait | Closed) => return Step::Reopen,
-        (Kind::Syn, false) if state == TimeWait => return Step::Reopen,
-        (Kind::Syn, true) if !opening => {
-            let forgotten = if sender.has(SENT) { SENT_SYN } else { 0 };
-            return Step::Ignore(Peer { flags: sender.flags & !forgotten, ..sender });
-        }
         (Kind::Syn, _) => opening,
         (Kind::SynAck, true) => matches!(state, SynSent2 | SynReceived),
-        (Kind::SynAck, false) if receiver.asks_anew() => {
-            return Peer::anew(facts, SENT_SYN_ACK | LIBERAL);
-        }
         (Kind::SynAck, false) if !opening => return Step::Ignore(sender),
         (Kind::SynAck, false) => true,
         (Kind::Fin, _) => !opening,
         (Kind::Ack, false) if opening => return Step::Ignore(sender),
-        (Kind::Ack, true) if sender.asks_anew() && receiver.has(LIBERAL) => {
-            return Peer::anew(facts, SENT_SYN | SENT);
-        }
         (Kind::Ack, _) => !opening,
         (Kind::Rst, _) => return reset(sender, receiver, facts, state),
     };
@@ -396,6 +387,30 @@ fn seldom(from_initiator: bool, sender: Peer, receiver: &Peer, facts: &Segment, 
             Step::Accept(sender)
         }
         other => other,
+    }
+}
+
+/// What becomes of the packets of a handshake where a session is already.
+fn begins_anew(
+    from_initiator: bool,
+    sender: Peer,
+    receiver: &Peer,
+    facts: &Segment,
+    (kind, state): (Kind, TcpState),
+) -> Option<Step> {
+    use TcpState::{Closed, SynSent, SynSent2, TimeWait};
+    match (kind, from_initiator) {
+        (Kind::Syn, true) if matches!(state, TimeWait | Closed) => Some(Step::Reopen),
+        (Kind::Syn, false) if state == TimeWait => Some(Step::Reopen),
+        (Kind::Syn, true) if !matches!(state, SynSent | SynSent2) => {
+            let forgotten = if sender.has(SENT) { SENT_SYN } else { 0 };
+            Some(Step::Ignore(Peer { flags: sender.flags & !forgotten, ..sender }))
+        }
+        (Kind::SynAck, false) if receiver.asks_anew() => Some(Peer::anew(facts, SENT_SYN_ACK | LIBERAL)),
+        (Kind::Ack, true) if sender.asks_anew() && receiver.has(LIBERAL) => {
+            Some(Peer::anew(facts, SENT_SYN | SENT))
+        }
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use packet::MacAddr;
 
+use super::follow::{Followed, Passed, follow};
 use super::fragments::FragmentKey;
 use super::half::{
     self, COUNT, JUDGED, KEY, REMOVED, REWRITE, SEQUENCE, TIME, UNKNOWN, WAY, join, protocol, split,
@@ -16,7 +17,7 @@ use super::table::{
     CREATED, CROWDED, CUT, DISPLACED, EXPIRED, OVER_QUOTA, OVER_SHARE, Sessions, TABLE_FULL, half_parts,
     lock, number, parts, peer,
 };
-use super::tcp::{self, Peer, SENT, Step};
+use super::tcp::{self, Peer, SENT};
 use super::wheel::Wheel;
 use super::{AnyKey, Checked, Created, Facts, Found, New, Refused, SessionRef, Side, Way};
 use crate::atomic::{
@@ -182,19 +183,11 @@ impl SessionWorker {
             Ok(output) => output,
             Err(checked) => return checked,
         };
-        let (mut acknowledged, counters) = split(own[COUNT].load(Relaxed));
-        let (mut ends_sooner, mut seen) = (false, now);
+        let (acknowledged, counters) = split(own[COUNT].load(Relaxed));
+        let mut passed = Passed { acknowledged, seen: now, ends_sooner: false };
         if protocol(first) == packet::tcp::PROTOCOL {
-            match follow(session, pool, facts) {
-                Followed::Accepted(before, after) => {
-                    acknowledged = after.acknowledged;
-                    ends_sooner = note(&self.sessions, session, own, before, after);
-                }
-                Followed::Ignored(before, after) => {
-                    ends_sooner = note(&self.sessions, session, own, before, after);
-                    // It does not keep the session alive.
-                    seen = split(own[TIME].load(Relaxed)).1;
-                }
+            match follow(&self.sessions, session, own, facts, &mut passed) {
+                Followed::Passes => {}
                 Followed::Invalid => return Checked::Invalid(session),
                 Followed::Reopened => {
                     self.cut_as(session, CUT);
@@ -203,12 +196,12 @@ impl SessionWorker {
             }
         } else if judged as u16 & SENT == 0 {
             own[JUDGED].store(judged | u64::from(SENT), Relaxed);
-            ends_sooner = self.sessions.answered(session.number());
+            passed.ends_sooner = self.sessions.answered(session.number());
         }
-        own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(seen), Relaxed);
-        own[COUNT].store(join(acknowledged, counted(pool, half, counters, facts.length)), Relaxed);
+        own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(passed.seen), Relaxed);
+        own[COUNT].store(join(passed.acknowledged, counted(pool, half, counters, facts.length)), Relaxed);
         let way = half::way(output, own[REWRITE].load(Relaxed));
-        if ends_sooner {
+        if passed.ends_sooner {
             self.hasten(session.number(), now);
         }
         Checked::Pass(way)
@@ -664,54 +657,6 @@ impl Kept {
         own[COUNT].store(join(self.peer.acknowledged, 0), Relaxed);
         set_way(own, side.way, epoch, self.peer.flags);
     }
-}
-
-/// What becomes of a TCP packet, and what its sender said before and with it.
-enum Followed {
-    Accepted(Peer, Peer),
-    Ignored(Peer, Peer),
-    Invalid,
-    Reopened,
-}
-
-#[inline(always)]
-fn follow(session: SessionRef, pool: &Pool, facts: &Facts) -> Followed {
-    let Some(tcp) = &facts.tcp else { return Followed::Invalid };
-    let half = half_parts(session.0).1;
-    let (sender, other) = (peer(pool.half(half)), peer(pool.half(half ^ 1)));
-    match tcp::step(session.is_initiator(), sender, &other, tcp) {
-        Step::Accept(peer) => Followed::Accepted(sender, peer),
-        Step::Ignore(peer) => Followed::Ignored(sender, peer),
-        Step::Invalid => Followed::Invalid,
-        Step::Reopen => Followed::Reopened,
-    }
-}
-
-/// Writes what a TCP packet said into its half, but for what it acknowledged; whether the session ends sooner than it did.
-#[inline(always)]
-fn note(sessions: &Sessions, session: SessionRef, own: &[AtomicU64; 8], before: Peer, after: Peer) -> bool {
-    own[SEQUENCE].store(join(after.end, after.edge), Relaxed);
-    after.flags != before.flags && {
-        own[JUDGED].store(own[JUDGED].load(Relaxed) & !0xffff | u64::from(after.flags), Relaxed);
-        turned(sessions, session, before, after)
-    }
-}
-
-/// The flags of a TCP half changed: the connection may stand elsewhere. Whether its time is shorter there.
-#[cold]
-fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) -> bool {
-    let (family, half) = half_parts(session.0);
-    let other = peer(sessions.pools[family].half(half ^ 1));
-    let state = |sender: &Peer| match session.is_initiator() {
-        true => tcp::state(sender, &other),
-        false => tcp::state(&other, sender),
-    };
-    let (old, new) = (state(&before), state(&after));
-    if old.is_half_open() && !new.is_half_open() {
-        sessions.opened(session.number());
-    }
-    let tcp = &sessions.timeouts.tcp;
-    new.timeout(tcp) < old.timeout(tcp)
 }
 
 /// The small counters of a half with one more packet; the cold ones take what does not fit.

@@ -1,0 +1,79 @@
+//! A packet of a TCP connection: read from the session's halves, followed by [`tcp`](super::tcp), written into its sender's half.
+
+use super::half::{JUDGED, SEQUENCE, TIME, join, split};
+use super::table::{Sessions, half_parts, peer};
+use super::tcp::{self, Peer, Step};
+use super::{Facts, SessionRef};
+use crate::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What becomes of it.
+pub(super) enum Followed {
+    Passes,
+    Invalid,
+    /// It opens the connection anew: a first packet.
+    Reopened,
+}
+
+/// What its half is to remember of a packet that passes.
+pub(super) struct Passed {
+    pub(super) acknowledged: u32,
+    /// When the session was last kept alive, in milliseconds.
+    pub(super) seen: u32,
+    pub(super) ends_sooner: bool,
+}
+
+/// Follows it. All but what `passed` says is written.
+#[inline(always)]
+pub(super) fn follow(
+    sessions: &Sessions,
+    session: SessionRef,
+    own: &[AtomicU64; 8],
+    facts: &Facts,
+    passed: &mut Passed,
+) -> Followed {
+    let Some(segment) = &facts.tcp else { return Followed::Invalid };
+    let (family, half) = half_parts(session.0);
+    let (before, other) = (peer(own), peer(sessions.pool(family).half(half ^ 1)));
+    match tcp::step(session.is_initiator(), before, &other, segment) {
+        Step::Accept(after) => {
+            passed.acknowledged = after.acknowledged;
+            passed.ends_sooner = note(sessions, session, own, before, after);
+            Followed::Passes
+        }
+        Step::Ignore(after) => {
+            passed.ends_sooner = note(sessions, session, own, before, after);
+            // It does not keep the session alive.
+            passed.seen = split(own[TIME].load(Relaxed)).1;
+            Followed::Passes
+        }
+        Step::Invalid => Followed::Invalid,
+        Step::Reopen => Followed::Reopened,
+    }
+}
+
+/// Writes what a TCP packet said into its half, but for what it acknowledged; whether the session ends sooner than it did.
+#[inline(always)]
+fn note(sessions: &Sessions, session: SessionRef, own: &[AtomicU64; 8], before: Peer, after: Peer) -> bool {
+    own[SEQUENCE].store(join(after.end, after.edge), Relaxed);
+    after.flags != before.flags && {
+        own[JUDGED].store(own[JUDGED].load(Relaxed) & !0xffff | u64::from(after.flags), Relaxed);
+        turned(sessions, session, before, after)
+    }
+}
+
+/// The flags of a TCP half changed: the connection may stand elsewhere. Whether its time is shorter there.
+#[cold]
+fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) -> bool {
+    let (family, half) = half_parts(session.0);
+    let other = peer(sessions.pools[family].half(half ^ 1));
+    let state = |sender: &Peer| match session.is_initiator() {
+        true => tcp::state(sender, &other),
+        false => tcp::state(&other, sender),
+    };
+    let (old, new) = (state(&before), state(&after));
+    if old.is_half_open() && !new.is_half_open() {
+        sessions.opened(session.number());
+    }
+    let tcp = &sessions.timeouts.tcp;
+    new.timeout(tcp) < old.timeout(tcp)
+}
