@@ -22,6 +22,7 @@
 //!
 //! Times are milliseconds of `CLOCK_BOOTTIME`, as `u32`, which wrap after 49 days; no session is left alone for that long.
 
+mod aging;
 #[cfg(all(test, loom))]
 mod explored;
 mod follow;
@@ -32,6 +33,7 @@ mod index;
 mod key;
 mod limbo;
 mod memory;
+mod moved;
 mod options;
 mod pass;
 mod pool;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use packet::MacAddr;
 
+use super::aging::links;
 use super::follow::{Followed, Passed, follow};
 use super::fragments::FragmentKey;
 use super::half::{
@@ -11,11 +12,11 @@ use super::half::{
 };
 use super::key::{Key, Key4, Key6, sealed::Sealed};
 use super::limbo::Limbo;
-use super::pool::{CALLED, Cold, HALF_OPEN, LIVE, NotAdded, Pool, Present, RESTS};
+use super::pool::{CALLED, Cold, HALF_OPEN, LIVE, NotAdded, Pool, Present};
 use super::quota::Candidates;
 use super::table::{
-    CREATED, CROWDED, CUT, DISPLACED, EXPIRED, OVER_QUOTA, OVER_SHARE, Sessions, TABLE_FULL, half_parts,
-    lock, number, parts, peer,
+    CREATED, CROWDED, CUT, DISPLACED, OVER_QUOTA, OVER_SHARE, Sessions, TABLE_FULL, half_parts, lock, number,
+    parts,
 };
 use super::tcp::{self, Peer, SENT};
 use super::wheel::Wheel;
@@ -27,27 +28,21 @@ use crate::atomic::{
 
 /// Keys that are looked up at once.
 pub(super) const BURST: usize = 32;
-/// Sessions looked at per step.
-const LOOKS: usize = 64;
-/// Sessions whose memory is asked for at once.
-const TOGETHER: usize = 16;
-/// Ticks of the wheel per step.
-const TICKS: u32 = 4096;
 /// Free records that a worker takes from the table at once; it keeps up to twice as many.
-const LEASE: u32 = 256;
+pub(super) const LEASE: u32 = 256;
 /// Half-open sessions that may turn out not to be any more before a port is refused.
 const TRIES: usize = 64;
 
 /// A worker's half of the table. What look-ups return is good until [`SessionWorker::step`].
 pub struct SessionWorker {
-    sessions: Arc<Sessions>,
-    number: u8,
-    leases: [Vec<u32>; 2],
-    wheel: Wheel,
-    limbo: Limbo,
-    candidates: Candidates,
-    called: Vec<u32>,
-    now: u32,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) number: u8,
+    pub(super) leases: [Vec<u32>; 2],
+    pub(super) wheel: Wheel,
+    pub(super) limbo: Limbo,
+    pub(super) candidates: Candidates,
+    pub(super) called: Vec<u32>,
+    pub(super) now: u32,
 }
 
 impl SessionWorker {
@@ -207,18 +202,6 @@ impl SessionWorker {
         Checked::Pass(way)
     }
 
-    /// A session's time is over earlier than it was to be looked at.
-    #[cold]
-    fn hasten(&mut self, session: u32, now: u32) {
-        let (family, record) = parts(session);
-        let pool = &self.sessions.pools[family];
-        if pool.worker(record) == self.number && pool.state(record) & LIVE != 0 {
-            self.look_at(session, now);
-        } else {
-            self.sessions.call(session);
-        }
-    }
-
     /// Makes a session, unless there is one already.
     ///
     /// # Errors
@@ -278,7 +261,7 @@ impl SessionWorker {
     }
 
     /// A record for a new session of `owner`, if it may have one.
-    fn admit<K: Key>(&mut self, owner: u16, now: u32) -> Result<u32, Refused> {
+    pub(super) fn admit<K: Key>(&mut self, owner: u16, now: u32) -> Result<u32, Refused> {
         let sessions = self.sessions.clone();
         let pool = &sessions.pools[K::FAMILY];
         let lease = LEASE.min(pool.capacity() / 64).max(1);
@@ -326,7 +309,7 @@ impl SessionWorker {
 
     /// This worker's counts have no other writer.
     #[inline(always)]
-    fn count(&self, which: usize) {
+    pub(super) fn count(&self, which: usize) {
         let count = &self.sessions.counts[usize::from(self.number)].0[which];
         count.store(count.load(Relaxed) + 1, Relaxed);
     }
@@ -442,54 +425,12 @@ impl SessionWorker {
         split(self.sessions.pools[family].half(half)[TIME].load(Relaxed)).0
     }
 
-    /// The session, under other keys.
-    #[cold]
-    fn moved<K: Key>(
-        &mut self,
-        session: SessionRef,
-        sides: [&Side<K>; 2],
-        epoch: u32,
-        rules: [u32; 2],
-    ) -> Result<SessionRef, Refused> {
-        let sessions = self.sessions.clone();
-        let pool = &sessions.pools[K::FAMILY];
-        let old = parts(session.number()).1;
-        let (cold, open) = (pool.get_cold(old), pool.state(old) & HALF_OPEN == 0);
-        let kept = [old << 1, old << 1 | 1].map(|half| Kept::of(pool, half));
-        self.cut_as(session, CUT);
-        let keys = sides.map(|side| side.key);
-        let hashes = keys.map(|key| sessions.hash(key));
-        let now = self.now;
-        let record = self.admit::<K>(cold.owner, now)?;
-        pool.set_cold(record, &Cold { worker: self.number, rules, ..cold });
-        for ((half, side), kept) in [record << 1, record << 1 | 1].into_iter().zip(sides).zip(kept) {
-            kept.fill(pool, half, side, epoch);
-        }
-        if let Err(not_added) = pool.add(record, keys, hashes) {
-            self.leases[K::FAMILY].push(record);
-            return match not_added {
-                NotAdded::Present(Present::Both(half) | Present::One(half)) => {
-                    Ok(SessionRef(number(K::FAMILY, 0) << 1 | half))
-                }
-                NotAdded::Crowded => Err(Refused::Crowded),
-            };
-        }
-        let session = number(K::FAMILY, record);
-        sessions.ports.add(cold.owner);
-        if open {
-            sessions.opened(session);
-        }
-        let (seen, life) = sessions.life(session);
-        self.wheel.insert(session, seen.wrapping_add(life), now, |number| links(&sessions, number));
-        Ok(SessionRef(session << 1))
-    }
-
     /// Removes a session: the rules no longer let it pass.
     pub fn cut(&mut self, session: SessionRef) {
         self.cut_as(session, CUT);
     }
 
-    fn cut_as(&mut self, session: SessionRef, why: usize) {
+    pub(super) fn cut_as(&mut self, session: SessionRef, why: usize) {
         let session = session.number();
         if !self.sessions.remove(session) {
             return;
@@ -504,16 +445,6 @@ impl SessionWorker {
         }
     }
 
-    /// Takes a removed session out of the wheel and lets its record rest.
-    fn retire(&mut self, session: u32) {
-        let (family, record) = parts(session);
-        let sessions = &self.sessions;
-        self.wheel.remove(session, |number| links(sessions, number));
-        if sessions.pools[family].set_state(record, RESTS) & RESTS == 0 {
-            self.limbo.rest(session);
-        }
-    }
-
     /// Whether a fragment that is not the first follows one that was let pass ([`SessionWorker::note_fragment`] with the same port).
     pub fn is_fragment_known(&self, key: &FragmentKey, port: u16, now: u32) -> bool {
         self.sessions.fragments.is_known(key, port, now)
@@ -522,104 +453,6 @@ impl SessionWorker {
     /// A first fragment was let pass; `port`, of this host, sent it or gets it, and has room for 256 such.
     pub fn note_fragment(&self, key: &FragmentKey, port: u16, now: u32) {
         self.sessions.fragments.note(key, port, now);
-    }
-
-    /// To be called once per burst, between packets: halves found before are not good any more. Looks at up to 64 sessions whose time may be over, and costs a few loads when
-    /// there are none.
-    #[inline]
-    pub fn step(&mut self, now: u32) {
-        self.now = now;
-        self.sessions.quiescence.pass(self.number.into());
-        self.sessions.calls(self.number.into(), &mut self.called);
-        if !self.called.is_empty() {
-            self.answer_calls();
-        }
-        self.age(now);
-        if !self.limbo.is_empty() {
-            self.reuse();
-        }
-    }
-
-    #[inline]
-    fn age(&mut self, now: u32) {
-        let mut ticks = TICKS;
-        for _ in 0..LOOKS / TOGETHER {
-            if !self.wheel.turn(now, &mut ticks) {
-                break;
-            }
-            self.look_at_due(now);
-        }
-    }
-
-    /// Looks at some that are due. Nothing of them is in a cache, so that all of it is asked for before any is waited for.
-    #[cold]
-    fn look_at_due(&mut self, now: u32) {
-        let sessions = &self.sessions;
-        let mut due = [0; TOGETHER];
-        let count = self.wheel.due(&mut due, |number| links(sessions, number));
-        let due = &due[..count];
-        due.iter().for_each(|session| sessions.ask_for(*session));
-        due.iter().for_each(|session| sessions.ask_for_buckets(*session));
-        for session in due {
-            self.look_at(*session, now);
-        }
-    }
-
-    #[cold]
-    fn answer_calls(&mut self) {
-        let from = self.called.len().saturating_sub(LOOKS);
-        let mut called = std::mem::take(&mut self.called);
-        for session in called.drain(from..) {
-            let (family, record) = parts(session);
-            self.sessions.pools[family].clear_state(record, CALLED);
-            self.look_at(session, self.now);
-        }
-        self.called = called;
-    }
-
-    /// Removes a session whose time is over, or puts it where it will be.
-    fn look_at(&mut self, session: u32, now: u32) {
-        let (family, record) = parts(session);
-        let state = self.sessions.pools[family].state(record);
-        if state & LIVE == 0 {
-            return self.retire(session);
-        }
-        let (seen, life) = self.sessions.life(session);
-        if now.wrapping_sub(seen) as i32 >= life as i32 {
-            return self.cut_as(SessionRef(session << 1), EXPIRED);
-        }
-        let sessions = &self.sessions;
-        self.wheel.remove(session, |number| links(sessions, number));
-        self.wheel.insert(session, seen.wrapping_add(life), now, |number| links(sessions, number));
-    }
-
-    #[cold]
-    fn reuse(&mut self) {
-        let (sessions, leases) = (&self.sessions, &mut self.leases);
-        self.limbo.release(&sessions.quiescence, |session| {
-            let (family, record) = parts(session);
-            leases[family].push(record);
-        });
-        for (lease, pool) in leases.iter_mut().zip(&sessions.pools) {
-            let keep = LEASE.min(pool.capacity() / 64).max(1) as usize;
-            if lease.len() > 2 * keep {
-                pool.give_back(&lease[keep..]);
-                lease.truncate(keep);
-            }
-        }
-    }
-
-    /// When [`SessionWorker::step`] may have something to do, in milliseconds; `None`: not before somebody makes a session.
-    pub fn next_deadline(&self) -> Option<u32> {
-        if !self.called.is_empty() || !self.limbo.is_empty() {
-            return Some(self.now);
-        }
-        self.wheel.next_deadline()
-    }
-
-    /// Says that this worker looks at nothing until its next [`SessionWorker::step`]: it goes to sleep.
-    pub fn off_line(&mut self) {
-        self.sessions.quiescence.off_line(self.number.into());
     }
 }
 
@@ -630,32 +463,6 @@ impl Drop for SessionWorker {
         }
         lock(&self.sessions.orphans).append(&mut self.limbo.take());
         self.sessions.dismiss(self.number);
-    }
-}
-
-/// What a half keeps when its session goes on under other keys.
-struct Kept {
-    peer: Peer,
-    packets: u64,
-    bytes: u64,
-    seen: u32,
-}
-
-impl Kept {
-    fn of(pool: &Pool, half: u32) -> Self {
-        let own = pool.half(half);
-        let (packets, bytes) = pool.counts(half);
-        Self { peer: peer(own), packets, bytes, seen: split(own[TIME].load(Relaxed)).1 }
-    }
-
-    fn fill<K: Key>(&self, pool: &Pool, half: u32, side: &Side<K>, epoch: u32) {
-        let own = pool.half(half);
-        pool.set_key(half, &side.key.words());
-        pool.add_count(half, self.packets, self.bytes);
-        own[TIME].store(join(side.stamp, self.seen), Relaxed);
-        own[SEQUENCE].store(join(self.peer.end, self.peer.edge), Relaxed);
-        own[COUNT].store(join(self.peer.acknowledged, 0), Relaxed);
-        set_way(own, side.way, epoch, self.peer.flags);
     }
 }
 
@@ -720,7 +527,7 @@ fn first_peer(protocol: u8, facts: &Facts) -> Option<Peer> {
 }
 
 /// Says where packets of a half go; last what makes it valid.
-fn set_way(own: &[AtomicU64; 8], way: Option<(MacAddr, Way)>, epoch: u32, flags: u16) {
+pub(super) fn set_way(own: &[AtomicU64; 8], way: Option<(MacAddr, Way)>, epoch: u32, flags: u16) {
     let (mac, rewrite, output) =
         way.map_or((0, 0, UNKNOWN), |(mac, way)| (mac.to_u64(), half::rewrite_word(&way), way.output));
     own[JUDGED].store(mac << 16 | u64::from(flags), Relaxed);
@@ -740,11 +547,6 @@ fn created<K: Key>(present: Present) -> Created {
         Present::Both(half) => Created::Existing(session(half)),
         Present::One(half) => Created::Clash(session(half)),
     }
-}
-
-fn links(sessions: &Sessions, session: u32) -> &AtomicU64 {
-    let (family, record) = parts(session);
-    sessions.pools[family].links(record)
 }
 
 fn is_half_open(sessions: &Sessions, session: u32, owner: u16) -> bool {
