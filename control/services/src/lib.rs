@@ -1,5 +1,5 @@
 //! What the switch answers itself, on the control thread: DHCPv4, DHCPv6, router advertisements, the underlay's neighbours,
-//! announcements, the metadata service.
+//! announcements, the metadata service; and what it asks of guests: whether targets of load balancers live.
 //!
 //! Everything here is a function or a state machine over whole Ethernet frames, without threads, sockets or clocks: a frame is a slice,
 //! an answer is a vector, and time is an argument (a [`Duration`](std::time::Duration) since any fixed moment; one that goes backwards
@@ -18,11 +18,13 @@ pub mod dhcp4;
 pub mod dhcp6;
 mod domain;
 mod frame;
+pub mod health;
 pub mod metadata;
 pub mod neighbours;
 pub mod ra;
 mod random;
 mod refusal;
+mod wire;
 
 pub use frame::link_local;
 pub use refusal::Refusal;

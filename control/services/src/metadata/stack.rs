@@ -1,18 +1,16 @@
 //! The TCP/IP stack that one port's guest talks to.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use packet::{Fragment, HEAD_LENGTH, Headers, L4, MacAddr, ethernet, icmp, tcp};
 use smoltcp::iface::{Config, Interface, SocketSet};
-use smoltcp::phy::{self, Checksum, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
 use super::connection::Connection;
 use super::{ADDRESS_V4, ADDRESS_V6, Identity, Limits, PORT, Shared, StreamId, Upstream, is_address};
+use crate::wire::{Wire, instant};
 use crate::{Refusal, frame};
 
 /// Bytes of a connection's buffers: what a guest may send ahead, and what waits to be acknowledged by it.
@@ -20,8 +18,6 @@ const RECEIVE_BUFFER: usize = 8 * 1024;
 const SEND_BUFFER: usize = 16 * 1024;
 /// Times that a stack and its connections are asked in one go. Each fills or empties buffers, so what is left is for the next call.
 const ROUNDS: usize = 64;
-/// The smallest MTU that IPv6 and IPv4 allow hosts to count on.
-const MIN_MTU: u16 = 576;
 /// No call is needed for as long as this.
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -80,59 +76,6 @@ fn is_echo(bytes: &[u8], headers: &Headers) -> bool {
     matches!((headers.l4, kind), (L4::Icmp, Some((8, 0))) | (L4::Icmpv6, Some((128, 0))))
 }
 
-/// The link between the stack and the guest: IP packets.
-#[derive(Debug)]
-struct Wire {
-    received: VecDeque<Vec<u8>>,
-    sent: Vec<Vec<u8>>,
-    mtu: usize,
-}
-
-struct RxToken(Vec<u8>);
-
-impl phy::RxToken for RxToken {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-struct TxToken<'a>(&'a mut Vec<Vec<u8>>);
-
-impl phy::TxToken for TxToken<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
-        let mut packet = vec![0; length];
-        let result = f(&mut packet);
-        self.0.push(packet);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = RxToken;
-    type TxToken<'a> = TxToken<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(RxToken, TxToken<'_>)> {
-        let packet = self.received.pop_front()?;
-        Some((RxToken(packet), TxToken(&mut self.sent)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<TxToken<'_>> {
-        Some(TxToken(&mut self.sent))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu;
-        // Computed for the guest; a guest may leave its own to be completed.
-        capabilities.checksum.ipv4 = Checksum::Tx;
-        capabilities.checksum.tcp = Checksum::Tx;
-        capabilities.checksum.icmpv4 = Checksum::Tx;
-        capabilities.checksum.icmpv6 = Checksum::Tx;
-        capabilities
-    }
-}
-
 /// What a run needs of its surroundings.
 pub(super) struct Surroundings<'a, U> {
     pub(super) identity: &'a Identity,
@@ -164,14 +107,9 @@ impl std::fmt::Debug for Stack {
     }
 }
 
-fn instant(now: Duration) -> Instant {
-    Instant::from_micros_const(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
-}
-
 impl Stack {
     pub(super) fn new(identity: &Identity, seed: u64, now: Duration) -> Self {
-        let mtu = usize::from(identity.mtu.max(MIN_MTU));
-        let mut wire = Wire { received: VecDeque::new(), sent: Vec::new(), mtu };
+        let mut wire = Wire::new(identity.mtu);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut wire, instant(now));
@@ -219,7 +157,7 @@ impl Stack {
     }
 
     pub(super) fn receive(&mut self, ip: &[u8]) {
-        self.wire.received.push_back(ip.to_vec());
+        self.wire.receive(ip);
     }
 
     /// Does all there is to do now, and returns the frames for the guest.
@@ -251,7 +189,7 @@ impl Stack {
         let more = moved.then_some(now);
         self.due = [more, idle, tcp].into_iter().flatten().min().unwrap_or(now + NEVER).max(now);
         let macs = self.macs;
-        self.wire.sent.drain(..).map(|packet| frame::of_ip(macs, &packet)).collect()
+        self.wire.sent().map(|packet| frame::of_ip(macs, &packet)).collect()
     }
 
     /// Forgets connections that are over. What TCP calls TIME-WAIT ends at once: a guest is a hop away, and ten seconds for each of a few
