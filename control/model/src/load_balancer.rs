@@ -1,6 +1,7 @@
 //! LoadBalancer: an address of a VPC that stands for many targets.
 
 use crate::fields::{Fields, Parsed, Reader, Refusal};
+use crate::health_check::HealthCheck;
 use crate::name::{Name, ObjectName};
 use crate::net::parse_address;
 use crate::security_group::Protocol;
@@ -30,6 +31,8 @@ pub struct LoadBalancerSpec {
     pub targets: Vec<Target>,
     /// What decides which target a connection goes to.
     pub session_affinity: SessionAffinity,
+    /// How it is found out whether targets live; otherwise that is not asked.
+    pub health_check: Option<HealthCheck>,
     /// What becomes of connections when no target is up.
     pub when_all_down: WhenAllDown,
 }
@@ -102,9 +105,7 @@ impl LoadBalancerSpec {
         let targets = read_targets(&mut fields, reader, project, vip);
         let affinity = fields.parse(reader, "sessionAffinity", |text| word(text, &SessionAffinity::WORDS));
         let when_all_down = fields.parse(reader, "whenAllDown", |text| word(text, &WhenAllDown::WORDS));
-        let message = "health checks are not supported by this version";
-        let remedy = "remove the field: a target port that is shut down or without a host counts as down";
-        fields.unsupported(reader, "healthCheck", message, remedy);
+        let health_check = HealthCheck::read(&mut fields, reader, &listeners);
         fields.finish(reader);
         Some(Self {
             vpc: vpc?,
@@ -112,6 +113,7 @@ impl LoadBalancerSpec {
             listeners,
             targets,
             session_affinity: affinity.unwrap_or_default(),
+            health_check,
             when_all_down: when_all_down.unwrap_or_default(),
         })
     }
@@ -134,18 +136,22 @@ impl LoadBalancerSpec {
             json.insert("weight".into(), json!(target.weight));
             Value::Object(json)
         };
-        json!({
+        let mut json = json!({
             "vpc": self.vpc.relative_to(project),
             "vip": self.vip,
             "listeners": self.listeners.iter().map(listener).collect::<Vec<_>>(),
             "targets": self.targets.iter().map(target).collect::<Vec<_>>(),
             "sessionAffinity": named(self.session_affinity, &SessionAffinity::WORDS),
             "whenAllDown": named(self.when_all_down, &WhenAllDown::WORDS),
-        })
+        });
+        if let (Some(check), Some(fields)) = (&self.health_check, json.as_object_mut()) {
+            fields.insert("healthCheck".to_owned(), check.to_json());
+        }
+        json
     }
 }
 
-fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Parsed<T> {
+pub(crate) fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Parsed<T> {
     match words.iter().find(|(word, _)| *word == text) {
         Some((_, value)) => Ok(*value),
         None => {
@@ -156,7 +162,7 @@ fn word<T: Copy>(text: &str, words: &[(&'static str, T)]) -> Parsed<T> {
     }
 }
 
-fn named<T: PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
+pub(crate) fn named<T: PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
     words.iter().find(|(_, other)| *other == value).map_or("", |(word, _)| word)
 }
 

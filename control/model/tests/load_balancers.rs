@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use towpath_model::load_balancer::{Listener, SessionAffinity, Target, TargetAddress, WhenAllDown};
+use towpath_model::quantity::TimeSpan;
 use towpath_model::security_group::Protocol;
-use towpath_model::{Environment, Name, ObjectName, ResourceSet, load_text};
+use towpath_model::{CheckProtocol, Environment, HealthCheck, Name, ObjectName, ResourceSet, load_text};
 
 const BASE: &str = "\
 kind: Vpc
@@ -134,8 +135,70 @@ fn words_that_are_not_known_are_refused() {
     };
     refused(&with("sessionAffinity: clientIp"), &["spec.sessionAffinity", "nearest: clientIP"]);
     refused(&with("whenAllDown: refused"), &["spec.whenAllDown", "nearest: refuse"]);
-    refused(&with("healthCheck: {protocol: tcp}"), &["not supported by this version"]);
     refused(&with("sesionAffinity: none"), &["unknown field", "sessionAffinity"]);
+}
+
+#[test]
+fn health_checks_have_defaults_and_bounds() {
+    let with = |listeners: &str, check: &str| {
+        let rest = format!("listeners: [{listeners}], targets: [{{port: vm1}}], healthCheck: {check}");
+        balancer("lb", "10.0.100.1", &rest)
+    };
+    let web = "{protocol: udp, port: 53}, {protocol: tcp, port: 80, targetPort: 8080}";
+    let read = |check: &str| {
+        let set = load(&with(web, check)).unwrap();
+        let found = set.load_balancers().next().unwrap();
+        let written = set.get(&found.meta.key).unwrap().to_json().to_string();
+        let again = load(&format!("{written}\n")).unwrap();
+        assert_eq!(again.load_balancers().next().unwrap().spec, found.spec);
+        found.spec.health_check.clone()
+    };
+    let default = HealthCheck {
+        protocol: CheckProtocol::Tcp,
+        path: "/".to_owned(),
+        port: 8080,
+        interval: TimeSpan(5_000),
+        timeout: TimeSpan(2_000),
+        unhealthy_after: 3,
+        healthy_after: 2,
+    };
+    assert_eq!(read("{}"), Some(default.clone()));
+    assert_eq!(read(""), None);
+    let short = HealthCheck { interval: TimeSpan(1_000), timeout: TimeSpan(1_000), ..default.clone() };
+    assert_eq!(read("{protocol: tcp, interval: 1s}"), Some(short));
+    let all = "{protocol: http, path: '/healthz?full=1', port: 9000, interval: 1m, timeout: 1.5s, unhealthyAfter: 1, healthyAfter: 100}";
+    let expected = HealthCheck {
+        protocol: CheckProtocol::Http,
+        path: "/healthz?full=1".to_owned(),
+        port: 9000,
+        interval: TimeSpan(60_000),
+        timeout: TimeSpan(1_500),
+        unhealthy_after: 1,
+        healthy_after: 100,
+    };
+    assert_eq!(read(all), Some(expected));
+    let long = format!("{{protocol: http, path: '/{}'}}", "a".repeat(256));
+    for (check, parts) in [
+        ("{protocol: https}", ["spec.healthCheck.protocol", "nearest: http"]),
+        ("{path: /}", ["spec.healthCheck.path", "of no use with protocol tcp"]),
+        ("{protocol: http, path: healthz}", ["spec.healthCheck.path", "is no path"]),
+        ("{protocol: http, path: \"/a\\r\\nHost: b\"}", ["spec.healthCheck.path", "is no path"]),
+        (&long, ["spec.healthCheck.path", "longer than 256 bytes"]),
+        ("{port: 0}", ["spec.healthCheck.port", "from 1 to 65535"]),
+        ("{interval: 500ms}", ["spec.healthCheck.interval", "from 1s to 1h"]),
+        ("{interval: 5s, timeout: 6s}", ["spec.healthCheck.timeout", "from 100ms to 5s"]),
+        ("{unhealthyAfter: 0}", ["spec.healthCheck.unhealthyAfter", "from 1 to 100"]),
+        ("{healthyAfter: 101}", ["spec.healthCheck.healthyAfter", "from 1 to 100"]),
+        ("{prot: tcp}", ["unknown field", "protocol"]),
+        ("tcp", ["spec.healthCheck", "not a mapping"]),
+    ] {
+        refused(&with(web, check), &parts);
+    }
+    refused(
+        &with("{protocol: udp, port: 53}", "{}"),
+        &["spec.healthCheck.port", "is missing", "no listener is of TCP"],
+    );
+    assert!(load(&with("{protocol: udp, port: 53}", "{port: 53}")).is_ok());
 }
 
 #[test]
