@@ -1,6 +1,6 @@
 //! What the agent asks of the switch and the daemon.
 
-use crate::plan::{PortPlan, SubnetPlan, VpcPlan};
+use crate::plan::{CheckPlan, PortPlan, SubnetPlan, VpcPlan};
 use engine::PortIndex;
 use ipnet::IpNet;
 use packet::MacAddr;
@@ -148,8 +148,10 @@ pub enum Action {
         vpc: u16,
         /// The address.
         address: IpAddr,
-        /// What it is from now on.
+        /// What it is from now on. Targets that nobody needs to ask are down already.
         plan: Box<BalancerPlan>,
+        /// How it is found out whether the others live; `None`: they are up.
+        check: Option<Box<CheckPlan>>,
     },
     /// An address of a VPC stands for nobody any more.
     RemoveBalancer {

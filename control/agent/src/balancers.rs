@@ -2,6 +2,7 @@
 
 use crate::action::Action;
 use crate::agent::Agent;
+use crate::plan::CheckPlan;
 use model::load_balancer::{SessionAffinity, TargetAddress, WhenAllDown};
 use model::{LoadBalancerSpec, ObjectName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ use tables::balancers::{self, Affinity, BalancerPlan};
 /// What was said of load balancers, by the number of the VPC and the shared address, and which ports are targets.
 #[derive(Debug, Default)]
 pub(crate) struct Balancers {
-    plans: BTreeMap<(u16, IpAddr), BalancerPlan>,
+    plans: BTreeMap<(u16, IpAddr), (BalancerPlan, Option<CheckPlan>)>,
     pub(crate) targets: BTreeSet<ObjectName>,
 }
 
@@ -22,7 +23,8 @@ impl Agent {
         let mut targets = BTreeSet::new();
         for balancer in self.set.load_balancers() {
             let Some(vpc) = self.vpcs.number(&balancer.spec.vpc) else { continue };
-            plans.insert((vpc, balancer.spec.vip), self.balancer_plan(balancer.spec));
+            let check = balancer.spec.health_check.as_ref().map(CheckPlan::from);
+            plans.insert((vpc, balancer.spec.vip), (self.balancer_plan(balancer.spec), check));
             targets.extend(balancer.spec.targets.iter().filter_map(|target| match &target.at {
                 TargetAddress::Port(port) => Some(port.clone()),
                 TargetAddress::Ip(_) => None,
@@ -32,8 +34,13 @@ impl Agent {
         before.extend(gone.map(|(vpc, address)| Action::RemoveBalancer { vpc: *vpc, address: *address }));
         for (key, plan) in &plans {
             if self.balancers.plans.get(key) != Some(plan) {
-                let (vpc, address) = *key;
-                after.push(Action::SetBalancer { vpc, address, plan: Box::new(plan.clone()) });
+                let ((vpc, address), (plan, check)) = (*key, plan.clone());
+                after.push(Action::SetBalancer {
+                    vpc,
+                    address,
+                    plan: Box::new(plan),
+                    check: check.map(Box::new),
+                });
             }
         }
         self.balancers = Balancers { plans, targets };

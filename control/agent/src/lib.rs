@@ -20,4 +20,4 @@ mod watch;
 
 pub use action::{Action, VtepKind};
 pub use agent::{Agent, Exhausted};
-pub use plan::{DhcpPlan, PortPlan, SubnetPlan, VpcPlan};
+pub use plan::{CheckPlan, DhcpPlan, PortPlan, SubnetPlan, VpcPlan};

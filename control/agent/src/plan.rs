@@ -93,6 +93,36 @@ pub struct DhcpPlan {
     pub metadata: Option<String>,
 }
 
+/// How it is found out whether the targets of a load balancer live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckPlan {
+    /// What is asked for over HTTP; `None`: whether it takes TCP connections is enough.
+    pub path: Option<String>,
+    /// At which of a target's ports.
+    pub port: u16,
+    /// From one check to the next.
+    pub interval: Duration,
+    /// How long one may take; not longer than the interval.
+    pub timeout: Duration,
+    /// Bad checks in a row that make a target down.
+    pub unhealthy_after: u32,
+    /// Good checks in a row that make it up again.
+    pub healthy_after: u32,
+}
+
+impl From<&model::HealthCheck> for CheckPlan {
+    fn from(check: &model::HealthCheck) -> Self {
+        Self {
+            path: (check.protocol == model::CheckProtocol::Http).then(|| check.path.clone()),
+            port: check.port,
+            interval: check.interval.duration(),
+            timeout: check.timeout.duration(),
+            unhealthy_after: check.unhealthy_after,
+            healthy_after: check.healthy_after,
+        }
+    }
+}
+
 /// Everything needed to realize one port here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortPlan {

@@ -4,8 +4,9 @@
 use engine::{Announcement, PortIndex};
 use model::{Environment, Name, ResourceSet, load_text};
 use std::net::IpAddr;
+use std::time::Duration;
 use tables::{Endpoint, Location, NextHop, vpc_space};
-use towpath_agent::{Action, Agent, VtepKind};
+use towpath_agent::{Action, Agent, CheckPlan, VtepKind};
 
 const NETWORK: &str = "
 kind: Host
@@ -297,7 +298,9 @@ fn a_load_balancer_follows_its_targets_and_nothing_else() {
     };
     let set = |actions: &[Action]| {
         let plan = |action: &Action| match action {
-            Action::SetBalancer { vpc: 0, address, plan } if *address == IpAddr::from([10, 0, 100, 1]) => {
+            Action::SetBalancer { vpc: 0, address, plan, .. }
+                if *address == IpAddr::from([10, 0, 100, 1]) =>
+            {
                 let target = |target: &tables::balancers::Target| (target.address, target.weight, target.up);
                 Some(plan.targets.iter().map(target).collect::<Vec<_>>())
             }
@@ -318,6 +321,20 @@ fn a_load_balancer_follows_its_targets_and_nothing_else() {
     let other = balancer(", {ip: 10.0.1.77}]").replace("ips: [10.0.1.12]", "ips: [10.0.1.13]");
     let moved = apply(&mut agent, &other);
     assert!(!moved.is_empty() && set(&moved).is_empty(), "{moved:?}");
+    let checked = format!("{}, healthCheck: {{protocol: http, path: /x, interval: 1s}}", balancer("]"));
+    let check = CheckPlan {
+        path: Some("/x".to_owned()),
+        port: 8080,
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        unhealthy_after: 3,
+        healthy_after: 2,
+    };
+    let asked = apply(&mut agent, &checked);
+    let is_it =
+        |action: &Action| matches!(action, Action::SetBalancer { check: Some(said), .. } if **said == check);
+    assert_eq!(asked.iter().filter(|action| is_it(action)).count(), 1, "{asked:?}");
+    assert_eq!(apply(&mut agent, &checked), []);
     let gone = apply(&mut agent, REMOTE);
     let removal = Action::RemoveBalancer { vpc: 0, address: IpAddr::from([10, 0, 100, 1]) };
     assert!(gone.contains(&removal), "{gone:?}");

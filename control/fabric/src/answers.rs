@@ -170,7 +170,7 @@ impl<U: Upstream> Fabric<U> {
     }
 
     /// Tunnel end points behind which a VPC has stations.
-    fn vteps_of(&self, vpc: u16) -> BTreeSet<u16> {
+    pub(crate) fn vteps_of(&self, vpc: u16) -> BTreeSet<u16> {
         let subnets = self.subnets.iter().filter(|(_, subnet)| subnet.vpc == vpc);
         subnets.flat_map(|(number, _)| self.members.of(*number)).collect()
     }

@@ -1,6 +1,7 @@
 //! The state, what the agent's actions change of it, and what is due.
 
 use crate::answers::Ports;
+use crate::balancers::Balancers;
 use crate::members::Members;
 use crate::rules::Refused;
 use agent::{Action, SubnetPlan, VpcPlan, VtepKind};
@@ -63,6 +64,7 @@ pub struct Fabric<U> {
     pub(crate) lost: u64,
     pub(crate) refusals: Vec<u64>,
     pub(crate) refused: Refused,
+    pub(crate) balancers: Balancers,
     pub(crate) proxy: Proxy,
     /// The way to metadata services.
     pub upstream: U,
@@ -90,6 +92,7 @@ impl<U: Upstream> Fabric<U> {
             lost: 0,
             refusals: vec![0; Refusal::ALL.len()],
             refused: Refused::default(),
+            balancers: Balancers::new(seed.rotate_left(32)),
             proxy: Proxy::new(Limits::default(), seed),
             upstream,
         }
@@ -210,8 +213,10 @@ impl<U: Upstream> Fabric<U> {
             Action::RemovePolicy { policy } => self.remove_policy(control, policy),
             Action::BindMember { vpc, prefix, groups } => self.set_member(control, vpc, prefix, &groups),
             Action::UnbindMember { vpc, prefix } => self.remove_member(control, vpc, prefix),
-            Action::SetBalancer { vpc, address, plan } => control.set_balancer(vpc, address, Some(*plan)),
-            Action::RemoveBalancer { vpc, address } => control.set_balancer(vpc, address, None),
+            Action::SetBalancer { vpc, address, plan, check } => {
+                self.set_balancer(control, (vpc, address), Some((*plan, check.map(|check| *check))), now);
+            }
+            Action::RemoveBalancer { vpc, address } => self.set_balancer(control, (vpc, address), None, now),
             Action::BindMac { space, mac, location } => {
                 self.place_mac(control, space, mac, Some(location), now);
             }
@@ -297,10 +302,9 @@ impl<U: Upstream> Fabric<U> {
         let next_hops = self.resolver.as_ref().and_then(Resolver::next_deadline);
         let use_check = self.resolver.as_ref().map(|_| self.next_use_check);
         let late = self.late.front().map(|(until, _)| *until);
-        [next_hops, use_check, late, self.ports.next_deadline(), self.proxy.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let services =
+            [self.ports.next_deadline(), self.proxy.next_deadline(), self.balancers.next_deadline()];
+        [next_hops, use_check, late].into_iter().chain(services).flatten().min()
     }
 
     /// Does what is due at `now`.
@@ -321,6 +325,9 @@ impl<U: Upstream> Fabric<U> {
         self.advertise(control, now);
         let frames = self.proxy.on_tick(now, &mut self.upstream);
         self.deliver(control, frames);
+        if self.balancers.next_deadline().is_some_and(|due| due <= now) {
+            self.check_targets(control, now);
+        }
     }
 
     /// Does what the next hops' state machine says.

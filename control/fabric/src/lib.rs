@@ -10,6 +10,7 @@
 
 mod ahead;
 mod answers;
+mod balancers;
 mod fabric;
 mod members;
 mod punts;

@@ -58,6 +58,10 @@ impl<U: Upstream> Fabric<U> {
             (PuntKind::Metadata, None) => self.answer_metadata(control, port, bytes, now),
             (PuntKind::RouterSolicitation, None) => self.answer_solicitation(control, port, bytes, now),
             (PuntKind::UnderlayNeighbour, None) => self.hear_neighbour(control, bytes, now),
+            (PuntKind::HealthCheck, None) => self.answer_check(control, port, bytes, now),
+            (PuntKind::HealthWord, Some(origin)) => {
+                self.hear_word(control, (origin.vpc, origin.vtep), bytes, now)
+            }
             (PuntKind::Announcement, Some(origin)) => {
                 let mut events = announced(bytes, origin);
                 // Whose guest runs here is not elsewhere: what says so is late, from before it came, or a lie.

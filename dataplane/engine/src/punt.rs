@@ -22,6 +22,10 @@ pub enum PuntKind {
     Announcement,
     /// A neighbour of the underlay says where it is: ARP reply, neighbour advertisement.
     UnderlayNeighbour,
+    /// TCP to a gateway's port that health checks come from.
+    HealthCheck,
+    /// Came by a tunnel and says how targets of load balancers are.
+    HealthWord,
 }
 
 impl PuntKind {
@@ -36,6 +40,8 @@ impl PuntKind {
             Self::Multicast => "multicast",
             Self::Announcement => "announcement",
             Self::UnderlayNeighbour => "underlay_neighbour",
+            Self::HealthCheck => "health_check",
+            Self::HealthWord => "health_word",
         }
     }
 }

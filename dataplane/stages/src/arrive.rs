@@ -16,6 +16,9 @@ use packet::{Headers, L3, L4, MacAddr, announce, arp, ethernet, icmp, ndp, vxlan
 use std::net::IpAddr;
 use tables::{Endpoint, EndpointReader, Location, MacReader, MacTable, Network, Shares};
 
+/// The EtherType (IEEE Std 802 local experimental EtherType 1) by which hosts tell each other how the targets of load balancers are.
+pub const HEALTH_WORD: u16 = 0x88b5;
+
 /// What the stage reads.
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
@@ -335,6 +338,11 @@ impl Stage<'_> {
     ) -> Verdict {
         let length = head.len().min(HEAD_BYTES);
         scratch[..length].copy_from_slice(&head[..length]);
+        if headers.ether_type == HEALTH_WORD
+            && self.tables.network.tunnel(origin.vtep).is_some_and(|tunnel| tunnel.is_host)
+        {
+            return Verdict::Punt(PuntKind::HealthWord);
+        }
         if headers.ether_type == ethernet::RARP || announce::detect(head, headers).is_some() {
             return Verdict::Punt(PuntKind::Announcement);
         }

@@ -23,6 +23,9 @@ pub const METADATA_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 /// The same over IPv6.
 pub const METADATA_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254));
 
+/// The ports of gateways' addresses that health checks of load balancers' targets come from: what is for them goes to the control thread.
+pub const CHECK_PORTS: std::ops::RangeInclusive<u16> = 61_440..=65_535;
+
 /// Whether guests reach a service of the switch at this address, in every subnet.
 pub fn is_metadata(address: IpAddr) -> bool {
     address == METADATA_V4 || address == METADATA_V6
@@ -323,6 +326,9 @@ impl Router<'_> {
         let for_service = headers.destination_ip(packet.head()).is_some_and(is_metadata);
         match (headers.l4, headers.destination_port) {
             (L4::Tcp, 80) if for_service => batch.punt(index, PuntKind::Metadata),
+            (L4::Tcp, port) if !for_service && CHECK_PORTS.contains(&port) => {
+                batch.punt(index, PuntKind::HealthCheck);
+            }
             (L4::Udp, 67) => batch.punt(index, PuntKind::Dhcp4),
             (L4::Udp, 547) => batch.punt(index, PuntKind::Dhcp6),
             _ if route::echo_in_place(packet.head_mut(), headers, self.subnet.gateway_mac, partial)

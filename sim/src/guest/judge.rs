@@ -118,6 +118,7 @@ fn judge_own(destination: IpAddr, frame: &[u8]) -> Expect {
     let first = frame.get(at.start).copied().unwrap_or(0);
     match (at.protocol, word(at.start + 2)) {
         (6, 80) if METADATA.contains(&destination) => Expect::Punt(PuntKind::Metadata),
+        (6, 61_440..) if !METADATA.contains(&destination) => Expect::Punt(PuntKind::HealthCheck),
         (17, 67) => Expect::Punt(PuntKind::Dhcp4),
         (17, 547) => Expect::Punt(PuntKind::Dhcp6),
         (1, _) if first == 8 => Expect::Answer,

@@ -206,7 +206,7 @@ fn accounts_closed(world: &World) -> bool {
 }
 
 /// Edges to the control thread, in the order of [`engine::PuntKind`].
-const PUNTS: [&str; 8] = [
+const PUNTS: [&str; 10] = [
     "control thread < DHCPv4",
     "control thread < DHCPv6",
     "control thread < router solicitation",
@@ -215,4 +215,6 @@ const PUNTS: [&str; 8] = [
     "control thread < multicast",
     "control thread < announcement",
     "control thread < underlay's neighbour",
+    "control thread < health check",
+    "control thread < word of targets' health",
 ];

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tables::balancers::BalancerPlan;
 use tables::rules::{Remote, Rule};
 use tables::{Endpoint, Location, NextHop};
-use towpath_agent::{Action, Agent, PortPlan, SubnetPlan, VpcPlan, VtepKind};
+use towpath_agent::{Action, Agent, CheckPlan, PortPlan, SubnetPlan, VpcPlan, VtepKind};
 
 #[derive(Debug, Default)]
 pub(crate) struct Store {
@@ -19,7 +19,7 @@ pub(crate) struct Store {
     endpoints: BTreeMap<(u16, IpAddr), Endpoint>,
     policies: BTreeMap<u16, (String, Vec<Rule>)>,
     members: BTreeMap<(u16, ipnet::IpNet), Vec<u16>>,
-    balancers: BTreeMap<(u16, IpAddr), BalancerPlan>,
+    balancers: BTreeMap<(u16, IpAddr), (BalancerPlan, Option<CheckPlan>)>,
     counters: BTreeSet<u32>,
 }
 
@@ -183,9 +183,10 @@ impl Store {
             Action::UnbindMember { vpc, prefix } => {
                 assert!(self.members.remove(&(vpc, prefix)).is_some(), "{action:?}");
             }
-            Action::SetBalancer { vpc, address, plan } => {
+            Action::SetBalancer { vpc, address, plan, check } => {
                 assert!(self.vpcs.contains_key(&vpc), "{address}");
-                assert_ne!(self.balancers.insert((vpc, address), (*plan).clone()), Some(*plan));
+                let said = (*plan, check.map(|check| *check));
+                assert_ne!(self.balancers.insert((vpc, address), said.clone()), Some(said));
             }
             Action::RemoveBalancer { vpc, address } => {
                 assert!(self.balancers.remove(&(vpc, address)).is_some(), "{address}");

@@ -176,6 +176,13 @@ impl Prober {
         }
     }
 
+    /// Targets of a balancer that are looked after.
+    #[must_use]
+    pub fn of(&self, vpc: u16, shared: IpAddr) -> Vec<TargetId> {
+        let of = |id: &&TargetId| (id.vpc, id.shared) == (vpc, shared);
+        self.targets.keys().filter(of).copied().collect()
+    }
+
     /// What is known of a target; `None` of whom nobody looks after.
     #[must_use]
     pub fn health(&self, id: &TargetId) -> Option<Health> {
