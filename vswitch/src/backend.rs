@@ -178,6 +178,10 @@ impl Backend for Daemon {
         })
         .await
     }
+
+    async fn list_targets(&self, balancer: Option<ObjectName>) -> Result<Vec<pb::Target>, Failure> {
+        self.on_host(move |host| host.targets(balancer.as_ref(), host.now())).await
+    }
 }
 
 fn uplink_of(uplink: &Uplink) -> pb::Uplink {

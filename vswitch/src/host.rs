@@ -2,6 +2,7 @@
 //!
 //! It waits for front ends, workers' reports and requests of the other threads (the API, a reload), and never for long for any of them.
 
+use crate::balancers;
 use crate::deadlines::Deadlines;
 use crate::port::{Port, Surroundings};
 use crate::uplink::{Uplink, UplinkInfo};
@@ -191,7 +192,9 @@ impl Host {
             exhausted.into_iter().map(|error| Problem::new(error.to_string(), remedy).of(error.port));
         let remedy = "change these rules or groups; until then what was in force before is";
         let refused = self.fabric.refused_rules().map(|line| Problem::new(line, remedy));
-        exhausted.chain(refused).collect()
+        let remedy = "use fewer health checks, or place target ports on other hosts";
+        let unchecked = self.fabric.unchecked().map(|line| Problem::new(line, remedy));
+        exhausted.chain(refused).chain(unchecked).collect()
     }
 
     /// What each rule of a security group did here, in their order; none while no port here is in it.
@@ -260,7 +263,8 @@ impl Host {
         self.shut_down();
     }
 
-    fn now(&self) -> Duration {
+    /// Time as the fabric counts it.
+    pub fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
@@ -430,6 +434,7 @@ impl Host {
             }
             self.carry_out(actions);
         }
+        balancers::log_changes(&mut self.fabric);
         self.wakers.iter().for_each(Waker::wake);
     }
 
@@ -442,6 +447,7 @@ impl Host {
         }
         if self.fabric.next_deadline().is_some_and(|due| due <= now) {
             self.fabric.tick(&mut self.control, now);
+            balancers::log_changes(&mut self.fabric);
             self.wakers.iter().for_each(Waker::wake);
         }
     }

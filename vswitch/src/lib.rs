@@ -9,9 +9,11 @@
 //! * [`host`]: the control thread, the one place where ports change. [`port`]: one port of it.
 //! * [`worker`]: a worker's thread and how it sleeps.
 //! * [`daemon`]: puts all together and reacts to signals. [`backend`], [`metrics`], [`doctor`]: what it tells.
+//! * `balancers`: how targets of load balancers are.
 //! * [`uplink`]: the way to other hosts. [`config`]: the daemon's own file.
 
 pub mod backend;
+mod balancers;
 mod call;
 pub mod config;
 pub mod daemon;

@@ -58,4 +58,10 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         group: ObjectName,
     ) -> impl Future<Output = Result<Vec<pb::RuleHits>, Failure>> + Send;
+
+    /// Targets of all load balancers, or of one, as this host sees them. One that is not there has none.
+    fn list_targets(
+        &self,
+        balancer: Option<ObjectName>,
+    ) -> impl Future<Output = Result<Vec<pb::Target>, Failure>> + Send;
 }

@@ -187,6 +187,18 @@ impl Client {
         let answer = self.inner.list_rule_hits(pb::ListRuleHitsRequest { group: Some(group) }).await;
         answer.map(|answer| answer.into_inner().rules).map_err(|status| self.failed(&status))
     }
+
+    /// Targets of all load balancers, or of one, as the daemon's host sees them.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn list_targets(
+        &mut self,
+        balancer: Option<pb::ObjectName>,
+    ) -> Result<Vec<pb::Target>, ClientError> {
+        let answer = self.inner.list_targets(pb::ListTargetsRequest { balancer }).await;
+        answer.map(|answer| answer.into_inner().targets).map_err(|status| self.failed(&status))
+    }
 }
 
 /// Nobody answers: says why and what to do.

@@ -294,4 +294,12 @@ impl<B: Backend> Towpath for Service<B> {
         let group = object(request.into_inner().group.unwrap_or_default())?;
         Ok(Response::new(pb::ListRuleHitsReply { rules: self.backend.list_rule_hits(group).await? }))
     }
+
+    async fn list_targets(
+        &self,
+        request: Request<pb::ListTargetsRequest>,
+    ) -> Result<Response<pb::ListTargetsReply>, Status> {
+        let balancer = request.into_inner().balancer.map(object).transpose()?;
+        Ok(Response::new(pb::ListTargetsReply { targets: self.backend.list_targets(balancer).await? }))
+    }
 }

@@ -74,6 +74,11 @@ impl Backend for FromMemory {
         self.asked.lock().unwrap().push(group.to_string());
         Ok(vec![pb::RuleHits { hits: 7, last_hit_seconds: Some(1.5) }])
     }
+
+    async fn list_targets(&self, balancer: Option<ObjectName>) -> Result<Vec<pb::Target>, Failure> {
+        let balancer = balancer.map(|name| name.to_string()).unwrap_or_default();
+        Ok(vec![pb::Target { balancer, state: "up".into(), ..pb::Target::default() }])
+    }
 }
 
 struct Running {

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod balancer;
 mod describe;
 mod doctor;
 mod drops;

@@ -124,7 +124,7 @@ fn ports_as_table_wide_json_and_yaml() {
 fn what_get_prints_can_be_validated_again_without_its_status() {
     let daemon = FakeDaemon::start(true);
     let folder = tempfile::tempdir().unwrap();
-    for kind in ["hosts", "vpcs", "securitygroups", "subnets", "ports"] {
+    for kind in ["hosts", "vpcs", "securitygroups", "loadbalancers", "subnets", "ports"] {
         let all = towpath(&daemon, &["get", kind, "-o", "json"]).json();
         for (index, mut resource) in all.as_array().unwrap().clone().into_iter().enumerate() {
             resource.as_object_mut().unwrap().remove("status");
@@ -134,7 +134,7 @@ fn what_get_prints_can_be_validated_again_without_its_status() {
     let run = alone(&["validate", "-f", folder.path().to_str().unwrap()]);
     assert_eq!(
         (run.status, run.stdout.as_str()),
-        (0, "valid: 1 Host, 1 Vpc, 2 SecurityGroup, 1 Subnet, 2 Port\n"),
+        (0, "valid: 1 Host, 1 Vpc, 2 SecurityGroup, 1 Subnet, 2 Port, 1 LoadBalancer\n"),
         "{run:?}"
     );
 }
@@ -147,6 +147,9 @@ fn other_kinds_are_listed_too() {
     assert!(towpath(&daemon, &["get", "hosts"]).lines()[1].starts_with("node-a"));
     assert_eq!(towpath(&daemon, &["get", "vpc", "blue", "-o", "json"]).json()["spec"]["vni"], 100);
     assert!(towpath(&daemon, &["describe", "subnet", "web"]).stdout.contains("vpc: blue"));
+    assert!(towpath(&daemon, &["get", "loadbalancers"]).lines()[1].contains("80/tcp>8080  1 of 2"));
+    let balancer = towpath(&daemon, &["get", "loadbalancer", "web-lb", "-o", "json"]).json();
+    assert_eq!(balancer["status"]["targets"][1]["reason"], "refuses connections");
     let absent = towpath(&daemon, &["get", "vpc", "bleu"]);
     assert_eq!(absent.status, 1);
     assert!(
@@ -321,7 +324,7 @@ fn validate_reports_every_problem_and_needs_no_daemon() {
     let run = alone(&["validate", "-f", good.to_str().unwrap()]);
     assert_eq!(
         (run.status, run.stdout.as_str()),
-        (0, "valid: 1 Host, 1 Vpc, 1 SecurityGroup, 1 Subnet, 2 Port\n"),
+        (0, "valid: 1 Host, 1 Vpc, 1 SecurityGroup, 1 Subnet, 2 Port, 1 LoadBalancer\n"),
         "{run:?}"
     );
     write(

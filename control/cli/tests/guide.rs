@@ -8,12 +8,14 @@ use fake::FakeDaemon;
 use std::path::Path;
 
 /// Commands whose output the page shows, in its order.
-const SHOWN: [&str; 11] = [
+const SHOWN: [&str; 13] = [
     "towpath status",
     "towpath get ports",
     "towpath get securitygroups",
+    "towpath get loadbalancers",
     "towpath describe port vm1-eth0",
     "towpath describe securitygroup web",
+    "towpath describe loadbalancer web-lb",
     "towpath drops",
     "towpath workers",
     "towpath workers -o json",

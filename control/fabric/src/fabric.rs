@@ -161,6 +161,11 @@ impl<U: Upstream> Fabric<U> {
         self.vpcs.get(&number)
     }
 
+    /// The number of the VPC of that name, as `project/name`.
+    pub fn vpc_named(&self, name: &str) -> Option<u16> {
+        self.vpcs.iter().find(|(_, plan)| plan.name == name).map(|(number, _)| *number)
+    }
+
     /// The subnet of that number.
     pub fn subnet(&self, number: u16) -> Option<&SubnetPlan> {
         self.subnets.get(&number)

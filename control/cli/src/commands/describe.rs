@@ -21,6 +21,9 @@ pub(crate) async fn run(
     if kind == Kind::SecurityGroup {
         return describe_group(client, name, format, out).await;
     }
+    if kind == Kind::LoadBalancer {
+        return super::balancer::describe(client, name, format, out).await;
+    }
     if kind != Kind::Port {
         let value = resource_value(&find_resource(client, kind, name).await?)?;
         if !structured(out, format, &value)? {

@@ -29,6 +29,9 @@ pub(crate) async fn run(
         }
         return Ok(());
     }
+    if kind == Kind::LoadBalancer {
+        return super::balancer::list(client, name, project, format, out).await;
+    }
     let resources = match &name {
         Some(name) => vec![find_resource(client, kind, name).await?],
         None => client.list_resources(kind.as_str(), project).await?,
@@ -41,7 +44,12 @@ pub(crate) async fn run(
 }
 
 /// One value alone when one was asked for, else a list.
-fn structured_list(out: &mut dyn Write, format: Format, one: bool, values: &[Value]) -> Result<bool, Failed> {
+pub(crate) fn structured_list(
+    out: &mut dyn Write,
+    format: Format,
+    one: bool,
+    values: &[Value],
+) -> Result<bool, Failed> {
     match (one, values) {
         (true, [value]) => structured(out, format, value),
         _ => structured(out, format, &values),
@@ -169,7 +177,7 @@ fn resources_table(
     let mut all = if kind.is_global() { vec![] } else { vec![Column::text("PROJECT")] };
     all.push(Column::text("NAME"));
     all.extend(columns.iter().map(|(title, pointer)| match *pointer {
-        "/spec/vni" | "/spec/mtu" | ROUTES | RULES | LISTENERS | TARGETS => Column::number(title),
+        "/spec/vni" | "/spec/mtu" | ROUTES | RULES => Column::number(title),
         _ => Column::text(title),
     }));
     all.push(Column::text("OWNER"));
@@ -181,7 +189,7 @@ fn resources_table(
             let mut row: Vec<String> = project.into_iter().collect();
             row.push(resource.name.clone());
             row.extend(columns.iter().map(|(_, pointer)| match *pointer {
-                ROUTES | RULES | LISTENERS | TARGETS => {
+                ROUTES | RULES => {
                     let list = value.pointer(pointer).and_then(Value::as_array);
                     list.map_or(0, Vec::len).to_string()
                 }
@@ -197,8 +205,6 @@ fn resources_table(
 /// Lists of which only the length is shown.
 const ROUTES: &str = "/spec/routes";
 const RULES: &str = "/spec/rules";
-const LISTENERS: &str = "/spec/listeners";
-const TARGETS: &str = "/spec/targets";
 
 /// Title and place of what is shown of a kind besides project, name and owner.
 fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
@@ -216,13 +222,7 @@ fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
             ("DHCP", "/spec/dhcp/enabled"),
         ],
         Kind::Port => &[("SUBNET", "/spec/subnet")],
-        Kind::LoadBalancer => &[
-            ("VPC", "/spec/vpc"),
-            ("VIP", "/spec/vip"),
-            ("LISTENERS", LISTENERS),
-            ("TARGETS", TARGETS),
-            ("AFFINITY", "/spec/sessionAffinity"),
-        ],
+        Kind::LoadBalancer => &[("VPC", "/spec/vpc"), ("VIP", "/spec/vip")],
         Kind::Endpoint => {
             &[("SUBNET", "/spec/subnet"), ("MAC", "/spec/mac"), ("IPS", "/spec/ips"), ("VTEP", "/spec/vtep")]
         }

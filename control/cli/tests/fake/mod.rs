@@ -31,6 +31,15 @@ spec:
     - {direction: ingress, action: allow, protocol: tcp, ports: '22', remote: {group: default}, log: true}
     - {direction: ingress, action: allow, protocol: icmp, icmpType: 8, remote: {any: true}}
 ---
+kind: LoadBalancer
+metadata: {name: web-lb}
+spec:
+  vpc: blue
+  vip: 10.0.100.1
+  listeners: [{protocol: tcp, port: 80, targetPort: 8080}]
+  targets: [{port: vm1-eth0}, {port: vm2-eth0, weight: 2}]
+  healthCheck: {protocol: http, path: /healthz, interval: 2s}
+---
 kind: Port
 metadata: {name: vm1-eth0}
 spec:
@@ -197,6 +206,38 @@ impl Backend for FakeBackend {
             last_hit_seconds: (rule > 0).then_some(3.0 + rule as f64),
         };
         Ok((0..rules).map(hits).collect())
+    }
+
+    async fn list_targets(&self, balancer: Option<ObjectName>) -> Result<Vec<pb::Target>, Failure> {
+        let wanted = |name: &ObjectName| balancer.as_ref().is_none_or(|balancer| balancer == name);
+        let balancers =
+            self.set.load_balancers().map(|balancer| balancer.meta.object()).filter(|name| wanted(name));
+        let targets = balancers.flat_map(|balancer| {
+            let target = pb::Target {
+                balancer: balancer.to_string(),
+                name: "port vm1-eth0".into(),
+                address: Some("10.0.1.10".into()),
+                weight: 1,
+                state: "up".into(),
+                since_seconds: Some(3723.0),
+                reason: "answers with HTTP status 200".into(),
+                said_by: None,
+                connections: 600,
+            };
+            let other = pb::Target {
+                name: "port vm2-eth0".into(),
+                address: Some("10.0.1.11".into()),
+                weight: 2,
+                state: "down".into(),
+                since_seconds: Some(12.0),
+                reason: "refuses connections".into(),
+                said_by: Some("node-b".into()),
+                connections: 1200,
+                ..target.clone()
+            };
+            [target, other]
+        });
+        Ok(targets.collect())
     }
 }
 
