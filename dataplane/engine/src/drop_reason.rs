@@ -130,7 +130,7 @@ drop_reasons! {
     NoListener => "no_listener",
     /// For a load balancer none of whose targets is up; its sender is told.
     NoTarget => "no_target",
-    /// A fragment, or SCTP to another port, whose addresses would have to be changed on its way.
+    /// SCTP to another port, whose checksum covers all data, or a packet with another oddity that keeps its addresses from being changed on its way.
     Untranslatable => "untranslatable",
     /// A packet to an external network whose sender has no address there: no block of a NAT gateway and no floating IP.
     NoExternalAddress => "no_external_address",

@@ -114,7 +114,8 @@ impl Police<'_> {
         let found = find((self.balancers, self.network), vpc, tuple.destination);
         let Some(balancer) = found else { return Ok(()) };
         if matches!(unjudged.standing, Standing::Fragment) {
-            return Err(DropReason::Untranslatable);
+            // Those that follow a first one went with it.
+            return Err(DropReason::FragmentUnknown);
         }
         let ports = match tuple.upper {
             Upper::Ports(ports) => ports,

@@ -3,16 +3,18 @@
 //!
 //! A stage of its own because here nobody is known: what is checked is that the sender does not pretend to be inside.
 //!
-//! Drops: [`DropReason::NatUnknown`], [`DropReason::NatUnfiltered`], [`DropReason::BogusSource`], [`DropReason::HopLimit`], [`DropReason::TooBig`],
+//! Drops: [`DropReason::NatUnknown`], [`DropReason::FragmentUnknown`], [`DropReason::NatUnfiltered`], [`DropReason::BogusSource`], [`DropReason::HopLimit`], [`DropReason::TooBig`],
 //! [`DropReason::BadOffload`].
 
 use crate::encapsulate::fits;
+use crate::police::datagram_key;
 use buf::HEAD_BYTES;
 use engine::{Batch, DropReason, Indices, Origin, Output, PortIndex};
 use packet::icmp_error::{self, IcmpError};
 use packet::{Fragment, Headers, L4, icmp, quoted, route};
 use std::net::IpAddr;
 use tables::external::{Inside, Owner};
+use tables::sessions::SessionWorker;
 use tables::{EndpointReader, Filter, Filters, Location, Network, Shares, TokenBucket};
 
 /// An origin of no tunnel end point.
@@ -20,11 +22,24 @@ const NO_VTEP: u16 = u16::MAX;
 
 /// Runs the stage over what `decapsulate` found to be for an external address. Senders are told what is too long or has taken too many hops, within a share of `errors`.
 #[inline]
-pub fn run(batch: &mut Batch<'_, '_>, network: &Network, endpoints: &EndpointReader, errors: &mut Shares) {
+pub fn run(batch: &mut Batch<'_, '_>, tables: &Tables<'_>, errors: &mut Shares) {
     if batch.from_outside != 0 {
         let packets = batch.from_outside & batch.undecided();
-        Indices(packets).for_each(|index| run_one(batch, index, (network, endpoints), errors));
+        Indices(packets).for_each(|index| run_one(batch, index, tables, errors));
     }
+}
+
+/// What the stage reads.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    /// Who has which address outside, and VPCs and subnets.
+    pub network: &'a Network,
+    /// Who has an address inside.
+    pub endpoints: &'a EndpointReader,
+    /// Where it is kept which datagrams are under way.
+    pub sessions: &'a SessionWorker,
+    /// Milliseconds, as sessions count them.
+    pub now: u32,
 }
 
 /// Why a packet goes no further.
@@ -40,16 +55,11 @@ impl From<DropReason> for Refusal {
     }
 }
 
-fn run_one(
-    batch: &mut Batch<'_, '_>,
-    index: usize,
-    (network, endpoints): (&Network, &EndpointReader),
-    errors: &mut Shares,
-) {
-    match settle(batch, index, network, endpoints) {
+fn run_one(batch: &mut Batch<'_, '_>, index: usize, tables: &Tables<'_>, errors: &mut Shares) {
+    match settle(batch, index, tables) {
         Ok(output) => batch.route(1 << index, output),
         Err(Refusal::Error(error, reason)) => {
-            if tell(batch, index, network, error, errors.of(NO_VTEP)).is_none() {
+            if tell(batch, index, tables.network, error, errors.of(NO_VTEP)).is_none() {
                 batch.drop(index, reason);
             }
         }
@@ -82,19 +92,15 @@ fn tell(
     Some(())
 }
 
-fn settle(
-    batch: &mut Batch<'_, '_>,
-    index: usize,
-    network: &Network,
-    endpoints: &EndpointReader,
-) -> Result<Output, Refusal> {
+fn settle(batch: &mut Batch<'_, '_>, index: usize, tables: &Tables<'_>) -> Result<Output, Refusal> {
+    let Tables { network, endpoints, .. } = *tables;
     let offload = batch.burst.offload(index);
     let packet = batch.burst.packet(index).ok_or(DropReason::Runt)?;
     let (head, headers) = (packet.head(), &batch.metadata[index].headers);
     if packet::validate_offload(headers, offload, packet.len() as u32).is_err() {
         return Err(DropReason::BadOffload.into());
     }
-    let Inside { vpc, address } = inside(network, head, headers)?;
+    let Inside { vpc, address } = inside(tables, head, headers)?;
     let endpoint = endpoints.lookup(vpc, address).ok_or(DropReason::NatUnknown)?;
     let gateway = network.subnet(endpoint.subnet).map(|subnet| subnet.gateway_mac);
     let gateway = gateway.ok_or(DropReason::NatUnknown)?;
@@ -117,12 +123,44 @@ fn settle(
     }
 }
 
+/// Where datagrams come in that are for shared addresses: no attachment of a session.
+const OUTSIDE: u32 = u32::MAX >> 8;
+
+impl Tables<'_> {
+    /// Which port of a shared address a packet is for; a later fragment that of its datagram's first one.
+    fn port(
+        &self,
+        head: &[u8],
+        headers: &Headers,
+        owner: &Owner,
+        addresses: (IpAddr, IpAddr),
+    ) -> Result<Option<u16>, DropReason> {
+        let port = port_at_owner(head, headers, owner);
+        if headers.fragment == Fragment::Whole || matches!(owner, Owner::Floating(..)) {
+            return Ok(port);
+        }
+        let place = self.network.uplink.as_ref().map(|uplink| uplink.port);
+        let key = datagram_key(head, headers, (OUTSIDE, addresses), 0).zip(place);
+        let (key, place) = key.ok_or(DropReason::FragmentUnknown)?;
+        if headers.fragment == Fragment::Later {
+            let noted = self.sessions.fragment(&key, place, self.now);
+            return noted.map(|port| Some(port as u16)).ok_or(DropReason::FragmentUnknown);
+        }
+        if let Some(port) = port.filter(|port| owner.inside(Some(*port)).is_some()) {
+            self.sessions.note_fragment(&key, place, self.now, port.into());
+        }
+        Ok(port)
+    }
+}
+
 /// Whom inside a packet from outside is for, if it may come from who it says.
-fn inside(network: &Network, head: &[u8], headers: &Headers) -> Result<Inside, DropReason> {
+fn inside(tables: &Tables<'_>, head: &[u8], headers: &Headers) -> Result<Inside, DropReason> {
+    let network = tables.network;
     let addresses = headers.source_ip(head).zip(headers.destination_ip(head));
     let (source, destination) = addresses.ok_or(DropReason::NatUnknown)?;
     let owner = network.external.owner(destination).ok_or(DropReason::NatUnknown)?;
-    let inside = owner.inside(port_at_owner(head, headers, owner)).ok_or(DropReason::NatUnknown)?;
+    let port = tables.port(head, headers, owner, (source, destination))?;
+    let inside = owner.inside(port).ok_or(DropReason::NatUnknown)?;
     // Rules go by addresses: nobody outside has one of those inside.
     let is_bogus = !route::is_station(source) || route::is_bogon(source);
     if is_bogus || network.external.is_inside(inside.vpc, source) {

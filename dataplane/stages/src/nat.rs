@@ -305,7 +305,7 @@ impl Police<'_> {
         }
     }
 
-    /// A later fragment that would have to become something else is refused: it does not say what.
+    /// A later fragment that would have to become something else is refused: those that follow a first one went with it.
     pub(crate) fn whole(
         &self,
         batch: &Batch<'_, '_>,
@@ -320,6 +320,6 @@ impl Police<'_> {
                 Some(Tuple { source, destination, protocol: headers.protocol, upper })
             });
         let plan = self.plan(from, output, &tuple.ok_or(DropReason::FragmentUnknown)?)?;
-        if matches!(plan, Plan::Same) { Ok(()) } else { Err(DropReason::Untranslatable) }
+        if matches!(plan, Plan::Same) { Ok(()) } else { Err(DropReason::FragmentUnknown) }
     }
 }

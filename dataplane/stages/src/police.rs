@@ -323,20 +323,38 @@ impl<'a> Police<'a> {
 /// that of who gets it.
 fn fragment_key(head: &[u8], metadata: &Metadata, site: Site, output: Output) -> Option<(FragmentKey, u16)> {
     let headers = &metadata.headers;
+    let addresses = (headers.source_ip(head)?, headers.destination_ip(head)?);
     let attachment = site.attachment(metadata);
-    let port = match (attachment.port, output) {
-        (Some(port), _) | (None, Output::Port(PortIndex(port))) => port,
-        (None, Output::Tunnel { .. } | Output::External { .. }) => return None,
-    };
+    let place = pack(output).wrapping_mul(GOLDEN);
+    let key = datagram_key(head, headers, (attachment.number(), addresses), place)?;
+    Some((key, place_of(attachment, Some(output))?))
+}
+
+/// The port in whose places it is kept which datagrams are under way.
+fn place_of(attachment: Attachment, output: Option<Output>) -> Option<u16> {
+    match (attachment.port, output) {
+        (Some(port), _) | (None, Some(Output::Port(PortIndex(port)))) => Some(port),
+        _ => None,
+    }
+}
+
+const GOLDEN: u32 = 0x9e37_79b1;
+/// The place of datagrams that are translated, which go where their session says: no output is packed so.
+const TRANSLATED: u32 = ((1u32 << 30) - 1).wrapping_mul(GOLDEN);
+
+/// What the fragments of one datagram have in common, told apart by where they come in and by `place`.
+pub(crate) fn datagram_key(
+    head: &[u8],
+    headers: &Headers,
+    (attachment, (source, destination)): (u32, (IpAddr, IpAddr)),
+    place: u32,
+) -> Option<FragmentKey> {
     // In IPv6 a later fragment does not say which protocol it is of.
     let (identification, protocol) = match headers.l3 {
         L3::Ipv4 => (u32::from(ipv4::identification(head, headers)?), headers.protocol),
         _ => (ipv6::identification(head, headers)?, 0),
     };
-    let identification = identification ^ pack(output).wrapping_mul(0x9e37_79b1);
-    let (source, destination) = (headers.source_ip(head)?, headers.destination_ip(head)?);
-    let key = FragmentKey::new(attachment.number(), source, destination, identification, protocol)?;
-    Some((key, port))
+    FragmentKey::new(attachment, source, destination, identification ^ place, protocol)
 }
 
 impl Police<'_> {
@@ -349,8 +367,77 @@ impl Police<'_> {
         if metadata.headers.fragment == Fragment::First
             && let Some((key, port)) = fragment_key(packet.head(), metadata, site, output)
         {
-            self.sessions.note_fragment(&key, port, self.now);
+            self.sessions.note_fragment(&key, port, self.now, 0);
         }
+    }
+
+    /// Keeps in mind which session translates a first fragment that was sent between these addresses, so that those that follow it become the same. Without effect for what is
+    /// none.
+    #[inline]
+    pub(crate) fn note_translated(
+        &self,
+        batch: &Batch<'_, '_>,
+        index: usize,
+        (site, output): (Site, Output),
+        (addresses, session): (Option<(IpAddr, IpAddr)>, SessionRef),
+    ) {
+        let found = batch.metadata.get(index).zip(batch.burst.packet(index));
+        let first = found.filter(|(metadata, _)| metadata.headers.fragment == Fragment::First);
+        if let Some((metadata, packet)) = first {
+            self.note_first(packet.head(), metadata, (site, output), (addresses, session));
+        }
+    }
+
+    #[cold]
+    fn note_first(
+        &self,
+        head: &[u8],
+        metadata: &Metadata,
+        (site, output): (Site, Output),
+        (addresses, session): (Option<(IpAddr, IpAddr)>, SessionRef),
+    ) {
+        let attachment = site.attachment(metadata);
+        let own = || metadata.headers.source_ip(head).zip(metadata.headers.destination_ip(head));
+        if let Some(addresses) = addresses.or_else(own)
+            && let Some(port) = place_of(attachment, Some(output))
+            && let Some(key) =
+                datagram_key(head, &metadata.headers, (attachment.number(), addresses), TRANSLATED)
+        {
+            self.sessions.note_fragment(&key, port, self.now, session.found().word());
+        }
+    }
+
+    /// The session that translated the first fragment of a later one's datagram, and its way, if that is still good.
+    ///
+    /// # Errors
+    ///
+    /// The first fragment was translated by what is no more.
+    #[cold]
+    pub(crate) fn translated_before(
+        &self,
+        batch: &Batch<'_, '_>,
+        index: usize,
+        site: Site,
+        output: Option<Output>,
+    ) -> Result<Option<(Found, Way)>, DropReason> {
+        let Some((metadata, packet)) = batch.metadata.get(index).zip(batch.burst.packet(index)) else {
+            return Ok(None);
+        };
+        let (head, attachment) = (packet.head(), site.attachment(metadata));
+        let addresses = metadata.headers.source_ip(head).zip(metadata.headers.destination_ip(head));
+        let word = addresses.zip(place_of(attachment, output)).and_then(|(addresses, port)| {
+            let key = datagram_key(head, &metadata.headers, (attachment.number(), addresses), TRANSLATED)?;
+            Some((self.sessions.fragment(&key, port, self.now)?, addresses))
+        });
+        let Some((word, addresses)) = word else { return Ok(None) };
+        let session = self.sessions.still(word, attachment.number(), addresses);
+        let found = session.ok_or(DropReason::FragmentUnknown)?.found();
+        let known = (self.generations, self.network, self.table);
+        let mac = facts(head, 0, &metadata.headers).destination_mac;
+        let way = self.sessions.way_of(found, self.epoch, |session, way| {
+            present_stamp(known, batch, index, site, mac, (session, way))
+        });
+        Ok(Some((found, way.ok_or(DropReason::FragmentUnknown)?)))
     }
 
     /// Whether the first fragment of a later one's datagram passed.
@@ -364,7 +451,7 @@ impl Police<'_> {
         let found = batch.metadata.get(index).zip(batch.burst.packet(index));
         found
             .and_then(|(metadata, packet)| fragment_key(packet.head(), metadata, site, output))
-            .is_some_and(|(key, port)| self.sessions.is_fragment_known(&key, port, self.now))
+            .is_some_and(|(key, port)| self.sessions.fragment(&key, port, self.now).is_some())
     }
 }
 

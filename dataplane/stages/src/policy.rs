@@ -18,7 +18,6 @@ use arrayvec::ArrayVec;
 use buf::BURST_PACKETS;
 use engine::{Batch, DropReason, Indices, Metadata, Output, PortIndex};
 use packet::MacAddr;
-use packet::nat::Translated;
 use std::net::IpAddr;
 use tables::Filter;
 use tables::rules::Direction;
@@ -47,11 +46,8 @@ pub fn run(
             continue;
         }
         match police.judge(batch, &unjudged, site, output) {
-            Ok(to) => {
-                police.note_fragment(batch, unjudged.index, site, output);
-                if let Some(to) = to
-                    && let Err(reason) = translate::apply(batch, unjudged.index, &to)
-                {
+            Ok(passed) => {
+                if let Err(reason) = police.finish(batch, &unjudged, (site, output), passed) {
                     batch.drop(unjudged.index, reason);
                 }
             }
@@ -111,10 +107,33 @@ fn look_up(
     for index in Indices(packets & !ordinary) {
         match police.find(batch, index, site) {
             Ok(Ok(found)) => settle(batch, police, (site, output), index, found, pending),
+            Ok(Err(Standing::Fragment)) => follow(batch, police, (site, output), index, pending),
             // What it was sent to is of no matter.
             Ok(Err(standing)) => pending.leave(index, 0, standing),
             Err(reason) => batch.drop(index, reason),
         }
+    }
+}
+
+/// Does to a later fragment what was done to its datagram's first one, or leaves it to be judged.
+#[cold]
+fn follow(
+    batch: &mut Batch<'_, '_>,
+    police: &mut Police<'_>,
+    (site, output): (Site, Output),
+    index: usize,
+    pending: &mut Pending,
+) {
+    let done = match police.translated_before(batch, index, site, Some(output)) {
+        Ok(Some((found, way))) if way.output == pack(output) => {
+            translate::one(batch, index, (police.table, found))
+        }
+        Ok(Some(_)) => Err(DropReason::FragmentUnknown),
+        Ok(None) => return pending.leave(index, 0, Standing::Fragment),
+        Err(reason) => Err(reason),
+    };
+    if let Err(reason) = done {
+        batch.drop(index, reason);
     }
 }
 
@@ -133,12 +152,14 @@ fn settle(
     let facts = facts(packet.head(), packet.len() as u32, &metadata.headers);
     let standing = match check(police, batch, index, site, (found, &facts)) {
         Checked::Pass(way) if way.output == pack(output) => {
-            if way.translate
-                && let Err(reason) = translate::one(batch, index, (police.table, found))
-            {
-                return batch.drop(index, reason);
+            let Some(session) = found.session().filter(|_| way.translate) else {
+                return police.note_fragment(batch, index, site, output);
+            };
+            police.note_translated(batch, index, (site, output), (None, session));
+            if let Err(reason) = translate::one(batch, index, (police.table, found)) {
+                batch.drop(index, reason);
             }
-            return police.note_fragment(batch, index, site, output);
+            return;
         }
         Checked::Pass(_) => found.session().map_or(Standing::New, Standing::Stale),
         Checked::Stale(session) => Standing::Stale(session),
@@ -225,14 +246,14 @@ impl<'a> Police<'a> {
         }
     }
 
-    /// Whether a packet that goes to `output` may, by the rules of both its ends; what passes has a session then, and becomes what that says unless it has already.
+    /// Whether a packet that goes to `output` may, by the rules of both its ends; what passes has a session then, unless it belongs to none.
     fn judge(
         &mut self,
         batch: &Batch<'_, '_>,
         unjudged: &Unjudged,
         site: Site,
         output: Output,
-    ) -> Result<Option<Translated>, DropReason> {
+    ) -> Result<Option<SessionRef>, DropReason> {
         let metadata = batch.metadata.get(unjudged.index).ok_or(DropReason::Runt)?;
         let from = site.attachment(metadata);
         let to = from.towards(output);
@@ -255,15 +276,35 @@ impl<'a> Police<'a> {
             Err(tuple) => return self.judge_message(&tuple, (from, output), ends, batch.now),
         };
         // What was changed on its way here stays as it is.
-        let is_changed = unjudged.original.is_some();
-        if !is_changed {
+        if unjudged.original.is_none() {
             case.plan = self.plan(from, output, &case.before);
         }
         let session = match session {
-            Some(session) => self.renew(&case, session)?,
-            None => self.create(&case, ends)?,
+            Some(session) => self.renew(&case, session),
+            None => self.create(&case, ends),
         };
-        Ok(if is_changed { None } else { translate::of_session(self.table, session) })
+        session.map(Some)
+    }
+
+    /// Does to a packet that may pass what its session says, unless that was done before, and keeps in mind what its later fragments need.
+    fn finish(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        unjudged: &Unjudged,
+        to: (Site, Output),
+        passed: Option<SessionRef>,
+    ) -> Result<(), DropReason> {
+        let index = unjudged.index;
+        let original = unjudged.original.map(|tuple| (tuple.source, tuple.destination));
+        let becomes = passed.filter(|_| original.is_none());
+        let becomes = becomes.and_then(|session| translate::of_session(self.table, session));
+        match passed {
+            Some(session) if original.is_some() || becomes.is_some() => {
+                self.note_translated(batch, index, to, (original, session));
+            }
+            _ => self.note_fragment(batch, index, to.0, to.1),
+        }
+        becomes.map_or(Ok(()), |becomes| translate::apply(batch, index, &becomes))
     }
 
     /// A packet that was asked about and does not pass.
@@ -279,7 +320,7 @@ impl<'a> Police<'a> {
         (from, output): (Attachment, Output),
         (sender, receiver): (Option<End<'a>>, Option<End<'a>>),
         now: u64,
-    ) -> Result<Option<Translated>, DropReason> {
+    ) -> Result<Option<SessionRef>, DropReason> {
         self.judged += 1;
         if !matches!(self.plan(from, output, tuple), Ok(Plan::Same)) {
             return Err(DropReason::IcmpUnrelated);

@@ -140,11 +140,8 @@ impl Look<'_, '_> {
         mac: u64,
     ) {
         let standing = match checked {
-            Checked::Pass(way) => match self.forward(batch, index, found, &way) {
-                Ok(true) => {
-                    self.police.note_fragment(batch, index, self.site, unpack(way.output));
-                    return self.run.add(batch, index, way.output);
-                }
+            Checked::Pass(way) => match self.pass(batch, index, found, &way) {
+                Ok(true) => return self.run.add(batch, index, way.output),
                 // It can go no further; the router tells its sender.
                 Ok(false) if !way.translate => Standing::Passes,
                 Ok(false) => found.session().map_or(Standing::New, Standing::Stale),
@@ -155,6 +152,43 @@ impl Look<'_, '_> {
             Checked::Gone => Standing::New,
         };
         self.pending.leave(index, mac, standing);
+    }
+
+    /// Does to a packet what its session says, and keeps in mind what its later fragments need; as [`Self::forward`] returns.
+    #[inline]
+    fn pass(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        index: usize,
+        found: Found,
+        way: &Way,
+    ) -> Result<bool, DropReason> {
+        let output = unpack(way.output);
+        let Some(session) = found.session().filter(|_| way.translate) else {
+            let passes = self.forward(batch, index, found, way)?;
+            if passes {
+                self.police.note_fragment(batch, index, self.site, output);
+            }
+            return Ok(passes);
+        };
+        self.police.note_translated(batch, index, (self.site, output), (None, session));
+        self.forward(batch, index, found, way)
+    }
+
+    /// Does to a later fragment what was done to its datagram's first one, or leaves it to be judged.
+    #[cold]
+    fn follow(&mut self, batch: &mut Batch<'_, '_>, index: usize) -> Result<(), DropReason> {
+        let Some((found, way)) = self.police.translated_before(batch, index, self.site, None)? else {
+            self.pending.leave(index, 0, Standing::Fragment);
+            return Ok(());
+        };
+        // Its sender is told of first fragments alone.
+        if self.forward(batch, index, found, &way)? {
+            self.run.add(batch, index, way.output);
+            Ok(())
+        } else {
+            Err(DropReason::TooBig)
+        }
     }
 
     /// Does to a packet what its session says, and then its router would do; `false`, with the packet as it was, where it can go no further.
@@ -207,6 +241,11 @@ impl Look<'_, '_> {
         for index in Indices(packets) {
             match self.police.find(batch, index, self.site) {
                 Ok(Ok(found)) => self.settle(batch, index, found),
+                Ok(Err(Standing::Fragment)) => {
+                    if let Err(reason) = self.follow(batch, index) {
+                        batch.drop(index, reason);
+                    }
+                }
                 Ok(Err(standing)) => {
                     let head = batch.burst.packet(index).map_or(&[][..], |packet| packet.head());
                     let destination = facts(head, 0, &batch.metadata[index].headers).destination_mac;

@@ -5,7 +5,7 @@
 use buf::Checksum;
 use engine::{Batch, DropReason};
 use packet::nat::{self, Translated};
-use packet::{Fragment, Headers, icmp, quoted};
+use packet::{Headers, icmp, quoted};
 use tables::sessions::{AnyKey, Found, SessionRef, Sessions};
 
 use crate::tuple::Tuple;
@@ -30,20 +30,17 @@ fn as_answered(key: &AnyKey) -> Translated {
     Translated { source: destination, destination: source, ports: [second, first] }
 }
 
-/// Gives a packet other addresses and ports.
+/// Gives a packet other addresses and ports; a later fragment, which has no ports, other addresses.
 ///
 /// # Errors
 ///
-/// It is a fragment, whose ports are elsewhere, or its checksum cannot be mended.
+/// Its checksum cannot be mended.
 #[cold]
 pub(crate) fn apply(batch: &mut Batch<'_, '_>, index: usize, to: &Translated) -> Result<(), DropReason> {
     let partial = is_partial(batch, index);
     let Batch { burst, metadata, .. } = batch;
     let (packet, metadata) =
         burst.packet_mut(index).zip(metadata.get_mut(index)).ok_or(DropReason::Untranslatable)?;
-    if metadata.headers.fragment != Fragment::Whole {
-        return Err(DropReason::Untranslatable);
-    }
     nat::translate(packet.head_mut(), &mut metadata.headers, to, partial).ok_or(DropReason::Untranslatable)
 }
 

@@ -117,8 +117,9 @@ pub(crate) fn run_underlay(
     let Tables { vteps, vnis, neighbours, .. } = tables;
     let outer = decapsulate::Tables { network, vteps, vnis, neighbours };
     decapsulate::run(batch, &outer, port);
-    external::run(batch, network, &tables.endpoints, errors);
-    arrive::run(batch, &arrive::Tables { network, endpoints: &tables.endpoints, macs: &tables.macs }, errors);
+    let (endpoints, now) = (&tables.endpoints, milliseconds(batch.now));
+    external::run(batch, &external::Tables { network, endpoints, sessions: &guard.sessions, now }, errors);
+    arrive::run(batch, &arrive::Tables { network, endpoints, macs: &tables.macs }, errors);
     external::refuse_untranslated(batch, network, tables.filters.get(), false);
     if tables.filters.get().any() || !tables.balancers.get().is_empty() {
         let mut police = police(tables, guard, batch.now);

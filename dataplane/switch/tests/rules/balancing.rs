@@ -2,7 +2,7 @@
 
 use crate::frames::{ICMP, TCP, UDP, complete, icmp, seal, tcp, udp};
 use crate::world::{VPC, World, address, allow, gateway_mac, mac, out, out_and_in, subnet_of};
-use engine::DropReason::{self, NoListener, NoTarget, PolicyDenied, Untranslatable};
+use engine::DropReason::{self, NoListener, NoTarget, PolicyDenied};
 use engine::PortIndex;
 use packet::MacAddr;
 use packet::tcp::{ACK, SYN};
@@ -282,15 +282,35 @@ fn the_shared_address_answers_arp_and_ping_and_nothing_else_that_nobody_listens_
     assert_eq!((pong[34], &pong[26..30], pong.clone()), (0, &VIP.octets()[..], complete(pong.clone())));
     world.send_all(0, &[ask(0, &tcp(0, 0, [1000, 81], (SYN, 1, 0), 0))]);
     assert_eq!((world.dropped(0, NoListener), world.sessions()), (1, 0));
-    let mut fragment = ask(0, &udp(0, 0, [1000, 80]));
-    fragment[20] = 0x20;
-    seal(&mut fragment);
-    let mut later = fragment.clone();
-    later[20..22].copy_from_slice(&[0, 2]);
-    seal(&mut later);
-    world.send_all(0, &[fragment, later]);
-    assert_eq!(world.dropped(0, Untranslatable), 2);
     assert!(world.receive(1).is_empty());
+}
+
+#[test]
+fn fragments_go_where_their_first_one_went() {
+    let mut world = world(1, &[(1, 1), (2, 1)]);
+    [1, 2].map(|target| world.set_rules(target, out_and_in(UDP, 8080)));
+    let fragments = |source_port: u16| {
+        let mut first = ask(0, &udp(0, 0, [source_port, 80]));
+        first[18..21].copy_from_slice(&[(source_port >> 8) as u8, source_port as u8, 0x20]);
+        seal(&mut first);
+        let mut later = first.clone();
+        later[20..22].copy_from_slice(&[0, 2]);
+        seal(&mut later);
+        [first, later]
+    };
+    for source_port in [1000, 1001, 1002, 1003, 1000] {
+        world.send_all(0, &fragments(source_port));
+        let got: Vec<Vec<Vec<u8>>> = [1, 2].map(|target| world.receive(target)).to_vec();
+        let target = 1 + u16::from(got[0].is_empty());
+        let frames = &got[usize::from(target) - 1];
+        assert_eq!((frames.len(), got[usize::from(2 - target)].len()), (2, 0), "{source_port}");
+        for frame in frames {
+            assert_eq!(frame[26..34], [address(0).octets(), address(target).octets()].concat());
+        }
+    }
+    let [_, later] = fragments(1004);
+    world.send_all(0, &[later]);
+    assert_eq!(world.dropped(0, DropReason::FragmentUnknown), 1);
 }
 
 #[test]

@@ -560,26 +560,95 @@ fn what_is_taken_away_ends_its_sessions() {
     assert!((1024..1056).contains(&again));
 }
 
-#[test]
-fn fragments_are_not_translated() {
-    let mut wire = Wire::usual();
-    let fragment = |port: u16, more: u8, at: u8, upper: &[u8]| {
-        let mut frame = [gateway_mac(0).0, mac(port).0].concat();
-        frame.extend([8, 0, 0x45, 0]);
-        frame.extend((20 + upper.len() as u16).to_be_bytes());
-        frame.extend([0, 9, more, at, 64, UDP, 0, 0]);
-        frame.extend([address(port).octets(), OUTSIDE.octets()].concat());
-        frame.extend(upper);
+/// A datagram of 24 bytes with its checksum, in two fragments.
+fn in_fragments(macs: [MacAddr; 2], addresses: [Ipv4Addr; 2], id: u8, ports: [u16; 2]) -> [Vec<u8>; 2] {
+    let upper = [&udp(ports)[..4], &[0, 24, 1, 1], &[id; 16]].concat();
+    let whole = ipv4(macs, addresses, UDP, &upper);
+    let piece = |more: u8, at: u8, upper: &[u8]| {
+        let mut frame = [
+            &whole[..16],
+            &(20 + upper.len() as u16).to_be_bytes(),
+            &[0, id, more, at],
+            &whole[22..34],
+            upper,
+        ]
+        .concat();
         seal(&mut frame);
         frame
     };
-    for port in [0, 1] {
-        let mut first = udp([5000, 53]);
-        first[4..6].copy_from_slice(&[0, 24]);
-        let frames = [fragment(port, 0x20, 0, &first), fragment(port, 0, 2, &[9; 8])];
-        wire.world.send_all(port, &frames);
-        assert_eq!((wire.left().len(), wire.world.dropped(port, Untranslatable)), (0, 2));
+    [piece(0x20, 0, &whole[34..50]), piece(0, 2, &whole[50..58])]
+}
+
+/// What both become once they are one again, and their identification.
+fn together(frames: &[Vec<u8>]) -> (Seen, u8) {
+    let [first, later] = frames else { panic!("{} frames", frames.len()) };
+    assert_eq!((&first[20..22], &later[20..22], first[19]), (&[0x20, 0][..], &[0, 2][..], later[19]));
+    assert_eq!((&first[22..24], &first[26..34]), (&later[22..24], &later[26..34]));
+    for frame in frames {
+        assert!(Sum::of(&frame[14..34]).is_right());
     }
+    let upper = [&first[34..], &later[34..]].concat();
+    let mut whole =
+        [&first[..16], &(20 + upper.len() as u16).to_be_bytes(), &[0, 1, 0, 0], &first[22..34], &upper]
+            .concat();
+    seal(&mut whole);
+    (seen(&whole), first[19])
+}
+
+#[test]
+fn fragments_become_what_their_first_became_both_ways() {
+    let mut wire = Wire::usual();
+    // The first of all, then one of a session.
+    for id in [7, 8] {
+        for (port, shown) in [(0, FLOATING[0]), (1, SHARED)] {
+            let macs = [gateway_mac(0), mac(port)];
+            wire.world.send_all(port, &in_fragments(macs, [address(port), OUTSIDE], id, [5000, 53]));
+            let (left, same) = together(&wire.left());
+            assert_eq!((left.addresses, left.ports[1], left.ttl, same), ([shown, OUTSIDE], 53, 63, id));
+            let answer = in_fragments([UPLINK_MAC, ROUTER_MAC], [OUTSIDE, shown], id, [53, left.ports[0]]);
+            answer.iter().for_each(|frame| wire.inject(frame));
+            let (got, same) = together(&wire.world.receive(port));
+            assert_eq!(
+                (got.addresses, got.ports, got.ttl, same),
+                ([OUTSIDE, address(port)], [53, 5000], 63, id)
+            );
+        }
+    }
+    // In one burst too, and the other way round not at all.
+    let macs = [gateway_mac(0), mac(1)];
+    let [first, later] = in_fragments(macs, [address(1), OUTSIDE], 9, [5001, 53]);
+    wire.world.send_all(1, &[later.clone(), first, later]);
+    assert_eq!(together(&wire.left()).1, 9);
+    assert_eq!(wire.world.dropped(1, FragmentUnknown), 1);
+    let [_, later] = in_fragments([UPLINK_MAC, ROUTER_MAC], [OUTSIDE, SHARED], 10, [53, 1024]);
+    wire.inject(&later);
+    let [_, later] = in_fragments([UPLINK_MAC, ROUTER_MAC], [OUTSIDE, FLOATING[0]], 10, [53, 1024]);
+    wire.inject(&later);
+    assert_eq!(wire.dropped(FragmentUnknown), 2);
+}
+
+#[test]
+fn fragments_of_an_answer_for_another_host_are_tunnelled_there_together() {
+    let mut wire = Wire::usual();
+    let answer = in_fragments([UPLINK_MAC, ROUTER_MAC], [OUTSIDE, SHARED], 7, [53, 1024 + 64 + 3]);
+    answer.iter().for_each(|frame| wire.inject(frame));
+    let inner: Vec<Vec<u8>> = wire.left().iter().map(|frame| frame[50..].to_vec()).collect();
+    assert_eq!(together(&inner).0.addresses, [OUTSIDE, SHARED]);
+}
+
+#[test]
+fn fragments_end_with_what_translated_their_first() {
+    let mut wire = Wire::usual();
+    let macs = [gateway_mac(0), mac(0)];
+    let [first, later] = in_fragments(macs, [address(0), OUTSIDE], 7, [5000, 53]);
+    wire.world.send_all(0, &[first]);
+    assert_eq!(wire.left().len(), 1);
+    let mut other = external(64);
+    other.exits[0].floating.clear();
+    other.owners.remove(&IpAddr::V4(FLOATING[0]));
+    wire.set(other);
+    wire.world.send_all(0, &[later]);
+    assert_eq!((wire.left().len(), wire.world.dropped(0, FragmentUnknown)), (0, 1));
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! RFC 8200). Those that come before it are dropped.
 //!
 //! Each port has [`KNOWN`] places of its own, taken when it first needs one, in sets of four: a newer datagram takes the place of the port's own oldest in its set. So a flood of fragments
-//! is the loss of who sends it or asks for it, memory has a bound, and nothing has to be aged. A place keeps 96 bits of a keyed hash instead of addresses.
+//! is the loss of who sends it or asks for it, memory has a bound, and nothing has to be aged. A place keeps 96 bits of a keyed hash instead of addresses, and a word of who noted it:
+//! as which session's half a datagram was translated.
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -54,9 +55,9 @@ impl FragmentKey {
     }
 }
 
-/// One datagram: a hash; another and when its first fragment came.
+/// One datagram: a hash; another and when its first fragment came; what was noted of it.
 #[derive(Default)]
-struct Place([AtomicU64; 2]);
+struct Place([AtomicU64; 3]);
 
 type Places = Box<[Place]>;
 
@@ -83,16 +84,21 @@ impl Fragments {
         places.get(from..from + WAYS).unwrap_or_default()
     }
 
-    pub(super) fn is_known(&self, key: &FragmentKey, port: u16, now: u32) -> bool {
-        let Some(places) = self.ports.get(usize::from(port)).and_then(OnceLock::get) else { return false };
+    /// What was noted of a datagram whose first fragment passed.
+    pub(super) fn find(&self, key: &FragmentKey, port: u16, now: u32) -> Option<u32> {
+        let places = self.ports.get(usize::from(port)).and_then(OnceLock::get)?;
         let (first, second) = self.hashes(key);
-        Self::set(places, first).iter().any(|Place([hash, rest])| {
-            let (check, noted) = split(rest.load(Acquire));
-            hash.load(Relaxed) == first && check == second && now.wrapping_sub(noted) < key.life
+        Self::set(places, first).iter().find_map(|Place([hash, rest, noted])| {
+            let before = rest.load(Acquire);
+            let (check, since) = split(before);
+            let same = hash.load(Acquire) == first && check == second && now.wrapping_sub(since) < key.life;
+            let noted = noted.load(Acquire);
+            // Somebody may have begun to write meanwhile.
+            (same && rest.load(Relaxed) == before).then_some(noted as u32)
         })
     }
 
-    pub(super) fn note(&self, key: &FragmentKey, port: u16, now: u32) {
+    pub(super) fn note(&self, key: &FragmentKey, port: u16, now: u32, word: u32) {
         let Some(port) = self.ports.get(usize::from(port)) else { return };
         let places = port.get_or_init(|| (0..KNOWN).map(|_| Place::default()).collect());
         let (first, second) = self.hashes(key);
@@ -102,10 +108,11 @@ impl Fragments {
             0 => u32::MAX - 1,
             _ => now.wrapping_sub(split(place.0[1].load(Relaxed)).1),
         };
-        if let Some(Place([hash, rest])) = set.iter().max_by_key(age) {
-            // Whoever reads between the two stores finds no match.
+        if let Some(Place([hash, rest, noted])) = set.iter().max_by_key(age) {
+            // Whoever reads between the first and the last store finds no match.
             rest.store(join(!second, now), Relaxed);
             hash.store(first, Release);
+            noted.store(word.into(), Release);
             rest.store(join(second, now), Release);
         }
     }
@@ -121,28 +128,34 @@ mod tests {
         FragmentKey::new(1, address(1), address(2), identification, 17).unwrap()
     }
 
+    impl Fragments {
+        fn is_known(&self, key: &FragmentKey, port: u16, now: u32) -> bool {
+            self.find(key, port, now).inspect(|word| assert_eq!(*word, 7)).is_some()
+        }
+    }
+
     #[test]
     fn fragments_pass_after_their_first_for_a_while() {
         let fragments = Fragments::new([1, 2]);
         assert!(!fragments.is_known(&key(5), 1, 0));
-        fragments.note(&key(5), 1, 100);
+        fragments.note(&key(5), 1, 100, 7);
         assert!(fragments.is_known(&key(5), 1, 30_099));
         assert!(!fragments.is_known(&key(5), 1, 30_100));
         assert!(!fragments.is_known(&key(5), 2, 100), "another port's");
         assert!(!fragments.is_known(&key(6), 1, 100));
-        fragments.note(&key(5), 1, u32::MAX);
+        fragments.note(&key(5), 1, u32::MAX, 7);
         assert!(fragments.is_known(&key(5), 1, 10_000), "the clock wraps");
         let address = |text: &str| text.parse().unwrap();
         let of = |attachment, id, protocol| {
             FragmentKey::new(attachment, address("fd00::1"), address("fd00::2"), id, protocol).unwrap()
         };
-        fragments.note(&of(1, 9, 17), 3, 0);
+        fragments.note(&of(1, 9, 17), 3, 0, 7);
         assert!(fragments.is_known(&of(1, 9, 17), 3, 59_999));
         for other in [of(2, 9, 17), of(1, 8, 17), of(1, 9, 6)] {
             assert!(!fragments.is_known(&other, 3, 0));
         }
         assert_eq!(FragmentKey::new(1, address("fd00::1"), address("10.0.0.1"), 1, 1), None);
-        fragments.note(&key(5), u16::MAX, 0);
+        fragments.note(&key(5), u16::MAX, 0, 7);
         assert!(!fragments.is_known(&key(5), u16::MAX, 0), "no such port");
     }
 
@@ -150,8 +163,8 @@ mod tests {
     #[test]
     fn p33_a_flood_of_fragments_costs_only_who_sends_it() {
         let fragments = Fragments::new([1, 2]);
-        (0..32).for_each(|id| fragments.note(&key(id), 2, 0));
-        (0..100_000).for_each(|id| fragments.note(&key(id), 1, 0));
+        (0..32).for_each(|id| fragments.note(&key(id), 2, 0, 7));
+        (0..100_000).for_each(|id| fragments.note(&key(id), 1, 0, 7));
         let known = (0..32).filter(|id| fragments.is_known(&key(*id), 2, 1)).count();
         assert!(known >= 30, "{known} of 32: four in one of 64 sets is rare");
         let kept = (0..100_000).filter(|id| fragments.is_known(&key(*id), 1, 1)).count();

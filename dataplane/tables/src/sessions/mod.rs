@@ -116,6 +116,12 @@ impl Found {
         if self.0 == u32::MAX { None } else { Some(SessionRef(self.0)) }
     }
 
+    /// As a word to be kept, and to be given to [`SessionWorker::still`].
+    #[must_use]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
+
     /// Whether there is one.
     #[inline(always)]
     #[must_use]

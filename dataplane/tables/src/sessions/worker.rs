@@ -1,5 +1,6 @@
 //! A worker's half of the table: look-ups, checks, making and removing sessions, aging them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use packet::MacAddr;
@@ -148,7 +149,12 @@ impl SessionWorker {
         epoch: u32,
         sum: impl FnOnce(SessionRef, &Way) -> u32,
     ) -> Option<Way> {
-        let session = self.find(key).session()?;
+        self.way_of(self.find(key), epoch, sum)
+    }
+
+    /// The same of a half that was found: of a packet that says too little to be followed, a later fragment.
+    pub fn way_of(&self, found: Found, epoch: u32, sum: impl FnOnce(SessionRef, &Way) -> u32) -> Option<Way> {
+        let session = found.session()?;
         let (family, half) = half_parts(session.0);
         let own = self.sessions.pools[family].half(half);
         let way = own[WAY].load(Acquire);
@@ -445,14 +451,22 @@ impl SessionWorker {
         }
     }
 
-    /// Whether a fragment that is not the first follows one that was let pass ([`SessionWorker::note_fragment`] with the same port).
-    pub fn is_fragment_known(&self, key: &FragmentKey, port: u16, now: u32) -> bool {
-        self.sessions.fragments.is_known(key, port, now)
+    /// The half that a word of [`Found::word`] stood for, if it is still that of the same packets: those with this attachment and these addresses.
+    pub fn still(&self, word: u32, attachment: u32, addresses: (IpAddr, IpAddr)) -> Option<SessionRef> {
+        let session = Found(word).session()?;
+        let key = self.sessions.key(session);
+        let same = key.attachment() == attachment && key.addresses() == addresses;
+        (same && self.find_any(key) == session.found()).then_some(session)
     }
 
-    /// A first fragment was let pass; `port`, of this host, sent it or gets it, and has room for 256 such.
-    pub fn note_fragment(&self, key: &FragmentKey, port: u16, now: u32) {
-        self.sessions.fragments.note(key, port, now);
+    /// What was noted of the first fragment of a datagram, if that was let pass ([`SessionWorker::note_fragment`] with the same port).
+    pub fn fragment(&self, key: &FragmentKey, port: u16, now: u32) -> Option<u32> {
+        self.sessions.fragments.find(key, port, now)
+    }
+
+    /// A first fragment was let pass; `port`, of this host, sent it or gets it, and has room for 256 such. `word` is the caller's.
+    pub fn note_fragment(&self, key: &FragmentKey, port: u16, now: u32, word: u32) {
+        self.sessions.fragments.note(key, port, now, word);
     }
 }
 
