@@ -8,7 +8,7 @@
 //! Drops: [`DropReason::NoListener`], [`DropReason::NoTarget`], [`DropReason::Untranslatable`].
 
 use crate::answers::Answers;
-use crate::police::{Pending, Police, Standing, Unjudged};
+use crate::police::{Pending, Police, Standing, Unjudged, datagram_key};
 use crate::translate;
 use crate::tuple::{Tuple, Upper};
 use buf::Checksum;
@@ -51,14 +51,18 @@ pub fn run(
     pending: &mut Pending,
     answers: &mut Answers<'_>,
 ) {
-    for unjudged in &mut pending.0 {
-        if batch.alive() >> unjudged.index & 1 == 0 {
+    for at in 0..pending.0.len() {
+        let (before, rest) = pending.0.split_at_mut(at);
+        let Some(unjudged) = rest.first_mut().filter(|unjudged| batch.alive() >> unjudged.index & 1 != 0)
+        else {
             continue;
-        }
-        let result = police.restore(batch, unjudged, vpc).and_then(|()| {
-            let first = matches!(unjudged.standing, Standing::New | Standing::Fragment);
-            let new = first && !police.balancers.is_empty();
-            if new { police.balance(batch, unjudged, vpc, answers) } else { Ok(()) }
+        };
+        let result = police.restore(batch, unjudged, vpc).and_then(|()| match unjudged.standing {
+            Standing::Fragment if !police.balancers.is_empty() => {
+                police.balance_later(batch, unjudged, before, vpc)
+            }
+            Standing::New if !police.balancers.is_empty() => police.balance(batch, unjudged, vpc, answers),
+            _ => Ok(()),
         });
         if let Err(reason) = result {
             batch.drop(unjudged.index, reason);
@@ -113,10 +117,6 @@ impl Police<'_> {
         };
         let found = find((self.balancers, self.network), vpc, tuple.destination);
         let Some(balancer) = found else { return Ok(()) };
-        if matches!(unjudged.standing, Standing::Fragment) {
-            // Those that follow a first one went with it.
-            return Err(DropReason::FragmentUnknown);
-        }
         let ports = match tuple.upper {
             Upper::Ports(ports) => ports,
             Upper::Echo { reply: false, .. } => {
@@ -137,6 +137,35 @@ impl Police<'_> {
         let source = if target == tuple.source { tuple.destination } else { tuple.source };
         let to = Translated { source, destination: target, ports: [source_port, target_port] };
         translate_one(batch, unjudged, &to)
+    }
+
+    /// Sends a later fragment for a balancer with its datagram's first one, if that is among the packets `before` it. After those of other bursts it went already.
+    fn balance_later(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        unjudged: &mut Unjudged,
+        before: &[Unjudged],
+        vpc: u16,
+    ) -> Result<(), DropReason> {
+        let key = |batch: &Batch<'_, '_>, index: usize, tuple: &Tuple| {
+            let (packet, metadata) = batch.burst.packet(index).zip(batch.metadata.get(index))?;
+            let addresses = (tuple.source, tuple.destination);
+            datagram_key(packet.head(), &metadata.headers, (0, addresses), 0)
+        };
+        let index = unjudged.index;
+        let Some(own) = tuple_of(batch, index).filter(|_| batch.to_gateway >> index & 1 != 0) else {
+            return Ok(());
+        };
+        if find((self.balancers, self.network), vpc, own.destination).is_none() {
+            return Ok(());
+        }
+        let wanted = key(batch, index, &own);
+        let first = before.iter().find(|first| {
+            first.original.is_some_and(|original| key(batch, first.index, &original) == wanted)
+        });
+        let first = first.and_then(|first| tuple_of(batch, first.index));
+        let Tuple { source, destination, .. } = first.ok_or(DropReason::FragmentUnknown)?;
+        translate_one(batch, unjudged, &Translated { source, destination, ports: [0; 2] })
     }
 
     /// A connection was made that goes elsewhere than to where it was sent.

@@ -407,7 +407,7 @@ impl Police<'_> {
         }
     }
 
-    /// The session that translated the first fragment of a later one's datagram, and its way, if that is still good.
+    /// The session that translated the first fragment of a later one's datagram, and its way, if that is still good. `original`: its addresses, if it has others by now.
     ///
     /// # Errors
     ///
@@ -417,14 +417,15 @@ impl Police<'_> {
         &self,
         batch: &Batch<'_, '_>,
         index: usize,
-        site: Site,
-        output: Option<Output>,
+        (site, output): (Site, Option<Output>),
+        original: Option<(IpAddr, IpAddr)>,
     ) -> Result<Option<(Found, Way)>, DropReason> {
         let Some((metadata, packet)) = batch.metadata.get(index).zip(batch.burst.packet(index)) else {
             return Ok(None);
         };
         let (head, attachment) = (packet.head(), site.attachment(metadata));
-        let addresses = metadata.headers.source_ip(head).zip(metadata.headers.destination_ip(head));
+        let own = || metadata.headers.source_ip(head).zip(metadata.headers.destination_ip(head));
+        let addresses = original.or_else(own);
         let word = addresses.zip(place_of(attachment, output)).and_then(|(addresses, port)| {
             let key = datagram_key(head, &metadata.headers, (attachment.number(), addresses), TRANSLATED)?;
             Some((self.sessions.fragment(&key, port, self.now)?, addresses))

@@ -124,7 +124,7 @@ fn follow(
     index: usize,
     pending: &mut Pending,
 ) {
-    let done = match police.translated_before(batch, index, site, Some(output)) {
+    let done = match police.translated_before(batch, index, (site, Some(output)), None) {
         Ok(Some((found, way))) if way.output == pack(output) => {
             translate::one(batch, index, (police.table, found))
         }
@@ -264,10 +264,7 @@ impl<'a> Police<'a> {
         let session = match unjudged.standing {
             Standing::Passes => return Ok(None),
             Standing::Refused(reason) => return Err(reason),
-            Standing::Fragment if self.is_fragment_known(batch, unjudged.index, site, output) => {
-                return self.whole(batch, unjudged.index, (from, output)).map(|()| None);
-            }
-            Standing::Fragment => return Err(self.refuse(DropReason::FragmentUnknown)),
+            Standing::Fragment => return self.judge_fragment(batch, unjudged, (site, output)),
             Standing::New => None,
             Standing::Stale(session) => Some(session),
         };
@@ -284,6 +281,25 @@ impl<'a> Police<'a> {
             None => self.create(&case, ends),
         };
         session.map(Some)
+    }
+
+    /// A later fragment passes where its datagram's first one did, which may have been a moment ago.
+    fn judge_fragment(
+        &mut self,
+        batch: &Batch<'_, '_>,
+        unjudged: &Unjudged,
+        (site, output): (Site, Output),
+    ) -> Result<Option<SessionRef>, DropReason> {
+        let index = unjudged.index;
+        let original = unjudged.original.map(|tuple| (tuple.source, tuple.destination));
+        match self.translated_before(batch, index, (site, Some(output)), original)? {
+            Some((found, way)) if way.output == pack(output) => return Ok(found.session()),
+            None if original.is_none() && self.is_fragment_known(batch, index, site, output) => {
+                let from = batch.metadata.get(index).map(|metadata| site.attachment(metadata));
+                return self.whole(batch, index, (from.ok_or(DropReason::Runt)?, output)).map(|()| None);
+            }
+            _ => Err(self.refuse(DropReason::FragmentUnknown)),
+        }
     }
 
     /// Does to a packet that may pass what its session says, unless that was done before, and keeps in mind what its later fragments need.

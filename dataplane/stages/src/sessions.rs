@@ -178,7 +178,7 @@ impl Look<'_, '_> {
     /// Does to a later fragment what was done to its datagram's first one, or leaves it to be judged.
     #[cold]
     fn follow(&mut self, batch: &mut Batch<'_, '_>, index: usize) -> Result<(), DropReason> {
-        let Some((found, way)) = self.police.translated_before(batch, index, self.site, None)? else {
+        let Some((found, way)) = self.police.translated_before(batch, index, (self.site, None), None)? else {
             self.pending.leave(index, 0, Standing::Fragment);
             return Ok(());
         };

@@ -288,7 +288,9 @@ fn the_shared_address_answers_arp_and_ping_and_nothing_else_that_nobody_listens_
 #[test]
 fn fragments_go_where_their_first_one_went() {
     let mut world = world(1, &[(1, 1), (2, 1)]);
-    [1, 2].map(|target| world.set_rules(target, out_and_in(UDP, 8080)));
+    for target in [1, 2] {
+        world.set_rules(target, out_and_in(UDP, 8080));
+    }
     let fragments = |source_port: u16| {
         let mut first = ask(0, &udp(0, 0, [source_port, 80]));
         first[18..21].copy_from_slice(&[(source_port >> 8) as u8, source_port as u8, 0x20]);
