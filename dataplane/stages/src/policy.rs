@@ -293,10 +293,10 @@ impl<'a> Police<'a> {
         let index = unjudged.index;
         let original = unjudged.original.map(|tuple| (tuple.source, tuple.destination));
         match self.translated_before(batch, index, (site, Some(output)), original)? {
-            Some((found, way)) if way.output == pack(output) => return Ok(found.session()),
+            Some((found, way)) if way.output == pack(output) => Ok(found.session()),
             None if original.is_none() && self.is_fragment_known(batch, index, site, output) => {
                 let from = batch.metadata.get(index).map(|metadata| site.attachment(metadata));
-                return self.whole(batch, index, (from.ok_or(DropReason::Runt)?, output)).map(|()| None);
+                self.whole(batch, index, (from.ok_or(DropReason::Runt)?, output)).map(|()| None)
             }
             _ => Err(self.refuse(DropReason::FragmentUnknown)),
         }
