@@ -581,7 +581,8 @@ fn in_fragments(macs: [MacAddr; 2], addresses: [Ipv4Addr; 2], id: u8, ports: [u1
 
 /// What both become once they are one again, and their identification.
 fn together(frames: &[Vec<u8>]) -> (Seen, u8) {
-    let [first, later] = frames else { panic!("{} frames", frames.len()) };
+    assert_eq!(frames.len(), 2);
+    let (first, later) = (&frames[0], &frames[1]);
     assert_eq!((&first[20..22], &later[20..22], first[19]), (&[0x20, 0][..], &[0, 2][..], later[19]));
     assert_eq!((&first[22..24], &first[26..34]), (&later[22..24], &later[26..34]));
     for frame in frames {
