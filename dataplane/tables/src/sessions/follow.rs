@@ -2,7 +2,7 @@
 
 use super::half::{JUDGED, SEQUENCE, TIME, join, split};
 use super::table::{Sessions, half_parts, peer};
-use super::tcp::{self, Peer, Step};
+use super::tcp::{self, Peer, SENT_FIN, Step};
 use super::{Facts, SessionRef};
 use crate::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -37,11 +37,11 @@ pub(super) fn follow(
     match tcp::step(session.is_initiator(), before, &other, segment) {
         Step::Accept(after) => {
             passed.acknowledged = after.acknowledged;
-            passed.ends_sooner = note(sessions, session, own, before, after);
+            passed.ends_sooner = note(sessions, session, own, (before, after), &other);
             Followed::Passes
         }
         Step::Ignore(after) => {
-            passed.ends_sooner = note(sessions, session, own, before, after);
+            passed.ends_sooner = note(sessions, session, own, (before, after), &other);
             // It does not keep the session alive.
             passed.seen = split(own[TIME].load(Relaxed)).1;
             Followed::Passes
@@ -53,15 +53,22 @@ pub(super) fn follow(
 
 /// Writes what a TCP packet said into its half, but for what it acknowledged; whether the session ends sooner than it did.
 #[inline(always)]
-fn note(sessions: &Sessions, session: SessionRef, own: &[AtomicU64; 8], before: Peer, after: Peer) -> bool {
+fn note(
+    sessions: &Sessions,
+    session: SessionRef,
+    own: &[AtomicU64; 8],
+    (before, after): (Peer, Peer),
+    other: &Peer,
+) -> bool {
     own[SEQUENCE].store(join(after.end, after.edge), Relaxed);
-    after.flags != before.flags && {
+    if after.flags != before.flags {
         own[JUDGED].store(own[JUDGED].load(Relaxed) & !0xffff | u64::from(after.flags), Relaxed);
-        turned(sessions, session, before, after)
     }
+    let ends = after.acknowledged != before.acknowledged && other.flags & SENT_FIN != 0;
+    (ends || after.flags != before.flags) && turned(sessions, session, before, after)
 }
 
-/// The flags of a TCP half changed: the connection may stand elsewhere. Whether its time is shorter there.
+/// The flags of a TCP half changed, or it acknowledged the other's end: the connection may stand elsewhere. Whether its time is shorter there.
 #[cold]
 fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) -> bool {
     let (family, half) = half_parts(session.0);

@@ -92,7 +92,7 @@ const SENT_SYN: u16 = 1 << 10;
 const SENT_SYN_ACK: u16 = 1 << 11;
 /// Sent something after its SYN; of other protocols: sent something.
 pub(super) const SENT: u16 = 1 << 12;
-const SENT_FIN: u16 = 1 << 13;
+pub(super) const SENT_FIN: u16 = 1 << 13;
 const SENT_RST: u16 = 1 << 14;
 /// `edge` and `acknowledged` say something.
 const ACKNOWLEDGES: u16 = 1 << 15;

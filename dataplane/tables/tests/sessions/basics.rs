@@ -140,6 +140,33 @@ fn a_connection_is_followed_from_open_to_close() {
 }
 
 #[test]
+fn a_connection_that_waits_shorter_than_it_closes_ends_then() {
+    let mut options = options(64);
+    options.timeouts.tcp.time_wait = 1_000;
+    let table = Sessions::create(&options).unwrap();
+    let mut worker = table.worker(0, 0).unwrap();
+    made(worker.create(&New { facts: segment(MAC_B, SYN, 0, 0, 0), ..new(tcp(1), 0) }));
+    let answers = tcp(1).reversed(attachment_of_port(2));
+    // Each packet in a burst of its own.
+    for (key, mac, flags, sequence, acknowledgment) in [
+        (answers, MAC_A, SYN | ACK, 100, 1),
+        (tcp(1), MAC_B, ACK, 1, 101),
+        (tcp(1), MAC_B, FIN | ACK, 1, 101),
+        (answers, MAC_A, FIN | ACK, 101, 2),
+        (tcp(1), MAC_B, ACK, 2, 102),
+    ] {
+        let found = worker.find(key);
+        let facts = segment(mac, flags, sequence, acknowledgment, 0);
+        assert!(matches!(worker.check(found, &facts, EPOCH, 10, never), Checked::Pass(_)), "{flags}");
+        worker.step(10);
+    }
+    worker.step(900);
+    assert_eq!(table.statistics().ipv4, 1);
+    worker.step(1_200);
+    assert_eq!(table.statistics().ipv4, 0, "the last acknowledgment changed no flag");
+}
+
+#[test]
 fn sessions_end_when_their_time_is_over_and_records_are_used_again() {
     let (table, mut worker) = table(64);
     for round in 0..100u32 {
