@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+pub use towpath_guest_agent::crowd::Counts;
 pub use towpath_guest_agent::{Exited, Progress, Reply, Request};
 
 use crate::{Result, interrupt, wait};
@@ -125,6 +126,40 @@ impl Agent {
         bytes_per_second: Option<u64>,
     ) -> Result<Job> {
         self.job(&Request::Send { to, bytes, seed, bytes_per_second })
+    }
+
+    /// Answer every byte of every connection with `name`, for ever.
+    ///
+    /// # Errors
+    /// It cannot listen there.
+    pub fn serve(&mut self, listen: SocketAddr, name: char) -> Result<()> {
+        match self.ask(&Request::Serve { listen, name }, ANSWER)? {
+            Reply::Ready => Ok(()),
+            other => bail!("serve {listen}: unexpected answer {other:?}"),
+        }
+    }
+
+    /// Open `count` connections, keep them, and ask each who answers; how many by whom, `-` is nobody.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn open_crowd(&mut self, to: SocketAddr, count: usize, limit: Duration) -> Result<Counts> {
+        self.crowd(&Request::OpenCrowd { to, count }, limit)
+    }
+
+    /// Ask all connections that were opened who answers.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn ask_crowd(&mut self, limit: Duration) -> Result<Counts> {
+        self.crowd(&Request::AskCrowd, limit)
+    }
+
+    fn crowd(&mut self, request: &Request, limit: Duration) -> Result<Counts> {
+        match self.ask(request, limit)? {
+            Reply::Crowd { counts } => Ok(counts),
+            other => bail!("{request:?}: unexpected answer {other:?}"),
+        }
     }
 
     fn job(&mut self, request: &Request) -> Result<Job> {

@@ -5,6 +5,7 @@
 //! nothing waits on the serial line while a guest is migrated or its switch restarted. The first line the agent writes is
 //! [`Reply::Ready`].
 
+pub mod crowd;
 pub mod pattern;
 pub mod transfer;
 
@@ -46,6 +47,22 @@ pub enum Request {
         /// At most this many bytes a second; flat out when absent.
         bytes_per_second: Option<u64>,
     },
+    /// Answer every byte of every connection with one that says who it is, for ever. Answered by [`Reply::Ready`] once it listens.
+    Serve {
+        /// Where to listen.
+        listen: SocketAddr,
+        /// Who it is: a letter.
+        name: char,
+    },
+    /// Open connections, keep them and ask all who they are. Answered by [`Reply::Crowd`].
+    OpenCrowd {
+        /// Whom to.
+        to: SocketAddr,
+        /// How many.
+        count: usize,
+    },
+    /// Ask all that were opened who they are. Answered by [`Reply::Crowd`].
+    AskCrowd,
     /// How far a job is. Answered by [`Reply::Progress`].
     Progress {
         /// The job, from [`Reply::Job`].
@@ -57,7 +74,7 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    /// The agent runs. Sent once, unasked.
+    /// The agent runs: sent once, unasked. Or it does what was asked for.
     Ready,
     /// A command ended.
     Exited(Exited),
@@ -73,6 +90,11 @@ pub enum Reply {
     },
     /// How far a job is.
     Progress(Progress),
+    /// How many connections were answered by whom; `-`: by nobody.
+    Crowd {
+        /// By who it is.
+        counts: crowd::Counts,
+    },
     /// The request could not be done.
     Refused {
         /// Why.

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode};
 
+use towpath_guest_agent::crowd::{self, Crowd};
 use towpath_guest_agent::pattern::{Checksum, Pattern};
 use towpath_guest_agent::transfer::{self, Job};
 use towpath_guest_agent::{Exited, Reply, Request};
@@ -14,6 +15,7 @@ use towpath_guest_agent::{Exited, Reply, Request};
 struct Agent {
     memory: Vec<u8>,
     jobs: Vec<Job>,
+    crowd: Crowd,
 }
 
 impl Agent {
@@ -34,6 +36,13 @@ impl Agent {
                 let job = transfer::send(to, bytes, seed, bytes_per_second);
                 Ok(self.keep(job))
             }
+            Request::Serve { listen, name } => {
+                let name = u8::try_from(name).map_err(|e| format!("{name}: {e}"))?;
+                crowd::serve(listen, name).map_err(|e| format!("listen on {listen}: {e}"))?;
+                Ok(Reply::Ready)
+            }
+            Request::OpenCrowd { to, count } => Ok(Reply::Crowd { counts: self.crowd.open(to, count) }),
+            Request::AskCrowd => Ok(Reply::Crowd { counts: self.crowd.ask() }),
             Request::Progress { job } => {
                 let job = self.jobs.get(job).ok_or_else(|| format!("no job {job}"))?;
                 Ok(Reply::Progress(job.progress()))

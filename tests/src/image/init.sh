@@ -10,6 +10,8 @@ for module in $(cat /modules/order); do
     insmod "/modules/$module" || echo "init: $module was not loaded"
 done
 ip link set lo up
+# For tests with many connections.
+ulimit -n 4096
 stty -F /dev/ttyS1 raw -echo
 while :; do
     towpath-guest-agent /dev/ttyS1

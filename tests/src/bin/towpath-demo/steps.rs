@@ -1,13 +1,14 @@
 //! What the demo shows, one function each; each returns a short remark for its row.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
-use towpath_tests::Result;
+use towpath_tests::agent::Counts;
 use towpath_tests::guest::Guest;
+use towpath_tests::{Result, wait};
 
 use crate::report::Report;
 use crate::world::{A, B, GREEN, LIMIT, VM1, VM2, VM3, VPC_MTU, World};
@@ -39,6 +40,7 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("vm1 migrated from node-a to node-b", migrated),
     ("vm1 migrated back to node-a", migrated_back),
     ("port status names the features", status),
+    ("1,000 connections balanced over two VMs, one dies", balanced),
 ];
 
 fn leases(world: &mut World, _: &mut Report) -> Result<String> {
@@ -222,7 +224,7 @@ fn spoofed(world: &mut World, _: &mut Report) -> Result<String> {
         "ip address add 10.0.1.77/24 dev eth0 && ping -I 10.0.1.77 -i 0.2 -W 1 -c {SENT} {to}; ip address del 10.0.1.77/24 dev eth0"
     );
     world.guests[VM1].agent().run(&spoof)?;
-    let counted = towpath_tests::wait::until("the spoofed packets in the counter", LIMIT, || {
+    let counted = wait::until("the spoofed packets in the counter", LIMIT, || {
         let counted = daemon.drops(&name, "spoofed_address")? - dropped;
         Ok((counted >= SENT).then_some(counted))
     })?;
@@ -331,4 +333,53 @@ fn status(world: &mut World, report: &mut Report) -> Result<String> {
         remark = format!("{} features on {}", features.len(), port.name);
     }
     Ok(remark)
+}
+
+/// Connections of the last row.
+const CONNECTIONS: usize = 1000;
+/// The address that stands for both VMs, and its port.
+const SHARED: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 100, 1)), 80);
+
+/// State and reason of a target, as the host of the client sees it.
+fn target(world: &World, guest: usize) -> Result<(String, String)> {
+    let said = world.hosts[B].daemon.towpath_json(&["get", "loadbalancer", "web-lb"])?;
+    let name = format!("port {}", world.ports[guest].name);
+    let targets = said["status"]["targets"].as_array().context("no targets")?;
+    let found = targets.iter().find(|target| target["name"] == name).context("no such target")?;
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    Ok((text("state"), text("reason")))
+}
+
+fn balanced(world: &mut World, report: &mut Report) -> Result<String> {
+    for (guest, name) in [(VM1, 'a'), (VM2, 'b')] {
+        let address = world.address(guest, false)?;
+        world.guests[guest].agent().serve((address, 8080).into(), name)?;
+    }
+    report.progress("waiting for the health checks");
+    world.balance()?;
+    for guest in [VM1, VM2] {
+        wait::until("a good health check", LIMIT, || Ok((target(world, guest)?.0 == "up").then_some(())))?;
+    }
+    report.progress("1,000 connections");
+    let spread = world.guests[VM3].agent().open_crowd(SHARED, CONNECTIONS, LIMIT * 2)?;
+    let count = |counts: &Counts, name: char| counts.get(&name).copied().unwrap_or(0);
+    let (a, b) = (count(&spread, 'a'), count(&spread, 'b'));
+    // Binomial, 1,000 draws of 1/2: 6 standard deviations are 95.
+    ensure!(a + b == CONNECTIONS as u64 && a.abs_diff(b) <= 190, "they were answered by {spread:?}");
+    report.progress("vm1 dies");
+    let begin = Instant::now();
+    world.guests[VM1].process().kill()?;
+    let reason = wait::until("vm1 to be found dead", LIMIT, || {
+        let (state, reason) = target(world, VM1)?;
+        Ok((state == "down").then_some(reason))
+    })?;
+    let found = begin.elapsed().as_secs_f32();
+    report.progress("asking all connections, and 1,000 new ones");
+    let left = world.guests[VM3].agent().ask_crowd(LIMIT * 2)?;
+    ensure!((count(&left, 'b'), count(&left, '-')) == (b, a), "before {spread:?}, then {left:?}");
+    let new = world.guests[VM3].agent().open_crowd(SHARED, CONNECTIONS, LIMIT * 2)?;
+    ensure!(count(&new, 'b') == CONNECTIONS as u64, "new ones were answered by {new:?}");
+    Ok(format!(
+        "{a} + {b}; vm1 found dead in {found:.1} s ({reason}): vm2 kept its {b}, {CONNECTIONS} new ones went to it"
+    ))
 }

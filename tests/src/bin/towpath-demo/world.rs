@@ -160,8 +160,29 @@ impl World {
 
     /// Let group `db` take TCP to these ports from subnet `web`, on both hosts; and what it always takes: pings.
     pub(crate) fn open(&mut self, ports: &str) -> Result<()> {
-        self.network.retain(|resource| resource["kind"] != "SecurityGroup");
+        let is_it = |resource: &Value| {
+            (&resource["kind"], &resource["metadata"]["name"]) == (&json!("SecurityGroup"), &json!("db"))
+        };
+        self.network.retain(|resource| !is_it(resource));
         self.network.push(group(ports));
+        let network = &self.network;
+        self.hosts.iter_mut().try_for_each(|host| {
+            host.daemon.write_network(network)?;
+            host.daemon.reload()
+        })
+    }
+
+    /// Let an address stand for [`VM1`] and [`VM2`], on both hosts.
+    pub(crate) fn balance(&mut self) -> Result<()> {
+        let targets: Vec<Value> = [VM1, VM2].map(|guest| json!({"port": self.ports[guest].name})).into();
+        let spec = json!({
+            "vpc": "blue",
+            "vip": "10.0.100.1",
+            "listeners": [{"protocol": "tcp", "port": 80, "targetPort": 8080}],
+            "targets": targets,
+            "healthCheck": {"protocol": "tcp", "interval": "1s", "unhealthyAfter": 2},
+        });
+        self.network.push(resource("LoadBalancer", "web-lb", &spec));
         let network = &self.network;
         self.hosts.iter_mut().try_for_each(|host| {
             host.daemon.write_network(network)?;
@@ -204,6 +225,13 @@ fn network(underlay: &Underlay) -> Vec<Value> {
         vpc("green", 200),
         subnet("green-web", "green", CIDRS),
         group("5432"),
+        resource(
+            "SecurityGroup",
+            "served",
+            &json!({"vpc": "blue", "rules": [
+                {"direction": "ingress", "action": "allow", "protocol": "tcp", "ports": "8080", "remote": {"any": true}},
+            ]}),
+        ),
     ]
 }
 
@@ -230,13 +258,19 @@ fn ports() -> [Port; 4] {
         unfiltered: false,
         ..Port::number(number, std::path::Path::new("/nowhere"))
     };
-    let vm1 = port(1, "node-a");
-    let green = Port { name: "green1-eth0".to_owned(), subnet: "green-web".to_owned(), ..vm1.clone() };
+    let served = |port| Port { groups: vec!["default".to_owned(), "served".to_owned()], ..port };
+    let vm1 = served(port(1, "node-a"));
+    let green = Port {
+        name: "green1-eth0".to_owned(),
+        subnet: "green-web".to_owned(),
+        groups: Vec::new(),
+        ..vm1.clone()
+    };
     let vm3 = Port {
         subnet: "db".to_owned(),
         groups: vec!["db".to_owned()],
         ips: vec![[10, 0, 2, 13].into(), [0xfd00, 0x10, 0, 2, 0, 0, 0, 0x13].into()],
         ..port(3, "node-b")
     };
-    [vm1, port(2, "node-b"), vm3, green]
+    [vm1, served(port(2, "node-b")), vm3, green]
 }
