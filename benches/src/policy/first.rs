@@ -2,6 +2,8 @@
 
 use packet::tcp::{ACK, FIN, SYN};
 
+use tables::rules::Rule;
+
 use super::{
     Numbers, PolicyArgs, Row, Wanted, quartiles,
     site::{BURST, Packet, Site, TCP, UDP, back, rules, tuple},
@@ -16,8 +18,10 @@ const WANTED_TIMES: f64 = 4.0;
 const BURSTS: u32 = 32;
 
 /// A host on which sessions come and end all the time.
-struct Steady {
+pub(super) struct Steady {
     site: Site,
+    /// The ports of the session of a number.
+    ports: fn(u32) -> [u16; 2],
     protocol: u8,
     /// The next session's number.
     next: u32,
@@ -28,15 +32,36 @@ impl Steady {
     /// As many sessions are made as will live, and again as many, so that they end as fast as they are made.
     fn new(protocol: u8, live: u32, room: u32) -> anyhow::Result<Self> {
         let rules = Some(rules(1_000));
-        let mut steady = Self { site: Site::new(&[rules.clone(), rules], room)?, protocol, next: 0, live };
-        while steady.next < live / 8 * 9 {
-            steady.connections()?;
+        let site = Site::new(&[rules.clone(), rules], room)?;
+        Self { site, ports: tuple, protocol, next: 0, live }.filled()
+    }
+
+    /// Under these rules, of UDP, with these ports.
+    pub(super) fn under(rules: &[Rule], ports: fn(u32) -> [u16; 2], live: u32) -> anyhow::Result<Self> {
+        let rules = Some(rules.to_vec());
+        let site = Site::new(&[rules.clone(), rules], 2 * live)?;
+        Self { site, ports, protocol: UDP, next: 0, live }.filled()
+    }
+
+    /// A burst of first packets, which are answered; the worker's cycles for them alone.
+    pub(super) fn first(&mut self) -> anyhow::Result<u64> {
+        self.wait();
+        let first = self.burst();
+        let cycles = self.site.burst(0, &first)?;
+        self.site.prepare(1, &first.map(|packet| back(&packet, 0)))?;
+        Ok(cycles)
+    }
+
+    fn filled(mut self) -> anyhow::Result<Self> {
+        let live = self.live;
+        while self.next < live / 8 * 9 {
+            self.connections()?;
         }
-        let there = steady.site.sessions();
+        let there = self.site.sessions();
         if there.abs_diff(live) > live / 10 {
             anyhow::bail!("{there} sessions live, {live} wanted");
         }
-        Ok(steady)
+        Ok(self)
     }
 
     /// So much later that one more session is over for each of a burst that is made.
@@ -50,7 +75,7 @@ impl Steady {
         self.next = self.next.wrapping_add(BURST as u32);
         std::array::from_fn(|at| Packet {
             protocol: self.protocol,
-            ..Packet::udp(1, tuple(first.wrapping_add(at as u32)))
+            ..Packet::udp(1, (self.ports)(first.wrapping_add(at as u32)))
         })
     }
 

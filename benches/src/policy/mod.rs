@@ -5,6 +5,7 @@
 
 mod change;
 mod cost;
+mod crafted;
 mod first;
 mod flood;
 mod site;
@@ -75,6 +76,8 @@ pub enum Part {
     New,
     /// First packets over later ones.
     First,
+    /// Packets made to cost much, over random ones.
+    Crafted,
     /// Until a worker judges by changed rules.
     Change,
     /// Others beside a port that floods.
@@ -170,6 +173,7 @@ pub fn run(args: &PolicyArgs) -> anyhow::Result<()> {
             Part::Cost => cost::rows(args)?,
             Part::New => first::made(args, clock)?,
             Part::First => first::rows(args)?,
+            Part::Crafted => crafted::rows(args)?,
             Part::Change => change::rows(args)?,
             Part::Flood => flood::rows(args)?,
         };
