@@ -395,7 +395,7 @@ fn without_the_balancer_its_connections_end() {
 }
 
 /// Gives ports fd00::1:0 and so on, in subnet 0, beside what they have.
-fn add_ipv6(world: &mut World, ports: &[u16]) {
+pub(crate) fn add_ipv6(world: &mut World, ports: &[u16]) {
     let prefix = "fd00::/64".parse().unwrap();
     world.control.set_routes(0, Some(RouteTable::build([(prefix, NextHop::Subnet(0))])));
     world.control.publish();
@@ -410,7 +410,7 @@ fn add_ipv6(world: &mut World, ports: &[u16]) {
     }
 }
 
-fn ipv6(port: u16) -> Ipv6Addr {
+pub(crate) fn ipv6(port: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, port)
 }
 

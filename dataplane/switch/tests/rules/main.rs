@@ -3,6 +3,7 @@
 
 mod balancing;
 mod changes;
+mod families;
 mod frames;
 mod outside;
 mod passing;
