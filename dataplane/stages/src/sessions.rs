@@ -62,6 +62,32 @@ impl Run {
     }
 }
 
+/// The packets of a batch that are looked up all at once: which they are, and what is known of them, in their order.
+struct Ordinary<K> {
+    packets: u32,
+    count: usize,
+    keys: [K; BURST_PACKETS],
+    /// Destination MAC address and, below it, index; length.
+    known: [[u64; 2]; BURST_PACKETS],
+}
+
+impl<K> Ordinary<K> {
+    #[inline(always)]
+    fn add(&mut self, index: usize, key: K, destination_mac: u64, length: u32) {
+        self.packets |= 1 << index;
+        self.keys[self.count % BURST_PACKETS] = key;
+        self.known[self.count % BURST_PACKETS] = [destination_mac << 16 | index as u64, length.into()];
+        self.count += 1;
+    }
+
+    /// Index, destination MAC address, length.
+    #[inline(always)]
+    fn known(&self, at: usize) -> (usize, u64, u32) {
+        let [first, length] = self.known[at];
+        ((first & 0x1f) as usize, first >> 16, length as u32)
+    }
+}
+
 struct Look<'l, 'p> {
     police: &'l mut Police<'p>,
     site: Site,
@@ -79,26 +105,29 @@ impl Look<'_, '_> {
         attachment: u32,
         key: impl Fn(&[u8], &Headers, u32) -> Option<K>,
     ) -> u32 {
-        let (mut keys, mut count) = ([K::none(); BURST_PACKETS], 0);
-        let mut ordinary = 0;
+        let mut all = Ordinary {
+            packets: 0,
+            count: 0,
+            keys: [K::none(); BURST_PACKETS],
+            known: [[0; 2]; BURST_PACKETS],
+        };
         for index in Indices(packets) {
             let Some(packet) = batch.burst.packet(index) else { continue };
-            if let Some(key) = key(packet.head(), &batch.metadata[index].headers, attachment) {
-                ordinary |= 1 << index;
-                keys[count % BURST_PACKETS] = key;
-                count += 1;
+            let head = packet.head();
+            if let Some(key) = key(head, &batch.metadata[index].headers, attachment) {
+                all.add(index, key, destination_mac(head), packet.len() as u32);
             }
         }
         let mut guesses = [Guess::NONE; BURST_PACKETS];
         let table = self.police.table;
-        table.guess(&keys[..count.min(BURST_PACKETS)], &mut guesses);
+        table.guess(&all.keys[..all.count.min(BURST_PACKETS)], &mut guesses);
         let passage = table.passage(self.police.epoch, self.police.now);
-        for (index, (key, guess)) in Indices(ordinary).zip(keys.iter().zip(guesses)) {
-            let Some(packet) = batch.burst.packet(index) else { continue };
-            let (head, headers) = (packet.head(), &batch.metadata[index].headers);
-            let (destination_mac, length) = (destination_mac(head), packet.len() as u32);
+        for at in 0..all.count.min(BURST_PACKETS) {
+            let (key, guess, (index, destination_mac, length)) = (&all.keys[at], guesses[at], all.known(at));
             let packet = session::Packet { key, destination_mac, length };
-            match passage.pass(guess, &packet, || tcp::Segment::read(head, headers)) {
+            let tcp =
+                || tcp::Segment::read(batch.burst.packet(index)?.head(), &batch.metadata[index].headers);
+            match passage.pass(guess, &packet, tcp) {
                 Some(Way { output, rewrite: None, translate: false }) => self.run.add(batch, index, output),
                 Some(way) => {
                     self.settle_rest(batch, index, (guess.found(), Checked::Pass(way)), destination_mac);
@@ -106,7 +135,7 @@ impl Look<'_, '_> {
                 None => self.settle_special(batch, index, key),
             }
         }
-        ordinary
+        all.packets
     }
 
     /// A packet that has no session, or is something special to it.
