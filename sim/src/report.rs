@@ -31,11 +31,8 @@ pub const UNREACHED: &[DropReason] = {
         ServiceConsumed,
         ServiceBusy,
         NoUplink,
-        SessionInvalid,
         SessionTableFull,
         SessionQuota,
-        FragmentUnknown,
-        IcmpUnrelated,
     ]
 };
 
@@ -79,6 +76,9 @@ pub const EDGES: &[&str] = &[
     "broadcast > dropped",
     "policy > dropped",
     "policy: passes as an answer alone",
+    "policy: later fragment passes",
+    "policy: error about a session passes",
+    "sessions > dropped",
     "delivery > dropped",
     "delivery > other worker, or kept",
     "delivery > guest, whole",

@@ -167,7 +167,9 @@ pub(crate) enum Standing {
     Stale(SessionRef),
     /// It passes if its datagram's first fragment did.
     Fragment,
-    /// It passes: an error about a packet of a session, or a packet of one that its router has to answer.
+    /// It is an error about a packet of a session, and passes if that may go on.
+    Related(SessionRef),
+    /// It passes: a packet of a session that its router has to answer.
     Passes,
     /// It does not pass, if either end is under rules.
     Refused(DropReason),
@@ -312,7 +314,7 @@ impl<'a> Police<'a> {
                 return Ok(Err(Standing::Refused(DropReason::IcmpUnrelated)));
             };
             translate::apply_to_error(batch, index, (self.table, session))?;
-            return Ok(Err(Standing::Passes));
+            return Ok(Err(Standing::Related(session)));
         }
         let tuple = Tuple::of(head, headers).ok_or(DropReason::EtherTypeRefused)?;
         Ok(Ok(tuple.key(attachment).map_or(Found::NONE, |key| self.sessions.find_any(key))))

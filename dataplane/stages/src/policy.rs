@@ -263,6 +263,7 @@ impl<'a> Police<'a> {
         }
         let session = match unjudged.standing {
             Standing::Passes => return Ok(None),
+            Standing::Related(session) => return self.relate(session, to, batch.now).map(|()| None),
             Standing::Refused(reason) => return Err(reason),
             Standing::Fragment => return self.judge_fragment(batch, unjudged, (site, output)),
             Standing::New => None,
@@ -321,6 +322,22 @@ impl<'a> Police<'a> {
             _ => self.note_fragment(batch, index, to.0, to.1),
         }
         becomes.map_or(Ok(()), |becomes| translate::apply(batch, index, &becomes))
+    }
+
+    /// Whether an error about a packet of a session may pass: by the rules of today, as that session's packets. Nothing is refreshed.
+    fn relate(&mut self, session: SessionRef, to: Attachment, now: u64) -> Result<(), DropReason> {
+        let (initiator, responder) = self.sessions.keys(session);
+        let other = if session.is_initiator() { responder } else { initiator };
+        if other.attachment() != to.number() {
+            // Whom it is for is elsewhere now, and the session is not of that place.
+            return Err(DropReason::IcmpUnrelated);
+        }
+        let rules = self.rules_of(session, (&initiator, &responder), now);
+        rules.map(drop).map_err(|reason| {
+            self.sessions.cut(session);
+            // One of its ends is gone: it is a session no more.
+            if reason == DropReason::PortDown { DropReason::IcmpUnrelated } else { reason }
+        })
     }
 
     /// A packet that was asked about and does not pass.

@@ -9,4 +9,5 @@ pub mod judge;
 pub mod nic;
 mod receive;
 pub mod stack;
+mod strays;
 mod traffic;

@@ -12,7 +12,7 @@ use crate::net::frame::{
 };
 use crate::net::oddities::{PROVOKED, odd_frame};
 use crate::net::offload::make_partial;
-use crate::net::read::transport;
+use crate::net::read::{fragment, transport};
 use crate::net::services::{self, Question};
 use crate::network::{METADATA, Network, block, vips};
 use crate::options::Kind;
@@ -65,6 +65,9 @@ impl Guest {
             let endpoint = self.random.below(network.endpoints.len());
             self.send_away(network, endpoint, acted);
         }
+        if !network.groups.is_empty() && self.random.chance(150) {
+            self.send_strays(network, to, acted);
+        }
         if self.random.chance(30) {
             self.talk_to_neighbours(network, to, acted);
         }
@@ -106,7 +109,7 @@ impl Guest {
     }
 
     /// Bytes that no other packet has.
-    fn payload(&mut self, length: usize) -> Vec<u8> {
+    pub(super) fn payload(&mut self, length: usize) -> Vec<u8> {
         self.numbers = self.numbers.wrapping_add(1);
         let (number, guest) = (self.numbers, self.index as u8);
         let mut payload = Vec::with_capacity(length);
@@ -395,9 +398,10 @@ fn packet_errors() -> impl Iterator<Item = DropReason> {
 
 /// Whether a packet belongs to a conversation that no stack takes part in.
 pub(super) fn is_raw(frame: &[u8]) -> bool {
-    transport(frame).is_some_and(|transport| {
-        let port = frame.get(transport.start..transport.start + 2).unwrap_or(&[0, 0]);
-        matches!(transport.protocol, TCP | UDP)
-            && (RAW_PORTS..RAW_PORTS + 1000).contains(&u16::from_be_bytes([port[0], port[1]]))
-    })
+    fragment(frame).is_some()
+        || transport(frame).is_some_and(|transport| {
+            let port = frame.get(transport.start..transport.start + 2).unwrap_or(&[0, 0]);
+            matches!(transport.protocol, TCP | UDP)
+                && (RAW_PORTS..RAW_PORTS + 1000).contains(&u16::from_be_bytes([port[0], port[1]]))
+        })
 }

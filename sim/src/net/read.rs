@@ -29,6 +29,19 @@ pub fn macs(frame: &[u8]) -> Option<(Mac, Mac)> {
     Some((take(frame, 0)?, take(frame, 6)?))
 }
 
+/// The number of the datagram that a frame is a fragment of, if it is one whose fragment header comes first.
+#[must_use]
+pub fn fragment(frame: &[u8]) -> Option<u32> {
+    let (kind, at) = ethertype(frame)?;
+    match kind {
+        0x0800 if u16::from_be_bytes(take(frame, at + 6)?) & 0x3fff != 0 => {
+            Some(u16::from_be_bytes(take(frame, at + 4)?).into())
+        }
+        0x86dd if *frame.get(at + 6)? == 44 => Some(u32::from_be_bytes(take(frame, at + 44)?)),
+        _ => None,
+    }
+}
+
 /// The EtherType behind at most two VLAN tags, and where its payload starts.
 #[must_use]
 pub fn ethertype(frame: &[u8]) -> Option<(u16, usize)> {
@@ -146,6 +159,8 @@ pub fn flow(frame: &[u8]) -> u64 {
             }
         }
     }
+    // Datagrams in fragments are flows of their own: nobody knows the ports of the later ones.
+    key.extend(fragment(frame).into_iter().flat_map(u32::to_be_bytes));
     if let Some(transport) = transport(frame) {
         key.push(transport.protocol);
         if matches!(transport.protocol, TCP | UDP) {

@@ -110,6 +110,32 @@ plants! {
     WrongLease,
     /// A route table stays as it was first.
     StaleRoutes,
+    /// Rules count without their priority.
+    IgnorePriority,
+    /// Of two rules of one priority the one that allows counts.
+    AllowFirst,
+    /// A group in a rule means anybody.
+    GroupIsAnybody,
+    /// A network in a rule is wider than it is written.
+    WidePrefix,
+    /// A range of ports has one more.
+    PortTooFar,
+    /// A rule for some messages of ICMP is for all.
+    AnyType,
+    /// Who has no rules for what it is sent is sent everything.
+    OpenIngress,
+    /// Answers are known by their ports alone.
+    StatelessReplies,
+    /// Rules that replace others are not felt.
+    StalePolicy,
+    /// Who leaves a group is in it still.
+    StaleMember,
+    /// Who joins a group is not in it.
+    IgnoreMember,
+    /// Ports are opened without their rules.
+    ForgetRules,
+    /// Ports are opened under the rules of another.
+    OthersRules,
 }
 
 /// A packet that waits to be delivered to the wrong port.

@@ -64,6 +64,7 @@ impl Scene {
             if self.ledger.arrived(guest, packet, &self.network)? {
                 self.stats.edge("delivery > guest, cut", 1);
             }
+            self.check_rules(guest, &packet.bytes)?;
             for edge in self.ledger.services.edges.drain(..) {
                 self.stats.edge(edge, 1);
             }
@@ -82,6 +83,19 @@ impl Scene {
             self.kick(guest);
         }
         Ok(())
+    }
+
+    /// Compares what a guest got with what rules said since it was sent.
+    fn check_rules(&mut self, to: usize, bytes: &[u8]) -> Checked {
+        let Some(sent) = self.ledger.accepted.take().and_then(|at| self.ledger.first_of(at)) else {
+            return Ok(());
+        };
+        // What the switch itself answers is under no rules.
+        if sent.guest >= self.guests.len() + self.network.hosts.len() {
+            return Ok(());
+        }
+        let from = (sent.guest < self.guests.len()).then_some(sent.guest);
+        self.policies.delivered(&self.network, (from, to), sent.epoch, bytes)
     }
 
     pub(super) fn kick(&mut self, guest: usize) {

@@ -19,11 +19,12 @@ impl World {
     ///
     /// The description is invalid.
     pub fn apply(&mut self) -> anyhow::Result<()> {
+        let guests = self.options.guests.len();
         for host in 0..self.hosts.len() {
             let this = &mut self.hosts[host];
             let resources = self.scene.network.resources(&this.name)?;
             if host == 0 {
-                self.scene.policies.configure(resources.clone(), self.options.guests.len())?;
+                self.scene.policies.configure(resources.clone(), (guests, self.scene.network.epoch))?;
             }
             let (actions, exhausted) = this.agent.apply(&resources);
             anyhow::ensure!(exhausted.is_empty(), "no room for {exhausted:?}");
@@ -121,7 +122,9 @@ impl World {
             {
                 return None;
             }
-            (_, action) => action,
+            (plant, action) => {
+                return super::rules::spoil(plant, action, control, self.scene.now > FIRST_NS);
+            }
         })
     }
 

@@ -4,6 +4,7 @@ mod actions;
 mod host;
 mod migration;
 pub mod queues;
+mod rules;
 mod session;
 
 pub use migration::Move;

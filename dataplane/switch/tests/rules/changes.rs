@@ -1,6 +1,6 @@
 //! What becomes of live sessions when something changes under them.
 
-use crate::frames::{TCP, UDP, tcp, udp};
+use crate::frames::{TCP, UDP, icmp, tcp, udp};
 use crate::world::{VPC, World, address, allow, mac, out, out_and_in};
 use engine::DropReason::{PolicyDenied, PortDown};
 use engine::PortIndex;
@@ -70,6 +70,17 @@ fn an_address_that_moves_takes_its_sessions_packets_along_and_is_judged_there() 
     world.place(1, 3);
     assert!(!world.passes(0, 3, &udp(0, 1, [1000, 53])), "whose rules refuse it");
     assert!(world.receive(1).is_empty() && world.receive(2).is_empty());
+}
+
+#[test]
+fn an_error_about_a_connection_that_todays_rules_forbid_does_not_pass() {
+    let mut world = World::new(1, &[(0, Some(out())), (1, Some(out_and_in(UDP, 53)))]);
+    let question = udp(0, 1, [1000, 53]);
+    let error = icmp(1, 0, 3, 3, [0; 4], &question[14..]);
+    assert!(world.passes(0, 1, &question) && world.passes(1, 0, &error));
+    world.set_rules(1, out());
+    assert!(!world.passes(1, 0, &error));
+    assert_eq!((world.dropped(1, PolicyDenied), world.sessions()), (1, 0), "the session is cut");
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl Ledger {
             first = origin;
         }
         self.heard.entry(first).or_default().push(to);
+        self.accepted = Some(first);
         let sent = &self.entries[first];
         if sent.guest < self.guests {
             isolation::check_broadcast(network, sent, to)?;
@@ -155,6 +156,7 @@ impl Ledger {
                 self.entries[at].reached = true;
                 copy = self.entries[at].origin;
             }
+            self.accepted = Some(at);
             self.check_isolation(network, at, to, &received.bytes)?;
         }
         Ok((at, segment))

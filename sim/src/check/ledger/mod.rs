@@ -122,6 +122,8 @@ pub struct Ledger {
     questions: Vec<(usize, IpAddr, u64)>,
     /// By guest.
     pub arrivals: Vec<Arrivals>,
+    /// The frame that a guest got last, until somebody looks.
+    pub accepted: Option<usize>,
     /// What guests asked of the switch's own services.
     pub services: Services,
     /// Broadcasts by the number of the frame that their sender sent: who got one.

@@ -49,11 +49,16 @@ struct Passed {
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Policies {
-    configs: Vec<ResourceSet>,
+    /// Each with the network's epoch in which it came.
+    configs: Vec<(u64, ResourceSet)>,
     names: Vec<ObjectName>,
     said: HashMap<(usize, usize, bool, First), bool>,
     passed: HashMap<(Way, Flow), Passed>,
     fragments: HashSet<(Way, u32)>,
+    /// Later fragments whose first has not been seen to pass yet.
+    early: Vec<(Way, u32)>,
+    /// By guest and flow: the configuration in which the switch took its first packet.
+    sent: HashMap<(usize, Flow), usize>,
     /// See [`Policies::reopened`]: when last.
     reopened: u64,
     /// Clocks of workers jumped: how long sessions live is not known.
@@ -107,12 +112,12 @@ impl Policies {
     /// # Errors
     ///
     /// A guest has no name.
-    pub fn configure(&mut self, resources: ResourceSet, guests: usize) -> anyhow::Result<()> {
+    pub fn configure(&mut self, resources: ResourceSet, (guests, epoch): (usize, u64)) -> anyhow::Result<()> {
         while self.names.len() < guests {
             let name = ObjectName::parse(&format!("g{}", self.names.len()), &Name::default_project());
             self.names.push(name.map_err(|refusal| anyhow::anyhow!("{refusal:?}"))?);
         }
-        self.configs.push(resources);
+        self.configs.push((epoch, resources));
         Ok(())
     }
 
@@ -123,7 +128,7 @@ impl Policies {
 
     /// Whether the rules of a guest, in a configuration, let this out or in.
     fn says(&mut self, config: usize, guest: usize, direction: Direction, packet: First) -> bool {
-        let (set, name) = (&self.configs[config], &self.names[guest]);
+        let (set, name) = (&self.configs[config].1, &self.names[guest]);
         let key = (config, guest, direction == Direction::Egress, packet);
         *self.said.entry(key).or_insert_with(|| {
             groups::decide(set, name, direction, &packet).is_some_and(|decision| decision.is_allowed())
@@ -173,10 +178,18 @@ impl Policies {
         }
         let right = match read(frame) {
             None => return Ok(()),
-            Some(Kind::Fragment(number)) => self.fragments.contains(&(way, number)),
+            Some(Kind::Fragment(number)) => {
+                self.edges.push("policy: later fragment passes");
+                // One may be shown before its first, of the same burst, which was let pass before it.
+                self.early.extend((!self.fragments.contains(&(way, number))).then_some((way, number)));
+                true
+            }
             Some(Kind::Error(quoted)) => {
-                self.edges.push("policy: error about a session");
-                quoted.is_some_and(|flow| self.is_known(way.back(), &flow))
+                let right = quoted.is_some_and(|flow| self.is_alive(way.back(), &flow));
+                if right {
+                    self.edges.push("policy: error about a session passes");
+                }
+                right
             }
             Some(Kind::Packet(flow, fragment)) => {
                 self.fragments.extend(fragment.map(|number| (way, number)));
@@ -233,10 +246,57 @@ impl Policies {
         begins || answers
     }
 
-    /// Whether a flow or its answers passed.
-    fn is_known(&self, way: Way, flow: &Flow) -> bool {
-        let asked = flow.reversed().is_some_and(|asked| self.passed.contains_key(&(way.back(), asked)));
-        asked || self.passed.contains_key(&(way, *flow))
+    /// Whether a flow or what it answers passed, and may today.
+    fn is_alive(&mut self, way: Way, flow: &Flow) -> bool {
+        let begun = self.passed.contains_key(&(way, *flow)) && self.allows(way, flow);
+        begun || self.answers(way, flow)
+    }
+
+    /// Notes a frame of a guest that the switch took.
+    pub fn took(&mut self, guest: usize, frame: &[u8]) {
+        if let Some(Kind::Packet(flow, _)) = read(frame).filter(|_| !self.configs.is_empty()) {
+            self.sent.entry((guest, flow)).or_insert(self.configs.len() - 1);
+        }
+    }
+
+    /// Compares a frame that guest `to` has with all that was in force since guest `from`, or somebody on the underlay, sent it in `epoch`: it was allowed, or answers what
+    /// that guest sent and was allowed to since. How hosts decided on their way is not asked here.
+    ///
+    /// # Errors
+    ///
+    /// It was not.
+    pub fn delivered(
+        &mut self,
+        network: &Network,
+        (from, to): (Option<usize>, usize),
+        epoch: u64,
+        frame: &[u8],
+    ) -> Checked {
+        if network.groups.is_empty() {
+            return Ok(());
+        }
+        let Some(Kind::Packet(flow, _)) = read(frame) else { return Ok(()) };
+        let first = self.configs.partition_point(|(since, _)| *since <= epoch).saturating_sub(1);
+        let asked = flow.reversed().and_then(|asked| Some((asked, *self.sent.get(&(to, asked))?)));
+        // Each end is asked on its own: a host may not know what the other said of a flow.
+        let is_reply = flow.is_echo_reply();
+        let mut may = |guest: Option<usize>, (its, others)| {
+            let Some(guest) = guest else { return true };
+            !is_reply && self.ever_says(first, guest, its, flow.first())
+                || asked.is_some_and(|(asked, since)| self.ever_says(since, guest, others, asked.first()))
+        };
+        let (out, into) = (Direction::Egress, Direction::Ingress);
+        if may(from, (out, into)) && may(Some(to), (into, out)) {
+            return Ok(());
+        }
+        found(format!(
+            "guest {to} has a packet that no rules let pass since guest {from:?} sent it: {flow:?}"
+        ))
+    }
+
+    /// Whether a guest's rules let this out, or in, in some configuration since one.
+    fn ever_says(&mut self, since: usize, guest: usize, direction: Direction, packet: First) -> bool {
+        (since..self.configs.len()).rev().any(|config| self.says(config, guest, direction, packet))
     }
 
     /// Whether a packet must pass as far as rules are concerned.
@@ -286,7 +346,8 @@ impl Policies {
             match read(bytes) {
                 None => return all,
                 Some(Kind::Fragment(_)) => excuses.fragment = true,
-                Some(Kind::Error(_)) => excuses.unrelated = true,
+                // Whether the session that it is about lives is not followed as closely as to say that it must.
+                Some(Kind::Error(_)) => (excuses.unrelated, excuses.denied) = (true, true),
                 Some(Kind::Packet(flow, _)) => {
                     excuses.denied |= !self.must_pass(now, way, &flow);
                     excuses.refused = true;
@@ -328,6 +389,21 @@ impl Policies {
             sent.expect,
             self.configs.len() - 1
         )
+    }
+
+    /// A burst is over: later fragments that passed have a first that did.
+    ///
+    /// # Errors
+    ///
+    /// One has not.
+    pub(super) fn settle(&mut self) -> Checked {
+        let fragments = &self.fragments;
+        match self.early.drain(..).find(|place| !fragments.contains(place)) {
+            Some((way, number)) => {
+                found(format!("{way:?}: a later fragment of datagram {number} passes, its first did not"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Compares what was taken together from `from` and went nowhere with what it was dropped for.

@@ -134,6 +134,9 @@ impl Checks<'_> {
         let entry = self.ledger.entry(at);
         let inner = if port == UPLINK { frame.inner() } else { None };
         let bytes = inner.as_ref().map_or(&frame.bytes, |(_, inner)| &inner.bytes);
+        if guest < self.network.ports.len() {
+            self.policies.took(guest, &frame.bytes);
+        }
         self.policies.attempted(self.network, (self.host, guest), entry, bytes, self.now);
         match entry.expect {
             _ if entry.epoch != self.network.epoch => tally.unknown += 1,
@@ -148,6 +151,7 @@ impl Checks<'_> {
 
     /// A burst is over: what is left of it went nowhere.
     fn end(&mut self, batch: &mut Batch) -> Checked {
+        self.policies.settle()?;
         let (frames, dropped) = (std::mem::take(&mut batch.frames), std::mem::take(&mut batch.dropped));
         if dropped.is_empty() {
             return Ok(());
