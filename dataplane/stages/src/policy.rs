@@ -332,7 +332,7 @@ impl<'a> Police<'a> {
             // Whom it is for is elsewhere now, and the session is not of that place.
             return Err(DropReason::IcmpUnrelated);
         }
-        let rules = self.rules_of(session, (&initiator, &responder), now);
+        let rules = self.rules_of(session, now);
         rules.map(drop).map_err(|reason| {
             self.sessions.cut(session);
             // One of its ends is gone: it is a session no more.

@@ -71,7 +71,7 @@ impl Guest {
         if self.random.chance(30) {
             self.talk_to_neighbours(network, to, acted);
         }
-        if self.random.chance(30) {
+        if self.random.chance(60) {
             self.start_task(network, to);
         }
     }

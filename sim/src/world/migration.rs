@@ -110,8 +110,12 @@ impl World {
             place = other;
             self.scene.stats.edge("guest goes on on another host", 1);
             // Some hear of it later.
-            let deaf = self.random.below(self.hosts.len());
-            self.hosts[deaf].busy_until = self.scene.now + self.random.below(1_000_000) as u64;
+            let (old, hosts) = (plug.host, self.hosts.len());
+            let third = (0..hosts).find(|host| *host != old && *host != place.0);
+            // Mostly one that has to be told by who was left.
+            let deaf = third.filter(|_| self.random.chance(700));
+            let deaf = deaf.unwrap_or_else(|| self.random.below(hosts));
+            self.hosts[deaf].busy_until = self.scene.now + self.random.below(2_000_000) as u64;
         } else {
             plug.other = None;
         }
