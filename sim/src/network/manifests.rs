@@ -95,13 +95,12 @@ impl Network {
             resource("Endpoint", format!("e{number}"), self.endpoint_spec(endpoint));
         }
         for (guest, port) in self.ports.iter().enumerate().filter(|(_, port)| port.present) {
-            let mac: Vec<String> = port.station.mac.iter().map(|byte| format!("{byte:02x}")).collect();
             let mut spec = format!(
                 "subnet: s{}-{}, host: node-{}, mac: \"{}\", ips: [{}, \"{}\"], {}, shutdown: {}",
                 port.subnet.0,
                 port.subnet.1,
                 port.moves.map_or(port.host, |(from, _)| from),
-                mac.join(":"),
+                text_of(port.station.mac),
                 port.station.v4,
                 port.station.v6,
                 membership(port),
@@ -121,11 +120,16 @@ impl Network {
 
     fn endpoint_spec(&self, endpoint: &EndpointView) -> String {
         let (Station { mac, v4, v6 }, vtep) = (endpoint.station, self.vtep(endpoint.vtep).address);
-        let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
         let (vpc, subnet) = endpoint.subnet;
-        let mac = mac.join(":");
+        let mac = text_of(mac);
         format!("subnet: s{vpc}-{subnet}, ips: [{v4}, \"{v6}\"], mac: \"{mac}\", vtep: \"{vtep}\"")
     }
+}
+
+/// A MAC address as manifests write it.
+fn text_of(mac: Mac) -> String {
+    let bytes: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes.join(":")
 }
 
 /// What a port may send from besides its own.
