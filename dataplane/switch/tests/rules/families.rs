@@ -18,7 +18,7 @@ fn udp6(from: u16, to: u16, ports: [u16; 2]) -> Vec<u8> {
 /// Flows of both families by turns, some packets of each.
 fn burst(from: u16, to: u16, ports: impl Fn(u16) -> [u16; 2]) -> Vec<Vec<u8>> {
     let frame = |number: u16| {
-        let make = if number % 2 == 0 { udp } else { udp6 };
+        let make = if number.is_multiple_of(2) { udp } else { udp6 };
         make(from, to, ports(number % 10))
     };
     (0..32).map(frame).collect()
