@@ -8,7 +8,7 @@ use buf::{Checksum, Segment, SegmentKind};
 
 use crate::bytes::{array, be16, put, put16};
 use crate::checksum::Sum;
-use crate::{HEAD_LENGTH, Headers, L3, ipv4, ipv6, tcp, udp};
+use crate::{Headers, L3, ipv4, ipv6, tcp, udp};
 
 pub use crate::offload::MAX_SEGMENTS;
 
@@ -40,11 +40,14 @@ pub struct Written {
     pub checksum: Checksum,
 }
 
+/// Bytes of the longest private head: that of what came by an uplink.
+const LONGEST: usize = buf::HEAD_BYTES + buf::TUNNEL_BYTES;
+
 /// Makes the headers of the segments of one packet.
 #[derive(Clone, Debug)]
 pub struct Segmenter {
     /// The private head; checksums, lengths, sequence number, identification and flags zeroed.
-    template: [u8; HEAD_LENGTH],
+    template: [u8; LONGEST],
     head_length: usize,
     header_length: usize,
     l3_offset: usize,
@@ -78,11 +81,11 @@ impl Segmenter {
             tunnel: 0,
         };
         crate::validate_offload(headers, asked, headers.l3_end()).ok()?;
-        let head = head.get(..head.len().min(HEAD_LENGTH).min(headers.l3_end() as usize))?;
+        let head = head.get(..head.len().min(LONGEST).min(headers.l3_end() as usize))?;
         if head.len() < usize::from(headers.payload_offset) {
             return None;
         }
-        let mut template = [0; HEAD_LENGTH];
+        let mut template = [0; LONGEST];
         template.get_mut(..head.len())?.copy_from_slice(head);
         let mut segmenter = Segmenter {
             template,
@@ -180,7 +183,7 @@ impl Segmenter {
         Some(SegmentRange { in_head, body_from: from + in_head, body_length: length - in_head })
     }
 
-    /// Writes the head of segment `index` into `out` (128 bytes always suffice).
+    /// Writes the head of segment `index` into `out` (the bytes of the private head always suffice).
     ///
     /// `body` is the sum of the bytes that [`Segmenter::range`] names as body, as if they began at an even offset. With it
     /// the transport checksum is written whole; without, that of the pseudo header, to be completed by the receiver.

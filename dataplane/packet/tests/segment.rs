@@ -141,6 +141,22 @@ fn p05_segment_count() {
     assert!(Segmenter::new(head(&frame), &parse(&frame).unwrap(), refused).is_none());
 }
 
+#[test]
+fn a_longer_head_of_an_uplink_is_used_whole() {
+    let frame = tcp_frame(3000);
+    let segment = Segment { kind: SegmentKind::TcpV4, ecn: false, size: 1200 };
+    for length in [128, 148, 198] {
+        let segmenter = Segmenter::new(&frame[..length], &parse(&frame).unwrap(), segment).unwrap();
+        let range = segmenter.range(0).unwrap();
+        // What is in the head is in no body: who cuts goes on behind the head.
+        assert_eq!((range.body_from, range.in_head, range.body_length), (length, length - 54, 1254 - length));
+        let mut out = [0; 198];
+        assert_eq!(segmenter.write(0, None, &mut out).unwrap().head_length, length);
+        assert_eq!(out[54..length], frame[54..length]);
+        assert_eq!(segmenter.range(1).unwrap().body_from, 1254);
+    }
+}
+
 /// Cuts a frame into whole segment frames, checksums in software.
 fn segments(frame: &[u8], segment: Segment, whole: bool) -> Vec<Vec<u8>> {
     let headers = parse(frame).unwrap();

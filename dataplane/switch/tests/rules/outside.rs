@@ -1,7 +1,9 @@
 //! Addresses outside of all VPCs: NAT gateways and floating IPs, with the uplink's wire in the test's hands.
 
 use crate::frames::{ICMP, TCP, UDP, seal};
-use crate::world::{SECOND, VPC, World, address, allow, gateway_mac, mac, out, out_and_in, subnet_of};
+use crate::world::{
+    SECOND, VPC, World, address, address_v6, allow, gateway_mac, mac, out, out_and_in, subnet_of,
+};
 use buf::{Frame, Offload, Pool};
 use engine::DropReason::{self, *};
 use engine::{RxQueue, TxQueue};
@@ -9,7 +11,7 @@ use packet::MacAddr;
 use packet::checksum::{Sum, pseudo_header};
 use packet::tcp::{ACK, SYN};
 use ports::loopback::{LoopbackRx, LoopbackTx, loopback};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use switch::{UPLINK, UplinkPlan, Vtep};
 use tables::external::{Block, Exit, External, FIRST_PORT, Inside, Mapping, Owner};
 use tables::rules::{Direction, Remote, Rule};
@@ -83,7 +85,7 @@ impl Wire {
             Vtep { address: source, sources: vec![source], is_host: true, neighbour: ROUTER },
         );
         let routes = [("10.0.0.0/24", NextHop::Subnet(0)), ("10.0.1.0/24", NextHop::Subnet(1))];
-        let routes = routes.into_iter().chain([("0.0.0.0/0", NextHop::External(0))]);
+        let routes = routes.into_iter().chain(["0.0.0.0/0", "::/0"].map(|all| (all, NextHop::External(0))));
         let routes = routes.map(|(net, hop)| (net.parse().unwrap(), hop));
         control.set_routes(0, Some(RouteTable::build(routes)));
         control.set_external(external(64));
@@ -650,6 +652,72 @@ fn fragments_end_with_what_translated_their_first() {
     wire.set(other);
     wire.world.send_all(0, &[later]);
     assert_eq!((wire.left().len(), wire.world.dropped(0, FragmentUnknown)), (0, 1));
+}
+
+fn ipv6(macs: [MacAddr; 2], addresses: [Ipv6Addr; 2], next: u8, upper: &[u8]) -> Vec<u8> {
+    let mut frame = [macs[0].0, macs[1].0].concat();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    frame.extend((upper.len() as u16).to_be_bytes());
+    frame.extend([next, 64]);
+    addresses.iter().for_each(|address| frame.extend(address.octets()));
+    frame.extend(upper);
+    sealed_v6(frame)
+}
+
+/// With its transport checksum right: UDP's or ICMPv6's.
+fn sealed_v6(mut frame: Vec<u8>) -> Vec<u8> {
+    let at = if frame[20] == UDP { 60 } else { 56 };
+    frame[at..at + 2].fill(0);
+    let headers = packet::parse(&frame, frame.len() as u32).unwrap();
+    let sum = pseudo_header(&frame, &headers).unwrap().plus(Sum::of(&frame[54..])).finish();
+    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_floating_ip_of_ipv6_is_its_port_in_both_directions() {
+    let floating: Ipv6Addr = "2001:db8:51::20".parse().unwrap();
+    let outside: Ipv6Addr = "2001:db8:113::7".parse().unwrap();
+    let mut wire = Wire::usual();
+    let mut tables = external(64);
+    let inside = Inside { vpc: VPC, address: address_v6(0).into() };
+    tables.exits[0].routers[1] = Some(ROUTER);
+    tables.exits[0].floating.insert(inside.address, floating.into());
+    tables.owners.insert(floating.into(), Owner::Floating(inside, 0));
+    wire.set(tables);
+    let here = Endpoint { mac: mac(0), subnet: 0, location: Location::Local(0) };
+    wire.world.control.place_endpoint(VPC, inside.address, here);
+    let to_gateway = [gateway_mac(0), mac(0)];
+    let right = |frame: &[u8]| assert_eq!(*frame, sealed_v6(frame.to_vec()), "checksums");
+    let between = |frame: &[u8], from: Ipv6Addr, to: Ipv6Addr| {
+        assert_eq!(frame[22..54], [from.octets(), to.octets()].concat());
+        right(frame);
+    };
+    for _ in 0..2 {
+        wire.world.send_all(0, &[ipv6(to_gateway, [address_v6(0), outside], UDP, &udp([5000, 99]))]);
+        between(&wire.left()[0], floating, outside);
+        wire.inject(&ipv6([UPLINK_MAC, ROUTER_MAC], [outside, floating], UDP, &udp([99, 5000])));
+        between(&wire.world.receive(0)[0], outside, address_v6(0));
+    }
+    // Asked for from outside; and an error about the answer.
+    wire.inject(&ipv6([UPLINK_MAC, ROUTER_MAC], [outside, floating], UDP, &udp([6000, 53])));
+    between(&wire.world.receive(0)[0], outside, address_v6(0));
+    let answer = ipv6(to_gateway, [address_v6(0), outside], UDP, &udp([53, 6000]));
+    wire.world.send_all(0, &[answer]);
+    let left = wire.left().remove(0);
+    between(&left, floating, outside);
+    let too_big = [&[2, 0, 0, 0, 0, 0, 5, 0][..], &left[14..]].concat();
+    wire.inject(&ipv6([UPLINK_MAC, ROUTER_MAC], [outside, floating], 58, &too_big));
+    let told = wire.world.receive(0).remove(0);
+    between(&told, outside, address_v6(0));
+    assert_eq!(told[62 + 8..62 + 40], [address_v6(0).octets(), outside.octets()].concat(), "what it sent");
+    // What is too long for the VPC is answered outside.
+    let long = [&udp([6000, 53])[..4], &[5, 180, 0, 0], &[7; 1452]].concat();
+    wire.inject(&ipv6([UPLINK_MAC, ROUTER_MAC], [outside, floating], UDP, &long));
+    let told = wire.left().remove(0);
+    assert_eq!((told[54], &told[58..62]), (2, &1450u32.to_be_bytes()[..]));
+    between(&told, floating, outside);
+    assert_eq!(wire.world.sessions(), 2);
 }
 
 #[test]

@@ -35,6 +35,11 @@ pub(crate) fn gateway_mac(subnet: u16) -> MacAddr {
     MacAddr([2, 0, 0, 0, 7, subnet as u8])
 }
 
+/// The other one of a port, which nobody has a route to unless a test says so.
+pub(crate) fn address_v6(port: u16) -> std::net::Ipv6Addr {
+    [0xfd00, 0x10, 0, 0, 0, 0, 0, 0x10 + port].into()
+}
+
 pub(crate) fn address(port: u16) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, subnet_of(port) as u8, 100 + port as u8)
 }
@@ -124,7 +129,7 @@ impl World {
 
     fn add(&mut self, port: u16, filtered: bool) {
         let (index, ip, subnet) = (PortIndex(port), IpAddr::V4(address(port)), subnet_of(port));
-        let profile = PortProfile::new(subnet, mac(port), 1450, &[ip], &[]);
+        let profile = PortProfile::new(subnet, mac(port), 1450, &[ip, address_v6(port).into()], &[]);
         let mut profile = profile.in_vpc(VPC, gateway_mac(subnet), 1);
         profile.policy = filtered.then_some(port);
         self.control.add_port(index, profile);
