@@ -1,11 +1,12 @@
 //! What the agent asks of the switch and the daemon.
 
-use crate::plan::{CheckPlan, PortPlan, SubnetPlan, VpcPlan};
+use crate::plan::{CheckPlan, ExternalPlan, PortPlan, SubnetPlan, VpcPlan};
 use engine::PortIndex;
 use ipnet::IpNet;
 use packet::MacAddr;
 use std::net::IpAddr;
 use tables::balancers::BalancerPlan;
+use tables::external::{Inside, Mapping, Source};
 use tables::rules::Rule;
 use tables::{Endpoint, Location, NextHop};
 
@@ -16,6 +17,126 @@ pub enum VtepKind {
     Host,
     /// An Endpoint's: somebody else's.
     Foreign,
+}
+
+/// Whose an external address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExternalOwner {
+    /// One port's, whose address inside this is.
+    Floating {
+        /// The address inside.
+        inside: Inside,
+        /// The number of the external network.
+        network: u16,
+    },
+    /// A NAT gateway's: blocks of its ports are those of ports ([`ExternalAction::BindBlock`]).
+    Shared {
+        /// The number of the gateway's VPC.
+        vpc: u16,
+        /// Ports of a block.
+        count: u16,
+        /// How many blocks there are.
+        blocks: u16,
+    },
+}
+
+/// One thing to do about external networks, and what of VPCs is known there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExternalAction {
+    /// An external network is in use here, or has another router.
+    SetExternalNetwork {
+        /// Its number.
+        network: u16,
+        /// What it is.
+        plan: Box<ExternalPlan>,
+    },
+    /// An external network is not in use here any more.
+    RemoveExternalNetwork {
+        /// Its number.
+        network: u16,
+    },
+    /// Routes of a VPC may lead out of it by this exit. Whom it is for is bound by [`ExternalAction::BindSource`].
+    SetExit {
+        /// Its number.
+        exit: u16,
+        /// The VPC's number.
+        vpc: u16,
+        /// The external network's number.
+        network: u16,
+        /// What an external port of its blocks stands for.
+        mapping: Mapping,
+    },
+    /// No route leads to an exit any more, and it is for nobody.
+    RemoveExit {
+        /// Its number.
+        exit: u16,
+    },
+    /// A VPC has addresses outside, or ways there; nobody outside has an address of these networks, its own and its peers'.
+    SetInside {
+        /// The VPC's number.
+        vpc: u16,
+        /// The networks.
+        networks: Vec<IpNet>,
+    },
+    /// A VPC has neither any more.
+    RemoveInside {
+        /// The VPC's number.
+        vpc: u16,
+    },
+    /// An external address is somebody's; of a shared one no block is anybody's yet. It was nobody's before.
+    BindExternal {
+        /// The address.
+        address: IpAddr,
+        /// Whose it is.
+        owner: ExternalOwner,
+    },
+    /// An external address is nobody's any more, nor is any of its blocks.
+    UnbindExternal {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A block of a shared external address is a port's, whatever was said before.
+    BindBlock {
+        /// The external address.
+        address: IpAddr,
+        /// Which of its blocks.
+        block: u16,
+        /// The port's first address inside.
+        inside: IpAddr,
+    },
+    /// A block of a shared external address is nobody's any more.
+    UnbindBlock {
+        /// The external address.
+        address: IpAddr,
+        /// Which of its blocks.
+        block: u16,
+    },
+    /// What leaves by an exit from an address inside has this source outside, whatever was said before.
+    BindSource {
+        /// The exit's number.
+        exit: u16,
+        /// The address inside.
+        inside: IpAddr,
+        /// What it becomes.
+        source: Source,
+    },
+    /// What leaves by an exit from an address inside has no source outside any more.
+    UnbindSource {
+        /// The exit's number.
+        exit: u16,
+        /// The address inside.
+        inside: IpAddr,
+    },
+    /// This host answers the external network for an address from now on, and says so.
+    AnnounceExternal {
+        /// The address.
+        address: IpAddr,
+    },
+    /// This host does not answer the external network for an address any more.
+    WithdrawExternal {
+        /// The address.
+        address: IpAddr,
+    },
 }
 
 /// One thing to do. Actions are carried out in the order given: nothing points at a number that is not set, and nothing
@@ -160,6 +281,8 @@ pub enum Action {
         /// The address.
         address: IpAddr,
     },
+    /// Something about external networks.
+    External(ExternalAction),
     /// Frames to `mac` in `space` go to `location`, whatever was said before.
     BindMac {
         /// A subnet's number: who may be reached inside it. Or [`tables::vpc_space`] of a VPC's: who may be reached from the

@@ -3,12 +3,14 @@
 use crate::action::Action;
 use crate::balancers::Balancers;
 use crate::bindings::changes;
+use crate::external::External;
 use crate::holders::Holders;
 use crate::index::{Indices, Numbered};
 use crate::members::Members;
-use crate::plan::{PortPlan, SubnetPlan, VpcPlan};
+use crate::outside::Outside;
+use crate::plan::{ExternalPlan, PortPlan, SubnetPlan, VpcPlan};
 use crate::policies::{Policies, PolicyKey};
-use crate::scope::{Numbers, RoutesKey, Scope, VtepKey, VtepPlan};
+use crate::scope::{ExitKey, ExitPlan, Numbers, RoutesKey, Scope, VtepKey, VtepPlan};
 use crate::watch::{Watch, may_hold};
 use engine::{Announcement, PortIndex};
 use ipnet::IpNet;
@@ -57,6 +59,10 @@ pub struct Agent {
     pub(crate) subnets: Numbered<ObjectName, SubnetPlan>,
     pub(crate) routes: Numbered<RoutesKey, Vec<(IpNet, NextHop)>>,
     pub(crate) vteps: Numbered<VtepKey, VtepPlan>,
+    pub(crate) networks: Numbered<Name, ExternalPlan>,
+    pub(crate) exits: Numbered<ExitKey, ExitPlan>,
+    pub(crate) outside: Outside,
+    pub(crate) external: External,
     pub(crate) policies: Policies,
     pub(crate) members: Members,
     pub(crate) balancers: Balancers,
@@ -81,6 +87,10 @@ impl Agent {
             subnets: Numbered::new(LIMIT),
             routes: Numbered::new(u16::MAX),
             vteps: Numbered::new(u16::MAX),
+            networks: Numbered::new(LIMIT),
+            exits: Numbered::new(LIMIT),
+            outside: Outside::default(),
+            external: External::default(),
             policies: Policies::new(),
             members: Members::default(),
             balancers: Balancers::default(),
@@ -243,6 +253,7 @@ impl Agent {
             subnet: &|name| self.subnets.number(name),
             routes: &|key| self.routes.number(key),
             vtep: &|key| self.vteps.number(key),
+            exit: &|key| self.exits.number(key),
             place: &|name| self.place_of(name, self.set.port(name)?.spec),
         })
     }

@@ -1,11 +1,13 @@
 //! From what is realized to what is desired, at the cost of the difference.
 
-use crate::action::Action;
+use crate::action::{Action, ExternalAction};
 use crate::agent::{Agent, Exhausted, Realized};
 use crate::bindings::{changes, unbound};
-use crate::plan::PortPlan;
+use crate::external::ExternalWork;
+use crate::outside::Changed;
+use crate::plan::{ExternalPlan, PortPlan};
 use crate::policies::PolicyChanges;
-use crate::scope::{Scope, VtepKey};
+use crate::scope::{Scope, VtepKey, Way};
 use crate::watch::may_hold;
 use engine::PortIndex;
 use ipnet::IpNet;
@@ -13,6 +15,7 @@ use model::{Difference, Key, Kind, ObjectName, PortSpec, Resource, ResourceSet, 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use tables::external::Mapping;
 use tables::{Location, NextHop};
 
 /// What an application is about.
@@ -26,6 +29,8 @@ struct Work {
     entering: BTreeSet<ObjectName>,
     /// SecurityGroups whose rules change.
     rules: Vec<ObjectName>,
+    /// Ports whose floating IPs change.
+    floating: BTreeSet<ObjectName>,
     /// Whether a LoadBalancer changes, or a Port that is a target of one.
     balancers: bool,
     /// What there is to be, if more than Ports, Endpoints, SecurityGroups and LoadBalancers changes.
@@ -53,7 +58,22 @@ impl Agent {
     /// What must be done so that this host realizes `desired`; ports it has no room for are left out and reported. The cost is that of
     /// what changes: a port among a million is a port's work.
     pub fn apply(&mut self, desired: &ResourceSet) -> (Vec<Action>, Vec<Exhausted>) {
-        let mut work = self.prepare(desired);
+        let differences = self.set.differences(desired);
+        let outside = self.outside.follow(desired, &differences);
+        let work = self.prepare(desired, differences, outside);
+        self.realize(desired, work)
+    }
+
+    /// What follows from these hosts being alive, and no others; `None`: all are. Who is not announces no external addresses.
+    pub fn set_live(&mut self, live: Option<BTreeSet<model::Name>>) -> (Vec<Action>, Vec<Exhausted>) {
+        let desired = self.set.clone();
+        let outside = self.outside.set_live(&desired, live);
+        let work = self.prepare(&desired, Vec::new(), outside);
+        self.realize(&desired, work)
+    }
+
+    fn realize(&mut self, desired: &ResourceSet, mut work: Work) -> (Vec<Action>, Vec<Exhausted>) {
+        let mut external = self.leave_outside(&work);
         let (mut actions, old) = self.let_go(&work);
         self.drop_holders(desired, &work);
         self.set = desired.clone();
@@ -82,6 +102,9 @@ impl Agent {
         if structural || work.balancers {
             self.set_balancers(&mut actions, &mut balancers);
         }
+        self.join_outside(&work, structural, &mut external);
+        let (before, mut outside) = self.say_external(external, &work.floating, structural);
+        actions.extend(before);
         actions.extend(unbinds);
         let detoured = self.detour(&closing, &mut actions);
         actions.extend(closes);
@@ -105,6 +128,7 @@ impl Agent {
         actions.extend(newcomers.announce());
         actions.append(&mut binds);
         actions.append(&mut balancers);
+        actions.append(&mut outside);
         if structural {
             self.remove_numbers(&mut actions);
         }
@@ -112,11 +136,16 @@ impl Agent {
     }
 
     /// What an application of `desired` is about.
-    fn prepare(&self, desired: &ResourceSet) -> Work {
-        let mut work = Work::default();
-        let (mut hosts, mut structural) = (Vec::new(), false);
+    fn prepare(&self, desired: &ResourceSet, differences: Vec<Difference>, outside: Changed) -> Work {
+        let mut structural = outside.hosts.contains(&self.host)
+            || outside
+                .vpcs
+                .iter()
+                .any(|vpc| self.external.is_about(vpc) || self.scope.vpcs.get(vpc) == Some(&true));
+        let mut work = Work { floating: outside.ports, ..Work::default() };
+        let mut hosts = Vec::new();
         let mut subnets: BTreeSet<ObjectName> = BTreeSet::new();
-        for difference in self.set.differences(desired) {
+        for difference in differences {
             match difference.key().map(|key| (key.kind, &key.name)) {
                 Some((Kind::Port | Kind::Endpoint, _)) => {
                     let members = [&difference.old, &difference.new];
@@ -131,6 +160,9 @@ impl Agent {
                     work.changing.push(difference);
                 }
                 Some((Kind::LoadBalancer, _)) => work.balancers = true,
+                // Told by what changed outside.
+                Some((Kind::FloatingIp | Kind::NatGateway, _)) => {}
+                Some((Kind::ExternalNetwork, name)) => structural |= self.scope.networks.contains(name),
                 Some((Kind::Host, name)) => hosts.push(name.clone()),
                 Some((Kind::SecurityGroup, _)) => {
                     let spec =
@@ -147,12 +179,41 @@ impl Agent {
             work.include(Key::of(Kind::Port, name), &self.set, desired);
         }
         if structural || !hosts.is_empty() {
-            let scope = Scope::of(desired, &self.host);
+            let scope = Scope::of(desired, &self.host, &self.outside);
             self.compare_scopes(desired, &scope, &hosts, &mut work);
             work.scope = Some(scope);
         }
         self.include_holders(desired, &mut work);
         work
+    }
+
+    /// Ports that go, or whose blocks may be others.
+    fn leave_outside(&mut self, work: &Work) -> ExternalWork {
+        let mut external = ExternalWork::default();
+        for subnet in &work.leaving {
+            let members: Vec<Arc<Resource>> = self.set.members(Kind::Subnet, subnet).cloned().collect();
+            members.iter().for_each(|member| self.leave_external(member, None, &mut external));
+        }
+        for difference in &work.changing {
+            if let Some(old) = &difference.old {
+                self.leave_external(old, difference.new.as_deref(), &mut external);
+            }
+        }
+        external
+    }
+
+    /// Ports that come, or whose blocks may be others.
+    fn join_outside(&mut self, work: &Work, structural: bool, external: &mut ExternalWork) {
+        if structural {
+            self.set_realms(external);
+        }
+        for new in work.changing.iter().filter_map(|difference| difference.new.as_ref()) {
+            self.join_external(new, external);
+        }
+        for subnet in &work.entering {
+            let members: Vec<Arc<Resource>> = self.set.members(Kind::Subnet, subnet).cloned().collect();
+            members.iter().for_each(|member| self.join_external(member, external));
+        }
     }
 
     /// Whether a subnet that some members changed in is now on other hosts than before, or behind other tunnel end points.
@@ -282,6 +343,8 @@ impl Agent {
         self.vpcs.retain(|key| scope.vpcs.contains_key(key));
         self.subnets.retain(|key| scope.subnets.contains_key(key));
         self.routes.retain(|key| scope.routes.contains(key));
+        self.exits.retain(|key| scope.exits.contains(key));
+        self.networks.retain(|key| scope.networks.contains(key));
         for (key, plan) in &scope.vteps {
             self.vteps.claim(key);
             if let Some(vtep) = self.vteps.set(key, plan) {
@@ -293,6 +356,7 @@ impl Agent {
         scope.subnets.keys().for_each(|subnet| _ = self.subnets.claim(subnet));
         scope.routes.iter().for_each(|routes| _ = self.routes.claim(routes));
         let changed = self.set_vpcs(actions);
+        self.set_exits(actions);
         self.set_subnets(&changed, actions)
     }
 
@@ -307,6 +371,38 @@ impl Agent {
             }
         }
         changed
+    }
+
+    fn set_exits(&mut self, actions: &mut Vec<Action>) {
+        for name in &self.scope.networks {
+            let Some(spec) = self.set.external_network(name).map(|network| network.spec) else { continue };
+            let plan = ExternalPlan { name: name.to_string(), gateway: spec.gateway };
+            self.networks.claim(name);
+            if let Some(network) = self.networks.set(name, &plan) {
+                let action = ExternalAction::SetExternalNetwork { network, plan: Box::new(plan) };
+                actions.push(Action::External(action));
+            }
+        }
+        for key in &self.scope.exits {
+            let (vpc, way) = key;
+            let (network, mapping) = match way {
+                Way::Network(network) => (Some(network), Mapping::default()),
+                Way::Gateway(gateway) => {
+                    let spec = self.set.nat_gateway(gateway).map(|gateway| gateway.spec);
+                    let mapping = match spec.map(|spec| spec.mapping) {
+                        Some(model::external::Mapping::EndpointIndependent) => Mapping::EndpointIndependent,
+                        _ => Mapping::Destination,
+                    };
+                    (spec.map(|spec| &spec.external), mapping)
+                }
+            };
+            let network = network.and_then(|network| self.networks.number(network));
+            let Some((vpc, network)) = self.vpcs.number(vpc).zip(network) else { continue };
+            self.exits.claim(key);
+            if let Some(exit) = self.exits.set(key, &(vpc, network, mapping)) {
+                actions.push(Action::External(ExternalAction::SetExit { exit, vpc, network, mapping }));
+            }
+        }
     }
 
     /// The subnets that changed, or are in a VPC that did.
@@ -479,6 +575,10 @@ impl Agent {
 
     fn remove_numbers(&mut self, actions: &mut Vec<Action>) {
         actions.extend(self.routes.removed().into_iter().map(|routes| Action::RemoveRoutes { routes }));
+        let exits = self.exits.removed().into_iter().map(|exit| ExternalAction::RemoveExit { exit });
+        let networks = self.networks.removed().into_iter();
+        let networks = networks.map(|network| ExternalAction::RemoveExternalNetwork { network });
+        actions.extend(exits.chain(networks).map(Action::External));
         actions.extend(self.subnets.removed().into_iter().map(|subnet| Action::RemoveSubnet { subnet }));
         actions.extend(self.vpcs.removed().into_iter().map(|vpc| Action::RemoveVpc { vpc }));
         actions.extend(self.vteps.removed().into_iter().map(|vtep| Action::RemoveVtep { vtep }));

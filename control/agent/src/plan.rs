@@ -46,6 +46,15 @@ impl From<&VpcPlan> for tables::Vpc {
     }
 }
 
+/// An external network as this host needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalPlan {
+    /// Its name.
+    pub name: String,
+    /// Its router, on the link of the uplink.
+    pub gateway: IpAddr,
+}
+
 /// A subnet as this host needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubnetPlan {

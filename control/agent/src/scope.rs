@@ -1,12 +1,14 @@
 //! What of the desired state this host must know: the VPCs of its ports and their peers, and where these are.
 
 use crate::action::VtepKind;
+use crate::outside::Outside;
 use crate::plan::{DhcpPlan, SubnetPlan, VpcPlan};
 use ipnet::IpNet;
 use model::underlay::tunnel_address;
 use model::{DhcpSpec, Name, ObjectName, ResourceSet, SubnetSpec, Typed, Via};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use tables::external::Mapping;
 use tables::{Location, NextHop};
 
 /// Whose tunnel end point it is, and which.
@@ -29,10 +31,25 @@ pub(crate) struct VtepPlan {
 /// A route table in use: of a VPC, by its name, or the one with nothing but the VPC's subnets.
 pub(crate) type RoutesKey = (ObjectName, Option<ObjectName>);
 
+/// A way out of a VPC.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    /// By a NAT gateway's addresses, but for ports with floating IPs.
+    Gateway(ObjectName),
+    /// By floating IPs alone.
+    Network(Name),
+}
+
+/// An exit that routes lead to: of a VPC, by a way.
+pub(crate) type ExitKey = (ObjectName, Way);
+
+/// An exit, in numbers of this host: its VPC and its external network.
+pub(crate) type ExitPlan = (u16, u16, Mapping);
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Scope {
-    /// The VPCs, and whether each has ports here.
+    /// The VPCs, and whether each has ports here. Others are peers of those, or this host announces an external address of theirs.
     pub(crate) vpcs: BTreeMap<ObjectName, bool>,
     /// Which of them are peered, with at least one of the two having ports here.
     pub(crate) peers: BTreeMap<ObjectName, BTreeSet<ObjectName>>,
@@ -44,11 +61,17 @@ pub(crate) struct Scope {
     pub(crate) vteps: BTreeMap<VtepKey, VtepPlan>,
     /// Ports that route tables lead to.
     pub(crate) hops: BTreeSet<ObjectName>,
+    /// The exits that they lead to.
+    pub(crate) exits: BTreeSet<ExitKey>,
+    /// External networks that exits or addresses of these VPCs are in.
+    pub(crate) networks: BTreeSet<Name>,
+    /// VPCs with addresses or ways outside that ports here have, or of which this host announces an address.
+    pub(crate) outside: BTreeSet<ObjectName>,
 }
 
 impl Scope {
     /// What `host` must know of `set`.
-    pub(crate) fn of(set: &ResourceSet, host: &Name) -> Self {
+    pub(crate) fn of(set: &ResourceSet, host: &Name, outside: &Outside) -> Self {
         let mut scope = Self::default();
         for subnet in set.subnets_on(host) {
             if let Some(subnet) = set.subnet(subnet) {
@@ -64,6 +87,11 @@ impl Scope {
                 }
             }
         }
+        let announced = outside.addresses().filter(|(_, entry)| entry.announcer.as_ref() == Some(host));
+        for vpc in announced.filter_map(|(_, entry)| entry.vpc.as_ref()) {
+            scope.vpcs.entry(vpc.clone()).or_insert(false);
+            scope.outside.insert(vpc.clone());
+        }
         for (vpc, local) in &scope.vpcs {
             for subnet in set.subnets_of(vpc) {
                 scope.subnets.insert(subnet.meta.object(), vpc.clone());
@@ -73,20 +101,62 @@ impl Scope {
             }
         }
         let tables = scope.routes.iter().filter_map(|(_, table)| set.route_table(table.as_ref()?));
-        for route in tables.flat_map(|table| &table.spec.routes) {
-            if let Via::Port(port) = &route.via {
-                scope.hops.insert(port.clone());
-            }
+        for (table, route) in
+            tables.flat_map(|table| table.spec.routes.iter().map(move |route| (table, route)))
+        {
+            let way = match &route.via {
+                Via::Port(port) => {
+                    scope.hops.insert(port.clone());
+                    continue;
+                }
+                Via::NatGateway(gateway) => Way::Gateway(gateway.clone()),
+                Via::External(network) => Way::Network(network.clone()),
+                Via::Peering(_) | Via::Blackhole => continue,
+            };
+            scope.exits.insert((table.spec.vpc.clone(), way));
         }
-        scope.find_vteps(set, host);
+        scope.find_outside(set, &local, outside);
+        scope.find_vteps(set, host, outside);
         scope
     }
 
-    fn find_vteps(&mut self, set: &ResourceSet, own_host: &Name) {
+    fn find_outside(&mut self, set: &ResourceSet, local: &BTreeSet<ObjectName>, outside: &Outside) {
+        for (vpc, way) in &self.exits {
+            self.outside.insert(vpc.clone());
+            self.networks.extend(match way {
+                Way::Network(network) => Some(network.clone()),
+                Way::Gateway(gateway) => {
+                    set.nat_gateway(gateway).map(|gateway| gateway.spec.external.clone())
+                }
+            });
+        }
+        for (_, entry) in outside.addresses() {
+            let Some(vpc) = &entry.vpc else { continue };
+            if local.contains(vpc) {
+                self.outside.insert(vpc.clone());
+            }
+            if self.outside.contains(vpc) {
+                self.networks.insert(entry.network.clone());
+            }
+        }
+    }
+
+    /// The ways out of a VPC.
+    pub(crate) fn exits_of(&self, vpc: &ObjectName) -> impl Iterator<Item = &Way> {
+        self.exits.iter().filter(move |(other, _)| other == vpc).map(|(_, way)| way)
+    }
+
+    fn find_vteps(&mut self, set: &ResourceSet, own_host: &Name, outside: &Outside) {
         let Some(own) = set.host(own_host).map(|host| &host.spec.vteps) else { return };
         let of_subnets = self.subnets.keys().flat_map(|subnet| set.hosts_of(subnet));
         let directories = self.vpcs.keys().filter_map(|vpc| set.vpc(vpc)).flat_map(|vpc| &vpc.spec.directory);
-        let hosts: BTreeSet<&Name> = of_subnets.chain(directories).filter(|host| *host != own_host).collect();
+        // What comes from outside comes from who announces the address that it is for.
+        let announcers = outside.addresses().filter_map(|(_, entry)| {
+            let is_local = self.vpcs.get(entry.vpc.as_ref()?) == Some(&true);
+            entry.announcer.as_ref().filter(|_| is_local)
+        });
+        let hosts: BTreeSet<&Name> =
+            of_subnets.chain(directories).chain(announcers).filter(|host| *host != own_host).collect();
         for host in hosts {
             let Some(sources) = set.host(host).map(|host| host.spec.vteps.clone()) else { continue };
             if let Some(address) = tunnel_address(own, &sources) {
@@ -110,6 +180,7 @@ pub(crate) struct Numbers<'a> {
     pub(crate) subnet: &'a dyn Fn(&ObjectName) -> Option<u16>,
     pub(crate) routes: &'a dyn Fn(&RoutesKey) -> Option<u16>,
     pub(crate) vtep: &'a dyn Fn(&VtepKey) -> Option<u16>,
+    pub(crate) exit: &'a dyn Fn(&ExitKey) -> Option<u16>,
     /// Where a port is now.
     pub(crate) place: &'a dyn Fn(&ObjectName) -> Option<Location>,
 }
@@ -177,10 +248,16 @@ impl Numbers<'_> {
                     .and_then(|peer| (self.vpc)(peer))
                     .map(NextHop::Vpc),
                 Via::Port(port) => self.port_hop(set, port),
+                Via::NatGateway(gateway) => self.exit_hop(vpc, Way::Gateway(gateway.clone())),
+                Via::External(network) => self.exit_hop(vpc, Way::Network(network.clone())),
             };
             plan.push((route.destination, hop.unwrap_or(NextHop::Blackhole)));
         }
         plan
+    }
+
+    fn exit_hop(&self, vpc: &ObjectName, way: Way) -> Option<NextHop> {
+        (self.exit)(&(vpc.clone(), way)).map(NextHop::External)
     }
 
     /// A router, as long as it is somewhere.

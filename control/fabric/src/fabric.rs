@@ -2,6 +2,7 @@
 
 use crate::answers::Ports;
 use crate::balancers::Balancers;
+use crate::external::Outside;
 use crate::members::Members;
 use crate::rules::Refused;
 use agent::{Action, SubnetPlan, VpcPlan, VtepKind};
@@ -55,6 +56,7 @@ pub struct Fabric<U> {
     pub(crate) subnets: BTreeMap<u16, SubnetPlan>,
     pub(crate) ports: Ports,
     pub(crate) members: Members,
+    pub(crate) outside: Outside,
     next_use_check: Duration,
     /// The keys of ports that came here, and until when packets for them may be sent on from where they were.
     late: VecDeque<(Duration, (u16, MacAddr))>,
@@ -83,6 +85,7 @@ impl<U: Upstream> Fabric<U> {
             subnets: BTreeMap::new(),
             ports: Ports::default(),
             members: Members::default(),
+            outside: Outside::default(),
             next_use_check: USE_CHECK,
             late: VecDeque::new(),
             copies: (
@@ -122,6 +125,7 @@ impl<U: Upstream> Fabric<U> {
             let kind = if is_host { VtepKind::Host } else { VtepKind::Foreign };
             self.set_vtep(control, number, (address, sources), kind, now);
         }
+        self.move_external(control, mac, now);
         control.publish();
         for address in own.iter().map(IpNet::addr) {
             self.transmit(control, UPLINK, &announce::of_address(mac, address));
@@ -228,6 +232,7 @@ impl<U: Upstream> Fabric<U> {
             Action::UnbindMac { space, mac } => self.place_mac(control, space, mac, None, now),
             Action::BindEndpoint { vpc, address, endpoint } => control.place_endpoint(vpc, address, endpoint),
             Action::UnbindEndpoint { vpc, address } => control.forget_endpoint(vpc, address),
+            Action::External(action) => self.carry_out_outside(control, action, now),
         }
         None
     }
@@ -294,7 +299,7 @@ impl<U: Upstream> Fabric<U> {
         self.release(control, neighbour, now);
     }
 
-    fn release(&mut self, control: &Control, neighbour: Option<NeighbourId>, now: Duration) {
+    pub(crate) fn release(&mut self, control: &Control, neighbour: Option<NeighbourId>, now: Duration) {
         let (Some(resolver), Some(neighbour)) = (&mut self.resolver, neighbour) else { return };
         resolver.release(neighbour, now);
         if resolver.mac(neighbour).is_none() {
@@ -309,7 +314,8 @@ impl<U: Upstream> Fabric<U> {
         let late = self.late.front().map(|(until, _)| *until);
         let services =
             [self.ports.next_deadline(), self.proxy.next_deadline(), self.balancers.next_deadline()];
-        [next_hops, use_check, late].into_iter().chain(services).flatten().min()
+        let again = self.outside.next_deadline();
+        [next_hops, use_check, late, again].into_iter().chain(services).flatten().min()
     }
 
     /// Does what is due at `now`.
@@ -327,6 +333,7 @@ impl<U: Upstream> Fabric<U> {
             }
         }
         self.forget_late(control, now);
+        self.announce_again(control, now);
         self.advertise(control, now);
         let frames = self.proxy.on_tick(now, &mut self.upstream);
         self.deliver(control, frames);

@@ -11,6 +11,7 @@
 mod ahead;
 mod answers;
 mod balancers;
+mod external;
 mod fabric;
 mod members;
 mod punts;

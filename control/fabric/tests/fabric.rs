@@ -1,7 +1,10 @@
 //! A host's fabric with the real switch under it: what guests ask is answered, next hops are found, broadcasts are copied, moves are heard.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: what fails here fails the test")]
 
-use agent::{Action, CheckPlan, DhcpPlan, PortPlan, SubnetPlan, VpcPlan, VtepKind};
+use agent::{
+    Action, CheckPlan, DhcpPlan, ExternalAction, ExternalOwner, ExternalPlan, PortPlan, SubnetPlan, VpcPlan,
+    VtepKind,
+};
 use buf::{Burst, Frame, Offload, Pool};
 use engine::{PortIndex, Punt, PuntKind, RxQueue, TxQueue, Unobserved};
 use fabric::{Event, Fabric, UplinkSettings};
@@ -12,12 +15,13 @@ use services::health::{Outcome, TargetId, Verdict};
 use services::metadata::{Broken, Read, StreamId, Upstream};
 use services::neighbours::Link;
 use services::{announce, link_local};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 use switch::{Clock, Control, SwitchConfig, UPLINK, Worker};
 use tables::balancers::{BalancerPlan, Listener, Target};
-use tables::rules::Policy;
+use tables::external::{Block, Mapping, Source};
+use tables::rules::{Direction, Policy, Remote, Rule};
 use tables::{Endpoint, Location, NextHop, PortProfile};
 use towpath_fabric as fabric;
 
@@ -677,4 +681,151 @@ fn targets_here_are_checked_whatever_their_rules_and_others_hosts_are_told() {
     assert_eq!(up(&host), [true, false]);
     host.act(Action::RemoveBalancer { vpc: VPC, address: VIP.into() });
     assert_eq!((host.fabric.health(&id(0)), host.control.balancers().is_empty()), (None, true));
+}
+
+/// Guest 0 is under rules that let everything pass, has a block of a shared address, and a route outside; this host announces that address.
+fn with_a_way_out() -> Host {
+    let mut host = Host::new();
+    host.answer_arp();
+    drop(host.wire.receive());
+    let allow = Rule {
+        direction: Direction::Egress,
+        action: tables::rules::Action::Allow,
+        priority: 1,
+        protocol: None,
+        family: None,
+        ports: vec![],
+        icmp: None,
+        remote: Remote::Any,
+        log: false,
+        counter: 0,
+    };
+    host.act(Action::StartCounters { counters: vec![0] });
+    host.act(Action::SetPolicy { policy: 0, name: "all".into(), rules: vec![allow] });
+    let mut profile = PortProfile::new(0, mac(0), 1450, &address(0), &[]).in_vpc(VPC, GATEWAY, 1);
+    profile.policy = Some(0);
+    host.control.set_profile(PortIndex(0), profile);
+    let shared = ExternalOwner::Shared { vpc: VPC, count: 1024, blocks: 63 };
+    let inside = address(0)[0];
+    let block = Block { address: SHARED, first: 2048, count: 1024 };
+    let plan = Box::new(ExternalPlan { name: "internet".into(), gateway: ROUTER });
+    let networks = vec!["10.0.0.0/16".parse().unwrap()];
+    for action in [
+        ExternalAction::SetExternalNetwork { network: 3, plan },
+        ExternalAction::SetExit { exit: 2, vpc: VPC, network: 3, mapping: Mapping::EndpointIndependent },
+        ExternalAction::SetInside { vpc: VPC, networks },
+        ExternalAction::BindExternal { address: SHARED, owner: shared },
+        ExternalAction::BindBlock { address: SHARED, block: 1, inside },
+        ExternalAction::BindSource { exit: 2, inside, source: Source::Block(block) },
+        ExternalAction::AnnounceExternal { address: SHARED },
+    ] {
+        host.act(Action::External(action));
+    }
+    let subnet = ("10.0.0.0/24".parse().unwrap(), NextHop::Subnet(0));
+    let plan = vec![subnet, ("0.0.0.0/0".parse().unwrap(), NextHop::External(2))];
+    host.act(Action::SetRoutes { routes: 0, plan });
+    host.control.publish();
+    host.run();
+    host
+}
+
+const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
+const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+
+#[test]
+fn a_guest_reaches_outside_by_the_networks_router_and_is_answered() {
+    let mut host = with_a_way_out();
+    let sent = host.wire.receive();
+    let announced = announce::of_address(OWN, SHARED);
+    assert_eq!(sent.iter().filter(|frame| **frame == announced).count(), 1);
+    // The router is in none of the uplink's prefixes, and asked for on its link all the same.
+    let asks: Vec<&Vec<u8>> =
+        sent.iter().filter(|frame| frame[12..14] == [8, 6] && frame[38..42] == [198, 51, 100, 1]).collect();
+    assert_eq!(asks.len(), 1);
+    let headers = packet::parse(asks[0], asks[0].len() as u32).unwrap();
+    let mut answer = asks[0].clone();
+    arp::reply_in_place(&mut answer, &headers, OTHER).unwrap();
+    host.wire.send(&answer);
+    host.run();
+    let outside = IpAddr::from([203, 0, 113, 7]);
+    host.guests[0].send(&udp([mac(0), GATEWAY], [address(0)[0], outside], [5000, 53], b"question"));
+    host.run();
+    let sent = host.wire.receive();
+    assert_eq!((sent.len(), &sent[0][..12]), (1, &[OTHER.0, OWN.0].concat()[..]));
+    assert_eq!(sent[0][26..34], [198, 51, 100, 10, 203, 0, 113, 7]);
+    let port = u16::from_be_bytes([sent[0][34], sent[0][35]]);
+    assert!((2048..3072).contains(&port), "{port}");
+    host.wire.send(&udp([OTHER, OWN], [outside, SHARED], [53, port], b"answer"));
+    host.run();
+    let got = host.guests[0].receive();
+    assert_eq!((got.len(), &got[0][..12]), (1, &[mac(0).0, GATEWAY.0].concat()[..]));
+    assert_eq!(
+        (&got[0][30..34], &got[0][36..38], &got[0][42..]),
+        (&[10, 0, 0, 10][..], &[0x13, 0x88][..], &b"answer"[..])
+    );
+}
+
+#[test]
+fn external_addresses_are_announced_twice_and_again_by_another_uplink() {
+    let mut host = with_a_way_out();
+    drop(host.wire.receive());
+    let announced = |host: &mut Host, mac: MacAddr| {
+        let said = announce::of_address(mac, SHARED);
+        host.run();
+        host.wire.receive().iter().filter(|frame| **frame == said).count()
+    };
+    host.now += Duration::from_secs(1);
+    assert_eq!(announced(&mut host, OWN), 0);
+    host.now += Duration::from_secs(1);
+    assert_eq!(announced(&mut host, OWN), 1);
+    host.now += Duration::from_secs(60);
+    assert_eq!(announced(&mut host, OWN), 0);
+    let own = MacAddr([2, 0, 0, 0, 9, 8]);
+    let link = Link { mac: own, addresses: vec!["198.51.100.2/24".parse().unwrap()], gateways: vec![] };
+    let settings = UplinkSettings { link, mtu: 1500, kernel_answers: vec![] };
+    host.fabric.change_uplink(&mut host.control, settings, host.now);
+    assert_eq!(announced(&mut host, own), 1);
+    let routers = |host: &Host| host.control.network().external.routers.clone();
+    assert_eq!(routers(&host).keys().collect::<Vec<_>>(), [&ROUTER]);
+    // Another host's from now on: no announcement is left over.
+    host.act(Action::External(ExternalAction::AnnounceExternal { address: SHARED }));
+    host.act(Action::External(ExternalAction::WithdrawExternal { address: SHARED }));
+    assert_eq!(announced(&mut host, own), 1);
+    host.now += Duration::from_secs(10);
+    assert_eq!(announced(&mut host, own), 0);
+}
+
+#[test]
+fn nothing_is_left_of_a_way_out_that_goes() {
+    let mut host = with_a_way_out();
+    let exit = host.control.network().external.exits[2].clone();
+    assert_eq!((exit.vpc, exit.network, exit.blocks.len(), exit.routers[0].is_some()), (VPC, 3, 1, true));
+    let inside = address(0)[0];
+    let floating = Source::Floating([198, 51, 100, 20].into());
+    host.act(Action::External(ExternalAction::BindSource { exit: 2, inside, source: floating }));
+    host.control.publish();
+    assert_eq!(
+        host.control.network().external.exits[2].source(inside),
+        Some(floating),
+        "instead of the block"
+    );
+    let subnet = ("10.0.0.0/24".parse().unwrap(), NextHop::Subnet(0));
+    for action in [
+        ExternalAction::UnbindSource { exit: 2, inside },
+        ExternalAction::WithdrawExternal { address: SHARED },
+        ExternalAction::UnbindBlock { address: SHARED, block: 1 },
+        ExternalAction::UnbindExternal { address: SHARED },
+        ExternalAction::RemoveInside { vpc: VPC },
+    ] {
+        host.act(Action::External(action));
+    }
+    host.act(Action::SetRoutes { routes: 0, plan: vec![subnet] });
+    host.act(Action::External(ExternalAction::RemoveExit { exit: 2 }));
+    host.act(Action::External(ExternalAction::RemoveExternalNetwork { network: 3 }));
+    host.control.publish();
+    let external = host.control.network().external.clone();
+    assert!(external.is_empty() && external.announced.is_empty() && external.inside.is_empty());
+    assert!(external.routers.is_empty());
+    let next_hops = host.fabric.resolver().unwrap().status().count();
+    assert_eq!(next_hops, 1, "the other host's alone");
 }

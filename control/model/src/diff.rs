@@ -37,11 +37,11 @@ impl Change {
     }
 }
 
-/// The changes from `old` to `new`: what is gone of Ports and Endpoints first, then what is added or changed from Host to Endpoint, then what
-/// else is gone, backwards. After each of them no reference dangles, but those of RouteTables to Ports and of SecurityGroups
-/// to each other. Empty exactly when both are equal.
+/// The changes from `old` to `new`: what is gone of FloatingIps and LoadBalancers, then of Ports and Endpoints first, then what is added or changed in the order of
+/// [`Kind::ALL`], then what else is gone, backwards. After each of them no reference dangles, but those to Ports that RouteTables, FloatingIps and LoadBalancers
+/// are about to give up, and those of SecurityGroups to each other. Empty exactly when both are equal.
 pub fn diff(old: &ResourceSet, new: &ResourceSet) -> Vec<Change> {
-    let (mut first, mut then, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut foremost, mut first, mut then, mut last) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for Difference { old, new } in old.differences(new) {
         match (old, new) {
             (Some(old), Some(new)) => {
@@ -49,6 +49,9 @@ pub fn diff(old: &ResourceSet, new: &ResourceSet) -> Vec<Change> {
                 then.push(Change::Changed { old, new, fields });
             }
             (None, Some(new)) => then.push(Change::Added(new)),
+            (Some(old), None) if matches!(old.meta.key.kind, Kind::FloatingIp | Kind::LoadBalancer) => {
+                foremost.push(Change::Removed(old));
+            }
             (Some(old), None) if matches!(old.meta.key.kind, Kind::Port | Kind::Endpoint) => {
                 first.push(Change::Removed(old));
             }
@@ -56,7 +59,7 @@ pub fn diff(old: &ResourceSet, new: &ResourceSet) -> Vec<Change> {
             (None, None) => {}
         }
     }
-    first.into_iter().chain(then).chain(last.into_iter().rev()).collect()
+    foremost.into_iter().chain(first).chain(then).chain(last.into_iter().rev()).collect()
 }
 
 /// The fields in which two resources of one key differ.

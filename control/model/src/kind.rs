@@ -10,10 +10,14 @@ use std::fmt;
 pub enum Kind {
     /// A machine that runs towpathd. Global.
     Host,
+    /// A network outside of all VPCs. Global.
+    ExternalNetwork,
     /// A virtual private cloud: an address space of its own.
     Vpc,
     /// Two VPCs whose route tables may lead into each other.
     Peering,
+    /// Addresses outside that a VPC's ports share.
+    NatGateway,
     /// Where packets go that leave their subnet.
     RouteTable,
     /// Rules for what ports send and are sent.
@@ -22,6 +26,8 @@ pub enum Kind {
     Subnet,
     /// One virtual NIC.
     Port,
+    /// An address outside that is one port's.
+    FloatingIp,
     /// An address in a VPC that is not ours.
     Endpoint,
     /// An address in a VPC that stands for many targets.
@@ -29,18 +35,21 @@ pub enum Kind {
 }
 
 /// Kinds that later versions bring. Naming one is not a typo, and is told apart from one.
-const LATER: &[&str] = &["ExternalNetwork", "NatGateway", "FloatingIp", "QosPolicy", "Mirror"];
+const LATER: &[&str] = &["QosPolicy", "Mirror"];
 
 impl Kind {
     /// All kinds, in dependency order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Host,
+        Self::ExternalNetwork,
         Self::Vpc,
         Self::Peering,
+        Self::NatGateway,
         Self::RouteTable,
         Self::SecurityGroup,
         Self::Subnet,
         Self::Port,
+        Self::FloatingIp,
         Self::Endpoint,
         Self::LoadBalancer,
     ];
@@ -49,6 +58,9 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Host => "Host",
+            Self::ExternalNetwork => "ExternalNetwork",
+            Self::NatGateway => "NatGateway",
+            Self::FloatingIp => "FloatingIp",
             Self::Vpc => "Vpc",
             Self::Peering => "Peering",
             Self::RouteTable => "RouteTable",
@@ -62,7 +74,7 @@ impl Kind {
 
     /// Whether resources of this kind belong to no project.
     pub const fn is_global(self) -> bool {
-        matches!(self, Self::Host)
+        matches!(self, Self::Host | Self::ExternalNetwork)
     }
 
     /// Reads the kind of a manifest.
@@ -97,8 +109,8 @@ mod tests {
     #[test]
     fn known_later_and_unknown_kinds_are_told_apart() {
         assert_eq!(Kind::parse("Subnet"), Ok(Kind::Subnet));
-        let later = Kind::parse("FloatingIp").unwrap_err();
-        assert!(later.message.contains("FloatingIp is not supported by this version"));
+        let later = Kind::parse("QosPolicy").unwrap_err();
+        assert!(later.message.contains("QosPolicy is not supported by this version"));
         let typo = Kind::parse("Subnt").unwrap_err();
         assert_eq!(typo.message, "unknown kind");
         assert!(typo.remedy.contains("nearest known kind: Subnet;"));

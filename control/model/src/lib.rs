@@ -5,7 +5,7 @@
 //! - [`yaml`] turns text into trees whose every node knows its line, within a budget; [`fields`] reads typed values
 //!   out of a tree and reports every problem it meets instead of the first;
 //! - [`name`], [`mac`], [`quantity`] and [`net`] are the values of the fields;
-//! - [`kind`] lists the kinds; [`host`], [`vpc`], [`peering`], [`route_table`], [`security_group`], [`subnet`] (with [`dhcp`]), [`port`], [`endpoint`], [`load_balancer`] (with [`health_check`]) are those of this version; [`resource`] holds one;
+//! - [`kind`] lists the kinds; [`host`], [`external`], [`vpc`], [`peering`], [`route_table`], [`security_group`], [`subnet`] (with [`dhcp`]), [`port`], [`endpoint`], [`load_balancer`] (with [`health_check`]) are those of this version; [`resource`] holds one;
 //!   [`features`] names what a port can withhold from its guest;
 //! - [`set`] is a validated set of resources, [`validate`] the rules that concern more than one of them, [`owner`] who
 //!   may change what; [`diff`](mod@diff) turns two sets into the list of changes between them;
@@ -17,6 +17,7 @@
 pub mod dhcp;
 pub mod diff;
 pub mod endpoint;
+pub mod external;
 pub mod features;
 pub mod fields;
 pub mod health_check;
@@ -47,6 +48,7 @@ pub mod yaml;
 pub use dhcp::{DhcpSpec, MetadataService};
 pub use diff::{Change, diff};
 pub use endpoint::EndpointSpec;
+pub use external::{ExternalNetworkSpec, FloatingIpSpec, NatGatewaySpec};
 pub use health_check::{CheckProtocol, HealthCheck};
 pub use host::HostSpec;
 pub use kind::Kind;

@@ -1,6 +1,7 @@
 //! One resource: metadata and spec.
 
 use crate::endpoint::EndpointSpec;
+use crate::external::{ExternalNetworkSpec, FloatingIpSpec, NatGatewaySpec};
 use crate::fields::{Fields, Parsed, Reader, Refusal};
 use crate::host::HostSpec;
 use crate::kind::Kind;
@@ -140,6 +141,12 @@ pub enum Spec {
     Endpoint(EndpointSpec),
     /// An address that stands for many.
     LoadBalancer(LoadBalancerSpec),
+    /// A network outside of all VPCs.
+    ExternalNetwork(ExternalNetworkSpec),
+    /// Addresses outside that ports share.
+    NatGateway(NatGatewaySpec),
+    /// An address outside that is one port's.
+    FloatingIp(FloatingIpSpec),
 }
 
 /// One resource, all defaults that concern it alone filled in.
@@ -195,6 +202,9 @@ impl Spec {
             Self::Port(spec) => spec.to_json(project),
             Self::Endpoint(spec) => spec.to_json(project),
             Self::LoadBalancer(spec) => spec.to_json(project),
+            Self::ExternalNetwork(spec) => spec.to_json(),
+            Self::NatGateway(spec) => spec.to_json(project),
+            Self::FloatingIp(spec) => spec.to_json(project),
         }
     }
 }
@@ -211,6 +221,9 @@ pub(crate) enum DraftSpec {
     Port(PortDraft),
     Endpoint(EndpointSpec),
     LoadBalancer(LoadBalancerSpec),
+    ExternalNetwork(ExternalNetworkSpec),
+    NatGateway(NatGatewaySpec),
+    FloatingIp(FloatingIpSpec),
 }
 
 /// One document, as far as it could be read.
@@ -314,6 +327,9 @@ fn read_spec(
             DraftSpec::Subnet(SubnetSpec::read(fields, reader, &project, gateway_mac)?)
         }
         Kind::Port => DraftSpec::Port(PortDraft::read(fields, reader, &project, &uid)?),
+        Kind::ExternalNetwork => DraftSpec::ExternalNetwork(ExternalNetworkSpec::read(fields, reader)?),
+        Kind::NatGateway => DraftSpec::NatGateway(NatGatewaySpec::read(fields, reader, &project)?),
+        Kind::FloatingIp => DraftSpec::FloatingIp(FloatingIpSpec::read(fields, reader, &project)?),
         Kind::Endpoint => DraftSpec::Endpoint(EndpointSpec::read(fields, reader, &project)?),
         Kind::LoadBalancer => DraftSpec::LoadBalancer(LoadBalancerSpec::read(fields, reader, &project)?),
     })
@@ -462,11 +478,13 @@ mod tests {
 
     #[test]
     fn kinds_of_later_versions_are_told_apart_from_typos() {
-        let later = problems("kind: FloatingIp\nmetadata: {name: web}\nspec: {vpc: blue, rules: []}\n");
+        let later = problems("kind: QosPolicy\nmetadata: {name: web}\nspec: {vpc: blue, rules: []}\n");
         assert_eq!(later.len(), 1);
-        assert!(later[0].starts_with(
-            "f.yaml:1:7: kind \"FloatingIp\": kind FloatingIp is not supported by this version"
-        ));
+        assert!(
+            later[0].starts_with(
+                "f.yaml:1:7: kind \"QosPolicy\": kind QosPolicy is not supported by this version"
+            )
+        );
         assert!(problems("kind: Prot\n")[0].contains("unknown kind; remedy: nearest known kind: Port"));
         assert!(problems("[1, 2]")[0].contains("is a list, not a mapping"));
     }
@@ -551,14 +569,8 @@ mod tests {
         route("destination: 2.0.0.0/8, via: {}", "spec.routes[1].via: names 0 next hops");
         route("destination: 2.0.0.0/8, via: {port: q, blackhole: true}", "names 2 next hops");
         route("destination: 2.0.0.0/8, via: {blackhole: false}", "spec.routes[1].via.blackhole \"false\"");
-        route(
-            "destination: 2.0.0.0/8, via: {natGateway: n}",
-            "next hop natGateway is not supported by this version",
-        );
-        route(
-            "destination: 2.0.0.0/8, via: {external: n}",
-            "next hop external is not supported by this version",
-        );
+        route("destination: 2.0.0.0/8, via: {natGateway: ../x}", "spec.routes[1].via.natGateway \"../x\"");
+        route("destination: 2.0.0.0/8, via: {external: p/x}", "spec.routes[1].via.external \"p/x\"");
         route(
             "destination: 2.0.0.0/8, via: {prot: n}",
             "unknown next hop; remedy: nearest known next hop: port",

@@ -33,14 +33,16 @@ pub enum Via {
     Port(ObjectName),
     /// Into the VPC at the other end of a Peering.
     Peering(ObjectName),
+    /// Outside, by a NatGateway's addresses.
+    NatGateway(ObjectName),
+    /// To an ExternalNetwork, by floating IPs alone.
+    External(Name),
     /// Nowhere.
     Blackhole,
 }
 
 /// Next hops of this version.
-const KNOWN: [&str; 3] = ["port", "peering", "blackhole"];
-/// Next hops that later versions bring.
-const LATER: [&str; 2] = ["natGateway", "external"];
+const KNOWN: [&str; 5] = ["port", "peering", "natGateway", "external", "blackhole"];
 
 impl RouteTableSpec {
     /// Reads `spec`.
@@ -86,6 +88,8 @@ impl Via {
         match self {
             Self::Port(port) => json!({ "port": port.relative_to(project) }),
             Self::Peering(peering) => json!({ "peering": peering.relative_to(project) }),
+            Self::NatGateway(gateway) => json!({ "natGateway": gateway.relative_to(project) }),
+            Self::External(network) => json!({ "external": network.as_str() }),
             Self::Blackhole => json!({ "blackhole": true }),
         }
     }
@@ -99,18 +103,14 @@ fn read_via(route: &mut Fields<'_>, reader: &mut Reader, project: &Name) -> Opti
     let names: Vec<&str> = via.names().collect();
     if names.len() != 1 {
         let message = format!("names {} next hops", names.len());
-        let remedy = "write one of {port: NAME}, {peering: NAME}, {blackhole: true}";
+        let remedy = "write one of {port: NAME}, {peering: NAME}, {natGateway: NAME}, {external: NAME}, {blackhole: true}";
         reader.refuse(via.position, &route.path("via"), None, Refusal::new(message, remedy));
     }
     for entry in via.entries() {
         let name = entry.key.as_str();
         let path = via.path(&crate::problem::quoted(name));
-        if LATER.contains(&name) {
-            let message = format!("next hop {name} is not supported by this version");
-            let remedy = format!("remove this route; this version has {}", KNOWN.join(", "));
-            reader.refuse(entry.position, &path, None, Refusal::new(message, remedy));
-        } else if !KNOWN.contains(&name) {
-            let near = nearest(name, KNOWN.into_iter().chain(LATER)).unwrap_or("port");
+        if !KNOWN.contains(&name) {
+            let near = nearest(name, KNOWN).unwrap_or("port");
             let remedy = format!("nearest known next hop: {near}; this version has {}", KNOWN.join(", "));
             reader.refuse(entry.position, &path, None, Refusal::new("unknown next hop", remedy));
         }
@@ -119,6 +119,12 @@ fn read_via(route: &mut Fields<'_>, reader: &mut Reader, project: &Name) -> Opti
     match names.first().copied()? {
         "port" => via.required(reader, "port", "name the router's Port", object).map(Via::Port),
         "peering" => via.required(reader, "peering", "name the Peering", object).map(Via::Peering),
+        "natGateway" => {
+            via.required(reader, "natGateway", "name the NatGateway", object).map(Via::NatGateway)
+        }
+        "external" => {
+            via.required(reader, "external", "name the ExternalNetwork", Name::parse).map(Via::External)
+        }
         "blackhole" => {
             let position = via.position;
             let on = via.boolean(reader, "blackhole")?;

@@ -1,6 +1,7 @@
 //! A validated set of resources.
 
 use crate::endpoint::EndpointSpec;
+use crate::external::{ExternalNetworkSpec, FloatingIpSpec, NatGatewaySpec};
 use crate::host::HostSpec;
 use crate::kind::Kind;
 use crate::load::Manifests;
@@ -45,7 +46,7 @@ pub enum Absent {
 pub struct ResourceSet {
     /// By key.
     resources: Sorted<Resource>,
-    /// What belongs to a VPC (RouteTables, SecurityGroups, Subnets, LoadBalancers) or to a Subnet (Ports, Endpoints), by that and by key.
+    /// What belongs to a VPC (NatGateways, RouteTables, SecurityGroups, Subnets, LoadBalancers) or to a Subnet (Ports, Endpoints), by that and by key.
     members: Sorted<Resource>,
     /// Which hosts each subnet is on.
     spans: Spans,
@@ -89,6 +90,8 @@ fn parent_of(resource: &Resource) -> Option<(Kind, &ObjectName)> {
         Spec::Port(spec) => Some((Kind::Subnet, &spec.subnet)),
         Spec::Endpoint(spec) => Some((Kind::Subnet, &spec.subnet)),
         Spec::Host(_) | Spec::Vpc(_) | Spec::Peering(_) => None,
+        Spec::NatGateway(spec) => Some((Kind::Vpc, &spec.vpc)),
+        Spec::ExternalNetwork(_) | Spec::FloatingIp(_) => None,
     }
 }
 
@@ -153,6 +156,18 @@ fn as_endpoint(resource: &Resource) -> Option<Typed<'_, EndpointSpec>> {
 
 fn as_load_balancer(resource: &Resource) -> Option<Typed<'_, LoadBalancerSpec>> {
     typed(resource, if let Spec::LoadBalancer(spec) = &resource.spec { Some(spec) } else { None })
+}
+
+fn as_external_network(resource: &Resource) -> Option<Typed<'_, ExternalNetworkSpec>> {
+    typed(resource, if let Spec::ExternalNetwork(spec) = &resource.spec { Some(spec) } else { None })
+}
+
+fn as_nat_gateway(resource: &Resource) -> Option<Typed<'_, NatGatewaySpec>> {
+    typed(resource, if let Spec::NatGateway(spec) = &resource.spec { Some(spec) } else { None })
+}
+
+fn as_floating_ip(resource: &Resource) -> Option<Typed<'_, FloatingIpSpec>> {
+    typed(resource, if let Spec::FloatingIp(spec) = &resource.spec { Some(spec) } else { None })
 }
 
 fn as_port(resource: &Resource) -> Option<Typed<'_, PortSpec>> {
@@ -313,7 +328,7 @@ impl ResourceSet {
         self.resources.beginning_at(before).take_while(move |other| other.meta.key.kind == kind)
     }
 
-    /// The RouteTables, SecurityGroups, Subnets and LoadBalancers of a Vpc, or the Ports and Endpoints of a Subnet; by kind, project and name.
+    /// The NatGateways, RouteTables, SecurityGroups, Subnets and LoadBalancers of a Vpc, or the Ports and Endpoints of a Subnet; by kind, project and name.
     pub fn members<'a>(&'a self, of: Kind, name: &'a ObjectName) -> impl Iterator<Item = &'a Arc<Resource>> {
         let parent = Some((of, name));
         let before = move |other: &Resource| parent_of(other) < parent;
@@ -328,6 +343,21 @@ impl ResourceSet {
     /// All hosts.
     pub fn hosts(&self) -> impl Iterator<Item = Typed<'_, HostSpec>> {
         self.of_kind(Kind::Host).filter_map(|resource| as_host(resource))
+    }
+
+    /// All external networks.
+    pub fn external_networks(&self) -> impl Iterator<Item = Typed<'_, ExternalNetworkSpec>> {
+        self.of_kind(Kind::ExternalNetwork).filter_map(|resource| as_external_network(resource))
+    }
+
+    /// All NAT gateways.
+    pub fn nat_gateways(&self) -> impl Iterator<Item = Typed<'_, NatGatewaySpec>> {
+        self.of_kind(Kind::NatGateway).filter_map(|resource| as_nat_gateway(resource))
+    }
+
+    /// All floating IPs.
+    pub fn floating_ips(&self) -> impl Iterator<Item = Typed<'_, FloatingIpSpec>> {
+        self.of_kind(Kind::FloatingIp).filter_map(|resource| as_floating_ip(resource))
     }
 
     /// All VPCs.
@@ -398,6 +428,30 @@ impl ResourceSet {
     /// A peering.
     pub fn peering(&self, name: &ObjectName) -> Option<Typed<'_, PeeringSpec>> {
         self.get(&Key::of(Kind::Peering, name)).and_then(|resource| as_peering(resource))
+    }
+
+    /// An external network.
+    pub fn external_network(&self, name: &Name) -> Option<Typed<'_, ExternalNetworkSpec>> {
+        let key = Key { kind: Kind::ExternalNetwork, project: None, name: name.clone() };
+        self.get(&key).and_then(|resource| as_external_network(resource))
+    }
+
+    /// A NAT gateway.
+    pub fn nat_gateway(&self, name: &ObjectName) -> Option<Typed<'_, NatGatewaySpec>> {
+        self.get(&Key::of(Kind::NatGateway, name)).and_then(|resource| as_nat_gateway(resource))
+    }
+
+    /// The NAT gateways of a VPC.
+    pub fn nat_gateways_of<'a>(
+        &'a self,
+        vpc: &'a ObjectName,
+    ) -> impl Iterator<Item = Typed<'a, NatGatewaySpec>> {
+        self.members(Kind::Vpc, vpc).filter_map(|resource| as_nat_gateway(resource))
+    }
+
+    /// A floating IP.
+    pub fn floating_ip(&self, name: &ObjectName) -> Option<Typed<'_, FloatingIpSpec>> {
+        self.get(&Key::of(Kind::FloatingIp, name)).and_then(|resource| as_floating_ip(resource))
     }
 
     /// A route table.

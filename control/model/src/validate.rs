@@ -5,6 +5,7 @@
 
 mod addresses;
 mod balancers;
+mod external;
 mod groups;
 mod numbers;
 mod references;
@@ -127,6 +128,9 @@ impl Candidates {
             Spec::Port(spec) => DraftSpec::Port(PortDraft { spec, ips_written: true }),
             Spec::Endpoint(spec) => DraftSpec::Endpoint(spec),
             Spec::LoadBalancer(spec) => DraftSpec::LoadBalancer(spec),
+            Spec::ExternalNetwork(spec) => DraftSpec::ExternalNetwork(spec),
+            Spec::NatGateway(spec) => DraftSpec::NatGateway(spec),
+            Spec::FloatingIp(spec) => DraftSpec::FloatingIp(spec),
         };
         self.add(Candidate { meta: resource.meta.clone(), spec, source: Source::default() });
     }
@@ -176,6 +180,7 @@ impl Candidates {
         routes::check(&self, &mut found);
         groups::check(&self, &mut found);
         balancers::check(&self, &mut found);
+        external::check(&self, &mut found);
         tunnels::check(&self, &mut found);
         self.problems.append(&mut found);
         if self.problems.is_empty() {
@@ -208,6 +213,9 @@ impl Candidate {
             DraftSpec::Port(draft) => Spec::Port(draft.spec),
             DraftSpec::Endpoint(spec) => Spec::Endpoint(spec),
             DraftSpec::LoadBalancer(spec) => Spec::LoadBalancer(spec),
+            DraftSpec::ExternalNetwork(spec) => Spec::ExternalNetwork(spec),
+            DraftSpec::NatGateway(spec) => Spec::NatGateway(spec),
+            DraftSpec::FloatingIp(spec) => Spec::FloatingIp(spec),
         };
         Some(Resource { meta: self.meta, spec })
     }

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use towpath_model::load_balancer::TargetAddress;
 use towpath_model::security_group::resolve;
-use towpath_model::{Change, Environment, Key, Kind, Resource, ResourceSet, Spec, Via, diff, load_text};
+use towpath_model::{
+    Change, Environment, Key, Kind, Name, Resource, ResourceSet, Spec, Via, diff, load_text,
+};
 
 /// A few VPCs, subnets and ports; what they refer to always exists.
 #[derive(Debug, Clone)]
@@ -112,15 +114,23 @@ fn apply(change: &Change, to: &mut Plain) {
     }
 }
 
+fn external(network: &Name) -> Key {
+    Key { kind: Kind::ExternalNetwork, project: None, name: network.clone() }
+}
+
 fn references(resource: &Resource, state: &Plain) -> Vec<Key> {
     match &resource.spec {
-        Spec::Host(_) => vec![],
+        Spec::Host(_) | Spec::ExternalNetwork(_) => vec![],
+        Spec::NatGateway(spec) => vec![Key::of(Kind::Vpc, &spec.vpc), external(&spec.external)],
+        Spec::FloatingIp(spec) => vec![Key::of(Kind::Port, &spec.port), external(&spec.external)],
         Spec::Vpc(spec) => spec.directory.iter().map(Key::host).collect(),
         Spec::Peering(spec) => spec.vpcs.iter().map(|vpc| Key::of(Kind::Vpc, vpc)).collect(),
         Spec::RouteTable(spec) => {
             let vpc = Key::of(Kind::Vpc, &spec.vpc);
             let peerings = spec.routes.iter().filter_map(|route| match &route.via {
                 Via::Peering(peering) => Some(Key::of(Kind::Peering, peering)),
+                Via::NatGateway(gateway) => Some(Key::of(Kind::NatGateway, gateway)),
+                Via::External(network) => Some(external(network)),
                 Via::Port(_) | Via::Blackhole => None,
             });
             peerings.chain([vpc]).collect()

@@ -139,7 +139,11 @@ spec:\n  vpc: blue\n  cidrs: [10.0.1.0/24, \"fd00::/64\"]\n  gateways: [10.0.1.9
 \t\"spec\": {\"vni\": 7, \"mtu\": 1500, \"cidrs\": [\"10.0.0.0/16\", \"fd00::/48\"]}}\n---\nkind: Port\nmetadata: &m {name: p}\nspec:\n  subnet: web\n  \
 ips: [10.0.1.10]\n  mac: 02:00:00:00:00:01\n  attachment: {vhostUser: {mode: 0660, maxQueuePairs: 4}}\n  allowedAddresses: [{ip: 0.0.0.0/0}]\n  securityGroups: [ops, default]\n---\n\
 kind: SecurityGroup\nmetadata: {name: ops}\nspec:\n  vpc: blue\n  rules:\n  - {direction: ingress, action: allow, protocol: tcp, ports: '22,80-90', remote: {group: default}}\n  \
-- {direction: egress, action: deny, priority: 7, protocol: icmp, icmpType: 8, icmpCode: 0, remote: {cidr: 10.0.0.0/8}, log: true}\n";
+- {direction: egress, action: deny, priority: 7, protocol: icmp, icmpType: 8, icmpCode: 0, remote: {cidr: 10.0.0.0/8}, log: true}\n---\n\
+kind: ExternalNetwork\nmetadata: {name: internet}\nspec: {cidrs: [198.51.100.0/24], vlan: 0, gateway: 198.51.100.1, announce: arp}\n---\n\
+kind: NatGateway\nmetadata: {name: egress}\nspec: {vpc: blue, external: internet, addresses: [198.51.100.10], portsPerPort: 1024}\n---\n\
+kind: FloatingIp\nmetadata: {name: public}\nspec: {external: internet, address: 198.51.100.20, port: p}\n---\n\
+kind: RouteTable\nmetadata: {name: out}\nspec: {vpc: blue, routes: [{destination: 0.0.0.0/0, via: {natGateway: egress}}, {destination: 8.8.8.0/24, via: {external: internet}}]}\n";
 
 /// What a person or an attacker might type over or into a manifest.
 const FRAGMENTS: &[&str] = &[
@@ -215,7 +219,7 @@ proptest! {
 
 #[test]
 fn the_text_that_is_mutilated_is_valid() {
-    assert_eq!(load_text(MANIFESTS, "m.yaml", &Environment::default()).unwrap().len(), 5);
+    assert_eq!(load_text(MANIFESTS, "m.yaml", &Environment::default()).unwrap().len(), 9);
 }
 
 #[test]

@@ -722,8 +722,6 @@ spec: {vteps: [10.1.1.1, 10.1.1.1], mtu: 100}
     let problems = set.apply(manifests, Absent::Keep, &environment).unwrap_err();
     let found = texts(&problems);
     let expected = [
-        ("bad.yaml:3:", "next hop natGateway is not supported by this version"),
-        ("bad.yaml:3:", "next hop external is not supported by this version"),
         ("bad.yaml:3:", "write 1.0.0.0/8"),
         ("bad.yaml:7:", "names 1 Vpcs"),
         ("bad.yaml:11:", "spec.ips[0] \"10.0.1.300\""),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod oracle;
+mod outside;
 mod store;
 mod world;
 
@@ -28,6 +29,8 @@ enum Step {
     Hear { vtep: u8, port: u8, which: Option<u8>, virtually: bool },
     /// A port's guest runs here.
     Activate { port: u8 },
+    /// Of hosts a, b, c these are alive; `None`: nobody says.
+    Live { hosts: Option<[bool; 3]> },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -38,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (prop_oneof![4 => 1..3u8, 1 => 0..6u8], 0..8u8, prop::option::of(0..3u8), any::<bool>())
             .prop_map(|(vtep, port, which, virtually)| Step::Hear { vtep, port, which, virtually }),
         2 => (0..8u8).prop_map(|port| Step::Activate { port }),
+        1 => prop::option::of(prop::array::uniform3(prop::bool::weighted(0.7))).prop_map(|hosts| Step::Live { hosts }),
     ]
 }
 
@@ -125,6 +129,17 @@ impl Run {
                 self.oracle.heard_of(&vpc, address_of_vtep, mac, address);
                 self.agent.heard_of(vpc_number, number, mac, address)
             }
+            Step::Live { hosts } => {
+                let name = |(name, _): (&str, bool)| Name::parse(name).unwrap();
+                let live = |hosts: [bool; 3]| {
+                    ["a", "b", "c"].into_iter().zip(hosts).filter(|(_, live)| *live).map(name).collect()
+                };
+                let live: Option<BTreeSet<Name>> = hosts.map(live);
+                self.oracle.set_live(live.clone());
+                let (actions, exhausted) = self.agent.set_live(live);
+                assert_eq!(exhausted, []);
+                actions
+            }
             Step::Activate { port } => {
                 let name = object(&format!("p{port}"));
                 let Some(index) = self.agent.index_of(&name) else { return };
@@ -135,6 +150,9 @@ impl Run {
         let before = self.counted.clone();
         self.carry_out(&actions);
         self.counted = self.store.counted(&self.agent);
+        for announced in self.store.announced() {
+            assert_eq!(self.agent.announcer_of(announced).map(Name::as_str), Some("a"));
+        }
         for (rule, counters) in &before {
             // A rule that stays is counted where it was; of several that say the same, so many as stay.
             let Some(now) = self.counted.get(rule) else { continue };
@@ -224,6 +242,14 @@ fn the_sequences_reach_what_they_are_for() {
         "member of a group",
         "member of several groups",
         "network in a group",
+        "route to a NAT gateway",
+        "route to an external network",
+        "block of a port",
+        "floating IP",
+        "floating IP beside blocks",
+        "address announced here",
+        "address announced elsewhere",
+        "VPC known for an address alone",
     ] {
         assert!(counts.get(word).is_some_and(|count| *count >= 5), "{word}: {counts:#?}");
     }

@@ -1,5 +1,6 @@
 //! What a host should have realized, computed from all there is each time, as plainly as possible.
 
+use crate::outside::Wanted;
 use model::security_group::{self, Protocol, Rule};
 use model::{EndpointSpec, Name, ObjectName, PortSpec, ResourceSet, SubnetSpec, Typed, Via};
 use packet::MacAddr;
@@ -17,6 +18,8 @@ pub(crate) struct Oracle {
     held: BTreeMap<(ObjectName, IpAddr), (ObjectName, MacAddr)>,
     /// Whose a MAC address is that several hold addresses by.
     owners: BTreeMap<(ObjectName, MacAddr), ObjectName>,
+    /// Hosts that are alive; `None`: all.
+    live: Option<BTreeSet<Name>>,
 }
 
 impl Oracle {
@@ -27,7 +30,20 @@ impl Oracle {
             active: BTreeMap::new(),
             held: BTreeMap::new(),
             owners: BTreeMap::new(),
+            live: None,
         }
+    }
+
+    fn outside<'a>(&'a self, set: &'a ResourceSet) -> Wanted<'a> {
+        Wanted { set, host: &self.host, live: self.live.as_ref() }
+    }
+
+    pub(crate) fn set_live(&mut self, live: Option<BTreeSet<Name>>) {
+        let before = self.vpcs(&self.set);
+        self.live = live;
+        let after = self.vpcs(&self.set);
+        self.held.retain(|(vpc, _), _| before.contains_key(vpc) && after.contains_key(vpc));
+        self.settle_owners();
     }
 
     fn local_vpcs(&self, set: &ResourceSet) -> BTreeSet<ObjectName> {
@@ -35,7 +51,7 @@ impl Oracle {
         here.map(|port| set.subnet(&port.spec.subnet).unwrap().spec.vpc.clone()).collect()
     }
 
-    /// VPCs that are known, and their peers.
+    /// VPCs that are known, and their peers, of those with ports here and of their peers.
     fn vpcs(&self, set: &ResourceSet) -> BTreeMap<ObjectName, BTreeSet<ObjectName>> {
         let local = self.local_vpcs(set);
         let mut all: BTreeMap<ObjectName, BTreeSet<ObjectName>> =
@@ -46,6 +62,9 @@ impl Oracle {
                 all.entry(one.clone()).or_default().insert(other.clone());
                 all.entry(other.clone()).or_default().insert(one.clone());
             }
+        }
+        for vpc in self.outside(set).announced() {
+            all.entry(vpc).or_default();
         }
         all
     }
@@ -212,6 +231,8 @@ impl Oracle {
                 self.port_words(&port.meta.object(), port.spec, subnet.spec, &mut words);
             }
         }
+        let local = self.local_vpcs(set);
+        self.outside(set).announcers(&local).iter().for_each(&mut reach);
         for endpoint in set.endpoints() {
             let Some(subnet) = self.subnet(&endpoint.spec.subnet) else { continue };
             let Some(vtep) = self.foreign_vtep(endpoint.spec) else { continue };
@@ -223,6 +244,7 @@ impl Oracle {
             }
         }
         self.policy_words(&mut words);
+        self.outside(set).words(&local, &mut words);
         words.extend(
             vteps
                 .into_iter()
@@ -296,6 +318,7 @@ impl Oracle {
                     let router = set.port(port).unwrap().spec;
                     self.place(port, router).map(|place| format!("{place} {} {}", router.mac, router.subnet))
                 }
+                Via::NatGateway(_) | Via::External(_) => Some(self.outside(set).exit(&spec.vpc, &route.via)),
             };
             routes.insert(route.destination, hop.unwrap_or("blackhole".into()));
         }
@@ -353,6 +376,8 @@ impl Oracle {
         for (key, value) in &words {
             let virtual_address = key.starts_with("address")
                 && key.rsplit('.').next().is_some_and(|last| last.len() == 3 && last >= "200");
+            let beside = key == "exits"
+                && value.split(';').any(|exit| exit.contains('+') && exit.contains(": \"198.51.0.10"));
             let found = [
                 (key.starts_with("port"), "local port"),
                 (key.starts_with("mac subnet") && value.starts_with("vtep 192"), "remote port"),
@@ -370,6 +395,20 @@ impl Oracle {
                 (key.starts_with("member"), "member of a group"),
                 (key.starts_with("member") && value.contains(','), "member of several groups"),
                 (key.starts_with("member") && key.ends_with("/18"), "network in a group"),
+                (key.starts_with("subnet") && value.contains("198.19."), "route to a NAT gateway"),
+                (key.starts_with("subnet") && value.contains("198.18."), "route to an external network"),
+                (key == "exits" && value.contains('+'), "block of a port"),
+                (key.starts_with("external 198.51.0.10") && key.len() > 20, "floating IP"),
+                (beside, "floating IP beside blocks"),
+                (key.starts_with("external 1") && value.ends_with("here=true"), "address announced here"),
+                (
+                    key.starts_with("external 1") && value.ends_with("here=false"),
+                    "address announced elsewhere",
+                ),
+                (
+                    key.starts_with("inside") && words[&key.replace("inside", "vpc")].contains("local=false"),
+                    "VPC known for an address alone",
+                ),
             ];
             reached.extend(found.into_iter().filter(|(is, _)| *is).map(|(_, word)| word));
         }

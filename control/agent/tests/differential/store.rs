@@ -1,12 +1,13 @@
 //! Plain maps that carry actions out, and refuse those that come too early or too late.
 
+use crate::outside::Outside;
 use packet::MacAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tables::balancers::BalancerPlan;
 use tables::rules::{Remote, Rule};
 use tables::{Endpoint, Location, NextHop};
-use towpath_agent::{Action, Agent, CheckPlan, PortPlan, SubnetPlan, VpcPlan, VtepKind};
+use towpath_agent::{Action, Agent, CheckPlan, ExternalAction, PortPlan, SubnetPlan, VpcPlan, VtepKind};
 
 #[derive(Debug, Default)]
 pub(crate) struct Store {
@@ -21,6 +22,7 @@ pub(crate) struct Store {
     members: BTreeMap<(u16, ipnet::IpNet), Vec<u16>>,
     balancers: BTreeMap<(u16, IpAddr), (BalancerPlan, Option<CheckPlan>)>,
     counters: BTreeSet<u32>,
+    outside: Outside,
 }
 
 /// A group, and a rule of it without whether it is logged.
@@ -37,6 +39,7 @@ impl Store {
             && self.policies.is_empty()
             && self.members.is_empty()
             && self.balancers.is_empty()
+            && self.outside.is_empty()
     }
 
     pub(crate) fn vtep_with_source(&self, source: IpAddr) -> Option<u16> {
@@ -72,6 +75,10 @@ impl Store {
         addresses.retain(|key| !self.endpoints.contains_key(key));
         let ipv4 = addresses.iter().filter(|(_, address)| address.is_ipv4()).count();
         (macs.len(), ipv4, addresses.len() - ipv4)
+    }
+
+    pub(crate) fn announced(&self) -> impl Iterator<Item = IpAddr> {
+        self.outside.announced.iter().copied()
     }
 
     fn is_there(&self, location: Location) -> bool {
@@ -122,7 +129,8 @@ impl Store {
                         NextHop::Subnet(subnet) => assert!(self.subnets.contains_key(&subnet)),
                         NextHop::Vpc(vpc) => assert!(self.vpcs.contains_key(&vpc)),
                         NextHop::Port { location, .. } => assert!(self.is_there(location)),
-                        NextHop::External(_) | NextHop::Blackhole => {}
+                        NextHop::External(exit) => assert!(self.outside.exits.contains_key(&exit)),
+                        NextHop::Blackhole => {}
                     }
                 }
                 assert_ne!(self.routes.insert(routes, plan.clone()), Some(plan));
@@ -191,7 +199,14 @@ impl Store {
             Action::RemoveBalancer { vpc, address } => {
                 assert!(self.balancers.remove(&(vpc, address)).is_some(), "{address}");
             }
+            Action::External(action) => {
+                self.outside.carry_out(&action, |vpc| self.vpcs.contains_key(&vpc));
+                if let ExternalAction::RemoveExit { exit } = action {
+                    assert!(!self.routes.values().flatten().any(|(_, hop)| *hop == NextHop::External(exit)));
+                }
+            }
             Action::RemoveVpc { vpc } => {
+                assert!(!self.outside.is_about(vpc), "{:?}", self.outside);
                 assert!(self.vpcs.remove(&vpc).is_some());
                 assert!(!self.macs.keys().any(|(space, _)| *space == 0x8000 | vpc));
                 assert!(!self.endpoints.keys().any(|(other, _)| *other == vpc));
@@ -230,7 +245,8 @@ impl Store {
                 NextHop::Subnet(subnet) => assert!(self.subnets.contains_key(subnet)),
                 NextHop::Vpc(vpc) => assert!(self.vpcs.contains_key(vpc)),
                 NextHop::Port { subnet, .. } => assert!(self.subnets.contains_key(subnet)),
-                NextHop::External(_) | NextHop::Blackhole => {}
+                NextHop::External(exit) => assert!(self.outside.exits.contains_key(exit)),
+                NextHop::Blackhole => {}
             }
         }
         for plan in self.ports.values() {
@@ -253,7 +269,7 @@ impl Store {
             NextHop::Port { location, mac, subnet } => {
                 format!("{} {mac} {}", self.place(location), self.subnets[&subnet].name)
             }
-            NextHop::External(exit) => format!("exit {exit}"),
+            NextHop::External(exit) => self.outside.exit(exit, |vpc| self.vpcs[&vpc].name.clone()),
             NextHop::Blackhole => "blackhole".into(),
         }
     }
@@ -339,6 +355,10 @@ impl Store {
             let groups: BTreeSet<String> = groups.iter().map(|group| group_text(*group, agent)).collect();
             say(format!("member {} {prefix}", self.vpcs[vpc].name), format!("{groups:?}"));
         }
+        self.outside
+            .words(|vpc| self.vpcs[&vpc].name.clone())
+            .into_iter()
+            .for_each(|(key, value)| say(key, value));
         words
     }
 }

@@ -3,7 +3,7 @@
 use model::{Environment, ResourceSet, load_text};
 use packet::MacAddr;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A port.
@@ -38,7 +38,7 @@ pub(crate) struct World {
     vpcs: BTreeMap<u8, (bool, Option<u8>)>,
     /// VPC, route table, gateway variant, DHCP.
     subnets: BTreeMap<u8, (u8, Option<u8>, bool, bool)>,
-    /// VPC, and routes: destination, next hop (port, or 8: blackhole, 9 up: peering).
+    /// VPC, and routes: destination, next hop (port, or 8: blackhole, 9 up: peering, 12 up: external network, 14 up: NAT gateway).
     tables: BTreeMap<u8, (u8, BTreeMap<u8, u8>)>,
     /// Group number 4 is the one called `default`.
     groups: BTreeMap<u8, Group>,
@@ -46,8 +46,16 @@ pub(crate) struct World {
     /// Subnet, tunnel end point.
     endpoints: BTreeMap<u8, (u8, u8)>,
     peerings: [bool; 3],
+    /// Which of its two routers each external network has.
+    networks: [bool; 2],
+    /// VPC, external network, and how its ports are shared.
+    gateways: BTreeMap<u8, (u8, u8, u8)>,
+    /// External network, port.
+    floating: BTreeMap<u8, (u8, u8)>,
 }
 
+/// Addresses of a NAT gateway, and ports of a block: room for the eight ports there can be, or little more.
+const SHARES: [(u8, u16); 4] = [(1, 8064), (2, 16128), (3, 21504), (1, 1024)];
 const PAIRS: [(u8, u8); 3] = [(0, 1), (0, 2), (1, 2)];
 const HOSTS: [&str; 3] = ["a", "b", "c"];
 
@@ -88,15 +96,21 @@ pub(crate) fn world() -> impl Strategy<Value = World> {
     let vpc = || prop_oneof![4 => Just(0u8), 1 => 1..3u8];
     let subnet = (vpc(), prop::option::weighted(0.8, 0..2u8), any::<bool>(), any::<bool>());
     let subnets = prop::collection::btree_map(0..3u8, subnet, 2..8);
-    let routes = prop::collection::btree_map(0..3u8, 0..12u8, 1..5);
+    let routes = prop::collection::btree_map(0..4u8, 0..20u8, 1..6);
     let tables = prop::collection::btree_map(0..2u8, (vpc(), routes), 1..6);
     let rules = prop::collection::vec((0..24u8, 0..8u8), 0..4);
     let group = (vpc(), rules).prop_map(|(vpc, rules)| Group { vpc, rules });
     let groups = prop::collection::btree_map(0..5u8, group, 0..6);
     let ports = prop::collection::btree_map(0..8u8, port(), 2..14);
     let endpoints = prop::collection::btree_map(0..3u8, (0..3u8, 0..3u8), 0..3);
-    (hosts, vpcs, subnets, tables, groups, ports, endpoints, any::<[bool; 3]>()).prop_map(
-        |(hosts, vpcs, subnets, tables, groups, ports, endpoints, peerings)| World {
+    let gateways = prop::collection::btree_map(0..3u8, (vpc(), 0..2u8, 0..4u8), 0..4);
+    let floating = prop::collection::btree_map(0..4u8, (0..2u8, 0..8u8), 0..5);
+    let external = (any::<[bool; 2]>(), gateways, floating);
+    (hosts, vpcs, subnets, tables, groups, ports, endpoints, (any::<[bool; 3]>(), external)).prop_map(
+        |(hosts, vpcs, subnets, tables, groups, ports, endpoints, (peerings, external))| World {
+            networks: external.0,
+            gateways: external.1,
+            floating: external.2,
             hosts,
             vpcs,
             subnets,
@@ -124,7 +138,7 @@ impl World {
     pub(crate) fn with_some_of(&self, other: &Self, salt: u64) -> Self {
         let mut world = self.clone();
         for salt in [salt, salt.rotate_right(20)] {
-            match salt % 15 {
+            match salt % 20 {
                 0 => world.hosts[(salt >> 8) as usize % 3] = other.hosts[(salt >> 8) as usize % 3],
                 1 => world.vpcs = some_of(&world.vpcs, &other.vpcs, salt),
                 2 | 3 => world.subnets = some_of(&world.subnets, &other.subnets, salt),
@@ -132,6 +146,9 @@ impl World {
                 5 => world.endpoints = some_of(&world.endpoints, &other.endpoints, salt),
                 6..=8 => world.groups = some_of(&world.groups, &other.groups, salt),
                 9 => world.peerings = other.peerings,
+                10 => world.networks = other.networks,
+                11 | 12 => world.gateways = some_of(&world.gateways, &other.gateways, salt),
+                13 | 14 => world.floating = some_of(&world.floating, &other.floating, salt),
                 _ => world.ports = some_of(&world.ports, &other.ports, salt),
             }
         }
@@ -190,6 +207,39 @@ impl World {
         for (index, (one, other)) in PAIRS.into_iter().enumerate().filter(|(index, _)| self.is_peered(*index))
         {
             write("Peering", format!("x{index}"), format!("vpcs: [v{one}, v{other}]"));
+        }
+        for (network, second) in self.networks.iter().enumerate() {
+            let spec = format!(
+                "cidrs: [198.51.{network}.0/24], gateway: 198.51.{network}.{}",
+                1 + u8::from(*second)
+            );
+            write("ExternalNetwork", format!("n{network}"), spec);
+        }
+        for (name, (vpc, network, share)) in
+            self.gateways.iter().filter(|(_, (vpc, ..))| self.vpcs.contains_key(vpc))
+        {
+            let (count, ports) = SHARES[usize::from(*share)];
+            let mapping = if *share == 1 { "endpointIndependent" } else { "destination" };
+            let addresses: Vec<String> =
+                (0..count).map(|last| format!("198.51.{network}.{}", 10 * (name + 1) + last)).collect();
+            let spec = format!(
+                "vpc: v{vpc}, external: n{network}, addresses: [{}], portsPerPort: {ports}, mapping: {mapping}",
+                addresses.join(", ")
+            );
+            write("NatGateway", format!("w{name}"), spec);
+        }
+        let mut called = BTreeSet::new();
+        for (name, (network, port)) in &self.floating {
+            let Some(found) = self.ports.get(port) else { continue };
+            let exists = self.vpc_of(found.subnet).is_some() && found.groups.is_some();
+            if exists && called.insert((network, port)) {
+                write(
+                    "FloatingIp",
+                    format!("f{name}"),
+                    format!("external: n{network}, address: 198.51.{network}.{}", 100 + name)
+                        + &format!(", port: p{port}"),
+                );
+            }
         }
         for (table, (vpc, routes)) in self.tables.iter().filter(|(_, (vpc, _))| self.vpcs.contains_key(vpc)) {
             let routes: Vec<String> =
@@ -268,6 +318,14 @@ impl World {
                 let subnet = self.ports.get(&port)?.subnet;
                 self.vpc_of(subnet).filter(|other| *other == vpc)?;
                 (format!("172.16.{destination}.0/24"), format!("port: p{port}"))
+            }
+            network @ 12..14 => {
+                (format!("198.18.{destination}.0/24"), format!("external: n{}", network - 12))
+            }
+            gateway @ 14.. => {
+                let gateway = (gateway - 14) % 3;
+                self.gateways.get(&gateway).filter(|(other, ..)| *other == vpc)?;
+                (format!("198.19.{destination}.0/24"), format!("natGateway: w{gateway}"))
             }
             pair => {
                 let (one, other) = PAIRS[usize::from(pair - 9)];

@@ -177,7 +177,7 @@ fn resources_table(
     let mut all = if kind.is_global() { vec![] } else { vec![Column::text("PROJECT")] };
     all.push(Column::text("NAME"));
     all.extend(columns.iter().map(|(title, pointer)| match *pointer {
-        "/spec/vni" | "/spec/mtu" | ROUTES | RULES => Column::number(title),
+        "/spec/vni" | "/spec/mtu" | PORTS_PER_PORT | ROUTES | RULES => Column::number(title),
         _ => Column::text(title),
     }));
     all.push(Column::text("OWNER"));
@@ -206,6 +206,8 @@ fn resources_table(
 const ROUTES: &str = "/spec/routes";
 const RULES: &str = "/spec/rules";
 
+const PORTS_PER_PORT: &str = "/spec/portsPerPort";
+
 /// Title and place of what is shown of a kind besides project, name and owner.
 fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
     match kind {
@@ -222,6 +224,16 @@ fn columns_of(kind: Kind) -> &'static [(&'static str, &'static str)] {
             ("DHCP", "/spec/dhcp/enabled"),
         ],
         Kind::Port => &[("SUBNET", "/spec/subnet")],
+        Kind::ExternalNetwork => &[("CIDRS", "/spec/cidrs"), ("GATEWAY", "/spec/gateway")],
+        Kind::NatGateway => &[
+            ("VPC", "/spec/vpc"),
+            ("EXTERNAL", "/spec/external"),
+            ("ADDRESSES", "/spec/addresses"),
+            ("PORTSPERPORT", PORTS_PER_PORT),
+        ],
+        Kind::FloatingIp => {
+            &[("EXTERNAL", "/spec/external"), ("ADDRESS", "/spec/address"), ("PORT", "/spec/port")]
+        }
         Kind::LoadBalancer => &[("VPC", "/spec/vpc"), ("VIP", "/spec/vip")],
         Kind::Endpoint => {
             &[("SUBNET", "/spec/subnet"), ("MAC", "/spec/mac"), ("IPS", "/spec/ips"), ("VTEP", "/spec/vtep")]

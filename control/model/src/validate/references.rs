@@ -19,7 +19,15 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
     let mut check = Check { candidates, environment, problems };
     for candidate in &candidates.list {
         match &candidate.spec {
-            DraftSpec::Host(_) => {}
+            DraftSpec::Host(_) | DraftSpec::ExternalNetwork(_) => {}
+            DraftSpec::NatGateway(spec) => {
+                check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
+                check.network(candidate, "spec.external", &spec.external);
+            }
+            DraftSpec::FloatingIp(spec) => {
+                check.network(candidate, "spec.external", &spec.external);
+                check.object(candidate, "spec.port", Kind::Port, &spec.port);
+            }
             DraftSpec::Vpc(draft) => {
                 for (index, host) in draft.directory.iter().enumerate() {
                     check.host(candidate, &format!("spec.directory[{index}]"), host);
@@ -37,6 +45,10 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
                     match &route.via {
                         Via::Port(port) => check.object(candidate, &field("port"), Kind::Port, port),
                         Via::Peering(name) => check.object(candidate, &field("peering"), Kind::Peering, name),
+                        Via::NatGateway(name) => {
+                            check.object(candidate, &field("natGateway"), Kind::NatGateway, name);
+                        }
+                        Via::External(name) => check.network(candidate, &field("external"), name),
                         Via::Blackhole => {}
                     }
                 }
@@ -124,6 +136,17 @@ impl Check<'_> {
     fn group(&mut self, candidate: &Candidate, field: &str, group: &ObjectName, vpc: &ObjectName) {
         if !means_default(group, &project_of(candidate), vpc) && *group != default_group(vpc) {
             self.object(candidate, field, Kind::SecurityGroup, group);
+        }
+    }
+
+    /// A reference to an external network, which is of no project.
+    fn network(&mut self, candidate: &Candidate, field: &str, name: &Name) {
+        let key = Key { kind: Kind::ExternalNetwork, project: None, name: name.clone() };
+        if self.candidates.find(&key).is_none() && !self.candidates.broken.contains(&key) {
+            let names = self.names(Kind::ExternalNetwork, |_| true);
+            let near = self.near(name.as_str(), names.iter().map(|name| name.name.to_string()));
+            let remedy = missing(Kind::ExternalNetwork, near);
+            self.problems.push(candidate.problem(field, format!("there is no {key}"), remedy));
         }
     }
 

@@ -105,7 +105,7 @@ fn next_hop(
 ) {
     let vpc = &table.vpc;
     match &route.via {
-        Via::Blackhole => {}
+        Via::Blackhole | Via::NatGateway(_) | Via::External(_) => {}
         Via::Port(name) => {
             let subnet = candidates.find(&Key::of(Kind::Port, name)).and_then(|found| match &found.spec {
                 DraftSpec::Port(draft) => candidates.find(&Key::of(Kind::Subnet, &draft.spec.subnet)),
