@@ -5,6 +5,7 @@ use crate::health_check::HealthCheck;
 use crate::name::{Name, ObjectName};
 use crate::net::parse_address;
 use crate::security_group::Protocol;
+use crate::suggest::nearest;
 use crate::yaml::Node;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;

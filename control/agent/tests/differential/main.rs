@@ -22,7 +22,7 @@ use world::{World, virtual_address, virtual_mac, world};
 #[derive(Debug, Clone)]
 enum Step {
     /// The desired state is another.
-    Desire(World),
+    Desire(Box<World>),
     /// A port here announces one of its subnet's virtual addresses, by its own MAC address or the virtual one.
     Announce { port: u8, which: u8, virtually: bool },
     /// A tunnel end point says something about a port's MAC address (or the virtual one), and perhaps a virtual address.
@@ -35,7 +35,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => world().prop_map(Step::Desire),
+        3 => world().prop_map(|world| Step::Desire(Box::new(world))),
         3 => (0..8u8, 0..3u8, any::<bool>())
             .prop_map(|(port, which, virtually)| Step::Announce { port, which, virtually }),
         4 => (prop_oneof![4 => 1..3u8, 1 => 0..6u8], 0..8u8, prop::option::of(0..3u8), any::<bool>())
@@ -47,24 +47,26 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A base world, and worlds that differ from it in a few things: most changes are small.
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    (world(), prop::collection::vec((step(), any::<u64>()), 1..20)).prop_map(|(base, steps)| {
-        let mut last = base.clone();
-        let mut all = vec![Step::Desire(base)];
-        for (step, salt) in steps {
-            all.push(match step {
-                Step::Desire(other) if salt % 4 > 0 => {
-                    last = last.with_some_of(&other, salt);
-                    Step::Desire(last.clone())
-                }
-                Step::Desire(other) => {
-                    last = other.clone();
-                    Step::Desire(other)
-                }
-                other => other,
-            });
-        }
-        all
-    })
+    (world().prop_map(Box::new), prop::collection::vec((step(), any::<u64>()), 1..20)).prop_map(
+        |(base, steps)| {
+            let mut last = base.clone();
+            let mut all = vec![Step::Desire(base)];
+            for (step, salt) in steps {
+                all.push(match step {
+                    Step::Desire(other) if salt % 4 > 0 => {
+                        *last = last.with_some_of(&other, salt);
+                        Step::Desire(last.clone())
+                    }
+                    Step::Desire(other) => {
+                        last = other.clone();
+                        Step::Desire(other)
+                    }
+                    other => other,
+                });
+            }
+            all
+        },
+    )
 }
 
 fn object(name: &str) -> ObjectName {

@@ -6,7 +6,7 @@ use crate::load_balancer::TargetAddress;
 use crate::name::{Key, Name, ObjectName};
 use crate::problem::Problem;
 use crate::resource::DraftSpec;
-use crate::route_table::Via;
+use crate::route_table::{RouteTableSpec, Via};
 use crate::security_group::{Remote, default_group, means_default};
 use crate::set::Environment;
 use crate::suggest::nearest;
@@ -40,18 +40,7 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
             }
             DraftSpec::RouteTable(spec) => {
                 check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
-                for (index, route) in spec.routes.iter().enumerate() {
-                    let field = |hop| format!("spec.routes[{index}].via.{hop}");
-                    match &route.via {
-                        Via::Port(port) => check.object(candidate, &field("port"), Kind::Port, port),
-                        Via::Peering(name) => check.object(candidate, &field("peering"), Kind::Peering, name),
-                        Via::NatGateway(name) => {
-                            check.object(candidate, &field("natGateway"), Kind::NatGateway, name);
-                        }
-                        Via::External(name) => check.network(candidate, &field("external"), name),
-                        Via::Blackhole => {}
-                    }
-                }
+                check.next_hops(candidate, spec);
             }
             DraftSpec::SecurityGroup(spec) => {
                 check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
@@ -136,6 +125,21 @@ impl Check<'_> {
     fn group(&mut self, candidate: &Candidate, field: &str, group: &ObjectName, vpc: &ObjectName) {
         if !means_default(group, &project_of(candidate), vpc) && *group != default_group(vpc) {
             self.object(candidate, field, Kind::SecurityGroup, group);
+        }
+    }
+
+    fn next_hops(&mut self, candidate: &Candidate, table: &RouteTableSpec) {
+        for (index, route) in table.routes.iter().enumerate() {
+            let field = |hop| format!("spec.routes[{index}].via.{hop}");
+            match &route.via {
+                Via::Port(port) => self.object(candidate, &field("port"), Kind::Port, port),
+                Via::Peering(name) => self.object(candidate, &field("peering"), Kind::Peering, name),
+                Via::NatGateway(name) => {
+                    self.object(candidate, &field("natGateway"), Kind::NatGateway, name);
+                }
+                Via::External(name) => self.network(candidate, &field("external"), name),
+                Via::Blackhole => {}
+            }
         }
     }
 
