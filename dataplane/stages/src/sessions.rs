@@ -122,8 +122,9 @@ impl Look<'_, '_> {
         let table = self.police.table;
         table.guess(&all.keys[..all.count.min(BURST_PACKETS)], &mut guesses);
         let passage = table.passage(self.police.epoch, self.police.now);
-        for (at, &guess) in guesses.iter().enumerate().take(all.count) {
-            let (key, (index, destination_mac, length)) = (&all.keys[at], all.known(at));
+        for at in 0..all.count.min(BURST_PACKETS) {
+            let (key, guess) = (&all.keys[at], guesses[at % BURST_PACKETS]);
+            let (index, destination_mac, length) = all.known(at);
             let packet = session::Packet { key, destination_mac, length };
             let tcp =
                 || tcp::Segment::read(batch.burst.packet(index)?.head(), &batch.metadata[index].headers);
