@@ -3,8 +3,10 @@
 use crate::hosts::*;
 use buf::{Checksum, Offload};
 use packet::checksum::{Sum, pseudo_header};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use tables::balancers::{BalancerPlan, Listener, Target};
+use tables::balancers::{Affinity, BalancerPlan, Listener, Target};
+use tables::{Endpoint, Location, PortProfile};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
 
@@ -79,5 +81,54 @@ fn who_sends_more_than_fits_the_tunnel_is_told_about_what_it_sent() {
         assert_eq!((told[34], told[35]), (3, 4), "too big");
         assert_eq!(told[42..68], asked[14..40], "and what was");
         assert!(hosts[1].receive().is_empty());
+    }
+}
+
+/// Two hosts with a client of this address behind the guest of host `on`; the guests of both are targets.
+fn with_client(client: Ipv4Addr, on: u8, affinity: Affinity) -> [Host; 2] {
+    let mut hosts = pair(false, false, NONE, true);
+    let target = |host: u8| Target { address: address(host, false).into(), weight: 1, up: true };
+    let plan = BalancerPlan {
+        listeners: vec![Listener { protocol: 17, port: 1001, target_port: 8080 }],
+        targets: vec![target(1), target(2)],
+        affinity,
+        ..BalancerPlan::default()
+    };
+    for (number, host) in (1..).zip(&mut hosts) {
+        let location = if number == on { Location::Local(PORT.0) } else { Location::Remote(OTHER) };
+        host.control.place_endpoint(VPC, client.into(), Endpoint { mac: guest_mac(on), subnet: 0, location });
+        host.control.set_balancer(VPC, VIP.into(), Some(plan.clone()));
+    }
+    let own = [address(on, false).into(), client.into()];
+    let profile = PortProfile::new(0, guest_mac(on), 1430, &own, &[]).in_vpc(VPC, gateway_mac(0), 7);
+    hosts[usize::from(on) - 1].control.set_profile(PORT, profile);
+    run(&mut hosts);
+    hosts
+}
+
+#[test]
+fn whichever_host_a_client_is_on_it_gets_the_same_target() {
+    for affinity in [Affinity::None, Affinity::ClientIp] {
+        let mut chosen = BTreeSet::new();
+        for last in 60..80 {
+            let client = Ipv4Addr::new(10, 0, 0, last);
+            let [one, two] = [1, 2].map(|on: u8| {
+                let mut hosts = with_client(client, on, affinity);
+                let taken = (2000..2016).map(|port| {
+                    let asked = udp([guest_mac(on), gateway_mac(0)], [client, VIP], 100);
+                    hosts[usize::from(on) - 1].send(&sealed(asked, [port, 1001], false), Offload::NONE);
+                    run(&mut hosts);
+                    let got = hosts.each_mut().map(|host| host.receive().len());
+                    // What is for the guest that the client is, too, is not told apart here from what is for nobody.
+                    assert!(got[usize::from(on) - 1] == 0 && got[usize::from(2 - on)] <= 1, "{got:?}");
+                    if got[usize::from(2 - on)] == 1 { 3 - on } else { on }
+                });
+                taken.collect::<Vec<u8>>()
+            });
+            assert_eq!(one, two);
+            assert!(affinity == Affinity::None || one.iter().all(|target| *target == one[0]));
+            chosen.extend(one);
+        }
+        assert_eq!(chosen.len(), 2, "both are chosen");
     }
 }

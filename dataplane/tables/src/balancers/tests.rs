@@ -155,3 +155,30 @@ fn the_snapshot_knows_which_vpcs_have_balancers_and_keeps_counts() {
     balancers.set(3, VIP, None);
     assert!(balancers.is_empty() && !balancers.any_in(3));
 }
+
+/// All that is given out by a balancer.
+fn choices(balancer: &Balancer) -> Vec<Option<IpAddr>> {
+    (0..2000).map(|number| balancer.choose(&client(number))).collect()
+}
+
+#[test]
+fn every_host_chooses_alike_whatever_it_knew_before() {
+    for affinity in [Affinity::None, Affinity::ClientIp] {
+        let with = |targets: Vec<Target>| BalancerPlan { affinity, ..plan(targets) };
+        let all = || (0..5).map(|number| target(number, 1 + number as u16)).collect::<Vec<_>>();
+        let one = choices(&Balancer::new(with(all()), None));
+        // Another was told in another order, when one of them was down, and when there was one more.
+        let mut down = all();
+        down.reverse();
+        down[2].up = false;
+        let mut balancers = Balancers::default();
+        balancers.set(1, VIP, Some(with(down.clone())));
+        assert_ne!(choices(balancers.get(1, VIP).unwrap()), one);
+        down.push(target(9, 7));
+        balancers.set(1, VIP, Some(with(down)));
+        let mut again = all();
+        again.rotate_left(3);
+        balancers.set(1, VIP, Some(with(again)));
+        assert_eq!(choices(balancers.get(1, VIP).unwrap()), one);
+    }
+}
