@@ -14,7 +14,7 @@ rust_version=1.95.0
 
 build=(build-essential pkg-config libdpdk-dev libclang-dev clang ca-certificates curl)
 demo=(qemu-system-x86 busybox-static xz-utils util-linux iproute2)
-test=(dpdk-dev tshark systemd ethtool openvswitch-switch isc-dhcp-client ndisc6)
+test=(dpdk-dev tshark systemd ethtool openvswitch-switch isc-dhcp-client ndisc6 nftables)
 bench=(dpdk-dev iproute2 openvswitch-switch-dpdk util-linux valgrind)
 case $what in
 build) packages=("${build[@]}") ;;

@@ -406,6 +406,10 @@ fn begins_anew(
             let forgotten = if sender.has(SENT) { SENT_SYN } else { 0 };
             Some(Step::Ignore(Peer { flags: sender.flags & !forgotten, ..sender }))
         }
+        // Nobody is there, says who was asked anew.
+        (Kind::Rst, false) if receiver.asks_anew() && facts.sequence == 0 && facts.flags & ACK != 0 => {
+            Some(Step::Accept(Peer { flags: sender.flags | SENT_RST, ..sender }))
+        }
         (Kind::SynAck, false) if receiver.asks_anew() => Some(Peer::anew(facts, SENT_SYN_ACK | LIBERAL)),
         (Kind::Ack, true) if sender.asks_anew() && receiver.has(LIBERAL) => {
             Some(Peer::anew(facts, SENT_SYN | SENT))

@@ -151,6 +151,16 @@ fn what_passes_without_effect_keeps_no_connection_alive() {
 }
 
 #[test]
+fn who_begins_anew_may_be_refused() {
+    let mut connection = Connection::established();
+    assert_eq!(connection.there(ACK, 101, 501, 10), Passed);
+    assert_eq!(connection.back(RST | ACK, 0, 7_000_001, 0), Invalid, "nobody asked");
+    assert_eq!(connection.there(SYN, 7_000_000, 0, 0), Passed);
+    assert_eq!(connection.back(RST | ACK, 0, 7_000_001, 0), Passed);
+    assert_eq!(connection.state(), TcpState::Closed);
+}
+
+#[test]
 fn both_sides_may_begin_anew_while_we_think_that_they_talk() {
     for done in [false, true] {
         let mut connection = Connection::established();
