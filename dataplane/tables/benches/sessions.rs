@@ -227,7 +227,8 @@ fn connections(worker: &mut SessionWorker, number: u64, protocol: u8, now: u32) 
     worker.look_up4(&keys, &mut found);
     let first = if protocol == 6 { segment(SYN, 0, 0) } else { facts(17) };
     for key in keys {
-        assert!(matches!(worker.create(&new(key, first, now)), Ok(Created::New(_))));
+        let made = worker.create(&new(key, first, now));
+        assert!(matches!(made, Ok(Created::New(_))), "{number}: {made:?}");
     }
     let mut pass = |keys: &[Key4; 16], facts: &Facts| {
         worker.look_up4(keys, &mut found);
