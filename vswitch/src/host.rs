@@ -8,7 +8,7 @@ use crate::port::{Port, Surroundings};
 use crate::uplink::{Uplink, UplinkInfo};
 use crate::upstream::TcpUpstream;
 use crate::worker::{Fault, Waker, WorkerHandle};
-use agent::{Action, Agent};
+use agent::{Action, Agent, CountedRule};
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, PortIndex};
 use fabric::{Ahead, Event, Fabric, UplinkSettings};
@@ -210,7 +210,7 @@ impl Host {
             let Some(decision) = decisions.pop() else { break };
             let port = self.agent.plan(PortIndex(decision.port)).map_or("", |plan| plan.name.as_str());
             let rule = decision.judgement.rule.and_then(|counter| self.agent.rule_of(counter));
-            let Some((group, index, _)) = rule else { continue };
+            let Some(CountedRule { group, index, .. }) = rule else { continue };
             let verdict = if decision.judgement.allowed { "allow" } else { "deny" };
             let [from, to] = decision.ports;
             tracing::info!(

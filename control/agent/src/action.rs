@@ -139,6 +139,15 @@ pub enum ExternalAction {
     },
 }
 
+/// What a policy is compared with: its rules, with the candidates of those groups that have some instead of what these say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShadowPlan {
+    /// The rules, in any order.
+    pub rules: Vec<Rule>,
+    /// Where all that is judged by them is counted, for each group with a candidate.
+    pub totals: Vec<u32>,
+}
+
 /// One thing to do. Actions are carried out in the order given: nothing points at a number that is not set, and nothing
 /// is removed while something points at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +242,11 @@ pub enum Action {
         /// Their numbers.
         counters: Vec<u32>,
     },
+    /// At these numbers it is counted from now on what candidates for rules would change, beginning at zero.
+    StartComparisons {
+        /// The numbers, of rules and of groups.
+        numbers: Vec<u32>,
+    },
     /// A policy is in use here, or says something else.
     SetPolicy {
         /// Its number.
@@ -241,6 +255,8 @@ pub enum Action {
         name: String,
         /// The rules of all of them, in any order. A direction in which there is none is open for egress and closed for ingress.
         rules: Vec<Rule>,
+        /// Rules that might replace them.
+        shadow: Option<ShadowPlan>,
     },
     /// A policy is not in use here any more.
     RemovePolicy {

@@ -495,6 +495,9 @@ impl Agent {
         if !changes.counters.is_empty() {
             actions.push(Action::StartCounters { counters: std::mem::take(&mut changes.counters) });
         }
+        if !changes.compared.is_empty() {
+            actions.push(Action::StartComparisons { numbers: std::mem::take(&mut changes.compared) });
+        }
         actions.extend(self.members.changes());
         actions.extend(changes.set.iter().filter_map(|key| self.policies.plan(&self.set, key)));
         actions

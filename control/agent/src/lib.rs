@@ -20,9 +20,12 @@ mod outside;
 mod plan;
 mod policies;
 mod scope;
+mod shadows;
 mod watch;
 
-pub use action::{Action, ExternalAction, ExternalOwner, VtepKind};
+pub use action::{Action, ExternalAction, ExternalOwner, ShadowPlan, VtepKind};
 pub use agent::{Agent, Exhausted};
 pub use external::Translation;
 pub use plan::{CheckPlan, DhcpPlan, ExternalPlan, PortPlan, SubnetPlan, VpcPlan};
+pub use policies::CountedRule;
+pub use shadows::Comparison;

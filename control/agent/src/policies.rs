@@ -1,9 +1,10 @@
 //! Which rules hold for which ports. Ports with the same groups share one policy, the rules of all of these; rules and groups have
 //! numbers that stay as long as they are in use here.
 
-use crate::action::Action;
+use crate::action::{Action, ShadowPlan};
 use crate::agent::Agent;
 use crate::index::Indices;
+use crate::shadows::Shadow;
 use model::security_group::{self, Protocol, SecurityGroupSpec, resolve};
 use model::{ObjectName, ResourceSet, Typed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,19 @@ pub(crate) type PolicyKey = Arc<[ObjectName]>;
 
 /// The number that no group has: nobody is in it.
 const NOBODY: u16 = u16::MAX;
+
+/// A rule with a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountedRule<'a> {
+    /// Its group.
+    pub group: &'a ObjectName,
+    /// Whether it is one of the group's candidates, and not in force.
+    pub shadow: bool,
+    /// Its place among them.
+    pub index: usize,
+    /// What it says.
+    pub rule: &'a security_group::Rule,
+}
 
 /// A policy in use.
 #[derive(Debug)]
@@ -35,7 +49,7 @@ struct Named {
 }
 
 /// The rules of a group in use, in the order of its manifest, and where the hits of each are counted.
-type Counted = Vec<(security_group::Rule, u32)>;
+pub(crate) type Counted = Vec<(security_group::Rule, u32)>;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -47,9 +61,11 @@ pub(crate) struct Policies {
     named: BTreeMap<ObjectName, Named>,
     names: BTreeMap<u16, ObjectName>,
     group_numbers: Indices<u16>,
-    counted: BTreeMap<ObjectName, Counted>,
-    groups_of_counters: BTreeMap<u32, ObjectName>,
-    counters: Indices<u32>,
+    pub(crate) counted: BTreeMap<ObjectName, Counted>,
+    /// The candidates of those groups that have one.
+    pub(crate) shadows: BTreeMap<ObjectName, Shadow>,
+    pub(crate) groups_of_counters: BTreeMap<u32, ObjectName>,
+    pub(crate) counters: Indices<u32>,
     /// What is in use by nothing any more, until it was said to be gone.
     leaving: Leaving,
 }
@@ -67,6 +83,8 @@ pub(crate) struct PolicyChanges {
     pub(crate) set: BTreeSet<PolicyKey>,
     /// Counters that begin anew.
     pub(crate) counters: Vec<u32>,
+    /// Numbers at which it is counted from now on what candidates would change.
+    pub(crate) compared: Vec<u32>,
     /// Groups that are named from now on, and those that are not any more.
     pub(crate) named: Vec<(ObjectName, u16)>,
     pub(crate) dropped: Vec<(ObjectName, u16)>,
@@ -82,6 +100,7 @@ impl Policies {
             names: BTreeMap::new(),
             group_numbers: Indices::new(NOBODY),
             counted: BTreeMap::new(),
+            shadows: BTreeMap::new(),
             groups_of_counters: BTreeMap::new(),
             counters: Indices::new(u32::MAX),
             leaving: Leaving::default(),
@@ -157,7 +176,7 @@ impl Policies {
         self.counted.insert(group.clone(), counted);
     }
 
-    fn forget(&mut self, counters: impl Iterator<Item = u32>) {
+    pub(crate) fn forget(&mut self, counters: impl Iterator<Item = u32>) {
         for counter in counters {
             self.groups_of_counters.remove(&counter);
             self.leaving.counters.push(counter);
@@ -166,13 +185,15 @@ impl Policies {
 
     /// Numbers what the policies to be set need, and says which groups they name.
     pub(crate) fn prepare(&mut self, set: &ResourceSet, changes: &mut PolicyChanges) {
-        let groups: BTreeSet<&ObjectName> = changes.set.iter().flat_map(|key| key.iter()).collect();
-        for group in groups {
+        let groups: BTreeSet<ObjectName> = changes.set.iter().flat_map(|key| key.iter().cloned()).collect();
+        for group in &groups {
             let Some(spec) = set.security_group(group).map(|group| group.spec) else { continue };
             let counted = self.counted.get(group);
-            if counted.is_none_or(|counted| !counted.iter().map(|(rule, _)| rule).eq(&spec.rules)) {
+            let changed = counted.is_none_or(|counted| !counted.iter().map(|(rule, _)| rule).eq(&spec.rules));
+            if changed {
                 self.count(group, &spec.rules, &mut changes.counters);
             }
+            self.shadow(group, spec.shadow.as_deref(), changed, changes);
         }
         for key in &changes.set {
             let groups = key.iter().filter_map(|group| set.security_group(group));
@@ -204,13 +225,20 @@ impl Policies {
     /// What to do to have a policy's rules judge.
     pub(crate) fn plan(&self, set: &ResourceSet, key: &PolicyKey) -> Option<Action> {
         let policy = self.policy(key)?;
-        let mut rules = Vec::new();
-        for group in key.iter().filter_map(|group| set.security_group(group)) {
-            let counted = self.counted.get(&group.meta.object()).into_iter().flatten();
-            rules.extend(counted.map(|(rule, counter)| self.compiled(group, rule, *counter)));
-        }
+        let rules = |candidate: bool| {
+            let mut rules = Vec::new();
+            for group in key.iter().filter_map(|group| set.security_group(group)) {
+                let name = group.meta.object();
+                let shadow = self.shadows.get(&name).filter(|_| candidate).map(|shadow| &shadow.rules);
+                let counted = shadow.or_else(|| self.counted.get(&name)).into_iter().flatten();
+                rules.extend(counted.map(|(rule, counter)| self.compiled(group, rule, *counter)));
+            }
+            rules
+        };
+        let totals = self.totals(key);
+        let shadow = (!totals.is_empty()).then(|| ShadowPlan { rules: rules(true), totals });
         let names: Vec<String> = key.iter().map(ToString::to_string).collect();
-        Some(Action::SetPolicy { policy, name: names.join(","), rules })
+        Some(Action::SetPolicy { policy, name: names.join(","), rules: rules(false), shadow })
     }
 
     /// A rule in the numbers of this host.
@@ -272,6 +300,7 @@ impl Policies {
                     self.of_group.remove(group);
                     let counted = self.counted.remove(group).unwrap_or_default();
                     self.forget(counted.into_iter().map(|(_, counter)| counter));
+                    self.forget_shadow(group);
                 }
             }
         }
@@ -293,9 +322,11 @@ impl Policies {
 /// The groups that the rules of a group name.
 fn named_by(group: Typed<'_, SecurityGroupSpec>) -> impl Iterator<Item = ObjectName> {
     let project = group.meta.object().project;
-    group.spec.rules.iter().filter_map(move |rule| match &rule.remote {
-        security_group::Remote::Group(reference) => Some(resolve(reference, &project, &group.spec.vpc)),
-        _ => None,
+    group.spec.rules.iter().chain(group.spec.shadow.iter().flatten()).filter_map(move |rule| {
+        match &rule.remote {
+            security_group::Remote::Group(reference) => Some(resolve(reference, &project, &group.spec.vpc)),
+            _ => None,
+        }
     })
 }
 
@@ -306,11 +337,16 @@ impl Agent {
         Some(self.set.groups_of(port)?.into_iter().collect())
     }
 
-    /// The rule whose hits are counted at a number: its group, its place among the group's rules, and what it says.
-    pub fn rule_of(&self, counter: u32) -> Option<(&ObjectName, usize, &security_group::Rule)> {
+    /// The rule that a number stands for.
+    pub fn rule_of(&self, counter: u32) -> Option<CountedRule<'_>> {
         let group = self.policies.groups_of_counters.get(&counter)?;
-        let mut rules = self.policies.counted.get(group)?.iter().enumerate();
-        rules.find(|(_, (_, other))| *other == counter).map(|(index, (rule, _))| (group, index, rule))
+        let find = |rules: &'_ Counted| rules.iter().position(|(_, other)| *other == counter);
+        let live = self.policies.counted.get(group);
+        let shadow = self.policies.shadows.get(group).map(|shadow| &shadow.rules);
+        [(live, false), (shadow, true)].into_iter().find_map(|(rules, shadow)| {
+            let index = find(rules?)?;
+            rules?.get(index).map(|(rule, _)| CountedRule { group, shadow, index, rule })
+        })
     }
 
     /// Where the hits of a group's rules are counted, in the order of its rules; `None` of a group that no port here is in.

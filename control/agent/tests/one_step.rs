@@ -6,7 +6,7 @@ use model::{Environment, Name, ResourceSet, load_text};
 use std::net::IpAddr;
 use std::time::Duration;
 use tables::{Endpoint, Location, NextHop, vpc_space};
-use towpath_agent::{Action, Agent, CheckPlan, VtepKind};
+use towpath_agent::{Action, Agent, CheckPlan, CountedRule, VtepKind};
 
 const NETWORK: &str = "
 kind: Host
@@ -232,6 +232,55 @@ metadata: {name: f}
 spec: {subnet: web, host: node-a, ips: [10.0.1.16], unfiltered: true";
 
 #[test]
+fn a_candidate_is_one_for_all_policies_of_its_group_and_counts_anew_when_what_is_compared_changes() {
+    let mut agent = agent("node-a");
+    let mut step = |port: &str, shadow: &str| {
+        let group = "metadata: {name: web}\nspec: {vpc: blue,";
+        let text = GROUPS.replace("[GROUPS]", "[web]").replace("ports: '80'", port);
+        let text = text.replace(group, &format!("{group}{shadow}"));
+        let actions = apply(&mut agent, &format!("}}\n---{text}"));
+        let web = model::ObjectName::parse("web", &Name::default_project()).unwrap();
+        (actions, agent.comparison_of(&web))
+    };
+    let (_, none) = step("ports: '80'", "");
+    assert_eq!(none, None);
+    let shadow =
+        " shadow: [{direction: ingress, action: allow, protocol: tcp, ports: '81', remote: {group: ops}}],";
+    let (actions, first) = step("ports: '80'", shadow);
+    let first = first.unwrap();
+    assert_eq!((first.live.len(), first.candidate.len()), (2, 1));
+    let plans: Vec<_> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::SetPolicy { name, rules, shadow, .. } => {
+                Some((name.as_str(), rules.len(), shadow.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    let [(_, _, Some(both)), (_, 2, Some(alone))] = &plans[..] else { panic!("{plans:?}") };
+    assert_eq!((both.rules.len(), alone.rules.len()), (3, 1), "of the other group what is in force");
+    assert_eq!((&both.totals, &alone.totals), (&vec![first.total], &vec![first.total]));
+    assert_eq!(alone.rules[0].counter, first.candidate[0]);
+    let started = |actions: &[Action]| {
+        let numbers = actions.iter().find_map(|action| match action {
+            Action::StartComparisons { numbers } => Some(numbers.clone()),
+            _ => None,
+        });
+        numbers.map(|numbers| numbers.into_iter().collect::<std::collections::BTreeSet<u32>>())
+    };
+    let all = first.live.iter().chain(&first.candidate).chain([&first.total]).copied().collect();
+    assert_eq!(started(&actions), Some(all));
+    let (actions, again) = step("ports: '80'", shadow);
+    assert_eq!((actions.len(), again.as_ref()), (0, Some(&first)));
+    let (actions, other) = step("ports: '82'", shadow);
+    assert!(started(&actions).is_some() && other.unwrap().total != first.total, "compared with other rules");
+    let (actions, none) = step("ports: '82'", "");
+    assert_eq!(none, None);
+    assert!(actions.iter().all(|action| !matches!(action, Action::SetPolicy { shadow: Some(_), .. })));
+}
+
+#[test]
 fn a_change_of_members_is_an_entry_and_one_of_rules_the_policies_they_are_in() {
     let mut agent = agent("node-a");
     let with = |groups: &str, rules: &str| {
@@ -274,7 +323,7 @@ fn a_change_of_members_is_an_entry_and_one_of_rules_the_policies_they_are_in() {
     let after = counters(&agent, "web");
     assert!(after[0] != before[0] && after[1] == before[1], "{before:?} {after:?}");
     assert_eq!(changed[0], Action::StartCounters { counters: vec![after[0]] });
-    let (group, index, rule) = agent.rule_of(after[0]).unwrap();
+    let CountedRule { group, index, rule, .. } = agent.rule_of(after[0]).unwrap();
     assert_eq!((group.to_string().as_str(), index, rule.ports[0].first), ("default/web", 0, 81));
     assert!(agent.rule_of(before[0]).is_none());
     // Who is not under rules any more leaves his policy, and that its members.

@@ -218,7 +218,10 @@ impl<U: Upstream> Fabric<U> {
             Action::RemoveVtep { vtep } => self.remove_vtep(control, vtep, now),
             Action::Expect { macs, ipv4, ipv6 } => control.expect(macs, ipv4, ipv6),
             Action::StartCounters { counters } => Self::start_counters(control, &counters),
-            Action::SetPolicy { policy, name, rules } => self.set_policy(control, policy, &name, rules),
+            Action::StartComparisons { numbers } => control.comparisons().start(&numbers),
+            Action::SetPolicy { policy, name, rules, shadow } => {
+                self.set_policy(control, policy, &name, (rules, shadow));
+            }
             Action::RemovePolicy { policy } => self.remove_policy(control, policy),
             Action::BindMember { vpc, prefix, groups } => self.set_member(control, vpc, prefix, &groups),
             Action::UnbindMember { vpc, prefix } => self.remove_member(control, vpc, prefix),

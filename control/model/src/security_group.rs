@@ -33,6 +33,8 @@ pub struct SecurityGroupSpec {
     pub vpc: ObjectName,
     /// Its rules. Their order means nothing: all rules of all groups of a port count by priority, then deny before allow.
     pub rules: Vec<Rule>,
+    /// Rules that might replace them: what they would change is counted and listed, and nothing is changed.
+    pub shadow: Option<Vec<Rule>>,
 }
 
 /// One rule.
@@ -225,6 +227,7 @@ impl SecurityGroupSpec {
         Self {
             vpc: vpc.clone(),
             rules: vec![rule(Direction::Egress, Remote::Any), rule(Direction::Ingress, own)],
+            shadow: None,
         }
     }
 
@@ -232,25 +235,27 @@ impl SecurityGroupSpec {
     pub(crate) fn read(mut fields: Fields<'_>, reader: &mut Reader, project: &Name) -> Option<Self> {
         let remedy = "name the Vpc this group is for";
         let vpc = fields.required(reader, "vpc", remedy, |text| ObjectName::parse(text, project));
-        let items = fields.items(reader, "rules").unwrap_or_default();
-        if items.len() > RULES_MAX {
-            let message = format!("has {} rules, more than {RULES_MAX}", items.len());
-            let remedy = format!("split the group: a port may be in {GROUPS_PER_PORT_MAX}");
-            reader.refuse(fields.position, &fields.path("rules"), None, Refusal::new(message, remedy));
-        }
-        let rules = items
-            .into_iter()
-            .take(RULES_MAX)
-            .filter_map(|(path, node)| read_rule(Fields::open(node, &path, reader)?, reader, project))
-            .collect();
+        let rules = read_rules(&mut fields, reader, "rules", project).unwrap_or_default();
+        let shadow = read_rules(&mut fields, reader, "shadow", project);
         fields.finish(reader);
-        Some(Self { vpc: vpc?, rules })
+        Some(Self { vpc: vpc?, rules, shadow })
+    }
+
+    /// The rules in force, and those that might replace them, each with the field that it is in.
+    pub(crate) fn all_rules(&self) -> impl Iterator<Item = (String, &Rule)> {
+        let named = |list: &'static str| move |(index, rule)| (format!("spec.{list}[{index}]"), rule);
+        let shadow = self.shadow.iter().flatten().enumerate().map(named("shadow"));
+        self.rules.iter().enumerate().map(named("rules")).chain(shadow)
     }
 
     /// As a manifest writes it.
     pub(crate) fn to_json(&self, project: &Name) -> Value {
         let rules: Vec<Value> = self.rules.iter().map(|rule| rule.to_json(project)).collect();
-        json!({ "vpc": self.vpc.relative_to(project), "rules": rules })
+        let mut spec = json!({ "vpc": self.vpc.relative_to(project), "rules": rules });
+        if let (Some(shadow), Some(fields)) = (&self.shadow, spec.as_object_mut()) {
+            fields.insert("shadow".into(), shadow.iter().map(|rule| rule.to_json(project)).collect());
+        }
+        spec
     }
 }
 
@@ -284,6 +289,23 @@ impl Rule {
         }
         Value::Object(rule)
     }
+}
+
+/// Reads a list of rules, if it is there.
+fn read_rules(
+    fields: &mut Fields<'_>,
+    reader: &mut Reader,
+    list: &'static str,
+    project: &Name,
+) -> Option<Vec<Rule>> {
+    let items = fields.items(reader, list)?;
+    if items.len() > RULES_MAX {
+        let message = format!("has {} rules, more than {RULES_MAX}", items.len());
+        let remedy = format!("split the group: a port may be in {GROUPS_PER_PORT_MAX}");
+        reader.refuse(fields.position, &fields.path(list), None, Refusal::new(message, remedy));
+    }
+    let rule = |(path, node): (String, _)| read_rule(Fields::open(node, &path, reader)?, reader, project);
+    Some(items.into_iter().take(RULES_MAX).filter_map(rule).collect())
 }
 
 fn read_rule(mut rule: Fields<'_>, reader: &mut Reader, project: &Name) -> Option<Rule> {

@@ -23,6 +23,7 @@ pub mod policy;
 pub mod port_security;
 pub mod route;
 pub mod sessions;
+pub mod shadow;
 mod translate;
 mod tuple;
 

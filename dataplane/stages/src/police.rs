@@ -2,6 +2,7 @@
 //!
 //! Not a stage. [`sessions`](crate::sessions) finds, [`policy`](crate::policy) judges.
 
+use crate::shadow::Shadow;
 use crate::translate;
 use crate::tuple::{self, Tuple};
 use arrayvec::ArrayVec;
@@ -13,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tables::balancers::Balancers;
 use tables::members::MemberReader;
-use tables::rules::{Direction, Flow, Judgement, Policy, RuleCounters};
+use tables::rules::{Candidate, Direction, Flow, Judgement, Policy, RuleCounters};
 use tables::sessions::{
     Checked, Facts, Found, FragmentKey, Key4, Key6, SessionRef, SessionWorker, Sessions, UNDERLAY, Way,
 };
@@ -37,6 +38,8 @@ pub struct Police<'a> {
     pub counters: &'a RuleCounters,
     /// Where decisions of rules that want it are written down.
     pub log: &'a mut DecisionLog,
+    /// Where it is said what candidates for rules would change.
+    pub shadow: &'a mut Shadow,
     /// VPCs and subnets.
     pub network: &'a Network,
     /// Load balancers.
@@ -248,14 +251,24 @@ pub(crate) fn ask(
     direction: Direction,
     tuple: &Tuple,
 ) -> Judgement {
+    ask_policy(members, (end.policy, end.vpc), direction, tuple)
+}
+
+/// What rules say of a flow of a port in that VPC.
+pub(crate) fn ask_policy(
+    members: &mut MemberReader,
+    (policy, vpc): (&Policy, u16),
+    direction: Direction,
+    tuple: &Tuple,
+) -> Judgement {
     let remote = match direction {
         Direction::Egress => tuple.destination,
         Direction::Ingress => tuple.source,
     };
-    let groups = if end.policy.needs_groups(direction) { members.groups(end.vpc, remote) } else { &[] };
+    let groups = if policy.needs_groups(direction) { members.groups(vpc, remote) } else { &[] };
     let [_, destination_port] = tuple.ports();
     let flow = Flow { remote, protocol: tuple.protocol, destination_port, icmp: tuple.icmp(), groups };
-    end.policy.judge(direction, &flow)
+    policy.judge(direction, &flow)
 }
 
 /// Whether a port may be sent a copy of what is for all or a group.
@@ -266,7 +279,7 @@ pub fn may_receive_copy(filters: &Filters, members: &mut MemberReader, port: Por
     let head = head.get(..head.len().min(packet::HEAD_LENGTH)).unwrap_or_default();
     let tuple = packet::parse(head, head.len() as u32).ok().and_then(|headers| Tuple::of(head, &headers));
     let (Some(policy), Some(tuple)) = (filters.policy(policy), tuple) else { return false };
-    ask(members, End { port: port.0, policy, vpc }, Direction::Ingress, &tuple).allowed
+    ask_policy(members, (policy, vpc), Direction::Ingress, &tuple).allowed
 }
 
 /// An end of a flow that is a port under rules.
@@ -274,6 +287,8 @@ pub fn may_receive_copy(filters: &Filters, members: &mut MemberReader, port: Por
 pub(crate) struct End<'a> {
     pub(crate) port: u16,
     pub(crate) policy: &'a Policy,
+    /// Rules that might replace them.
+    pub(crate) candidate: Option<&'a Candidate>,
     pub(crate) vpc: u16,
 }
 
@@ -284,8 +299,9 @@ impl<'a> Police<'a> {
         match self.filters.port(port) {
             Filter::Unfiltered => Ok(None),
             Filter::Rules { policy, vpc } => {
+                let candidate = self.filters.candidate(policy);
                 let policy = self.filters.policy(policy).ok_or(DropReason::PortDown)?;
-                Ok(Some(End { port, policy, vpc }))
+                Ok(Some(End { port, policy, candidate, vpc }))
             }
             Filter::Closed => Err(DropReason::PortDown),
         }

@@ -12,6 +12,7 @@ use crate::police::{
     self, Attachment, Decision, End, Pending, Police, Site, Standing, Unjudged, check, facts, ordinary_key,
     pack, port_of, stamp,
 };
+use crate::shadow::has_candidate;
 use crate::translate;
 use crate::tuple::{Tuple, Upper};
 use arrayvec::ArrayVec;
@@ -372,7 +373,7 @@ impl<'a> Police<'a> {
         let packet = batch.burst.packet(index).ok_or(DropReason::Runt)?;
         let tuple = Tuple::of(packet.head(), &metadata.headers).ok_or(DropReason::EtherTypeRefused)?;
         let end = self.end(Some(port.0))?;
-        self.ask_one(end, Direction::Egress, &tuple, batch.now).map(drop)
+        self.ask(end, None, &tuple, batch.now).map(drop)
     }
 
     /// Asks both ends' rules; the numbers of those that let it pass.
@@ -383,6 +384,9 @@ impl<'a> Police<'a> {
         tuple: &Tuple,
         now: u64,
     ) -> Result<[Option<u32>; 2], DropReason> {
+        if has_candidate(sender) || has_candidate(receiver) {
+            self.compare([(sender, Direction::Egress), (receiver, Direction::Ingress)], tuple, now);
+        }
         let sent = self.ask_one(sender, Direction::Egress, tuple, now)?;
         Ok([sent, self.ask_one(receiver, Direction::Ingress, tuple, now)?])
     }

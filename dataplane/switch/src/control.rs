@@ -14,7 +14,8 @@ use buf::Pool;
 use crossbeam::queue::ArrayQueue;
 use engine::{Announcement, CounterTotals, PortCounters, PortIndex, RxQueue, TxQueue};
 use stages::police::{Decision, DecisionLog};
-use std::collections::BTreeMap;
+use stages::shadow::{Difference, Shadow};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -27,6 +28,8 @@ use tables::{Filter, PortProfile, Shares, TokenBucket};
 const ANNOUNCEMENTS: usize = 1024;
 /// Decisions of rules that may wait to be logged.
 const DECISIONS: usize = 1024;
+/// Differences between candidates and rules in force that may wait to be listed.
+const DIFFERENCES: usize = 1024;
 /// Packets that may wait on their way from one worker to another.
 const HANDOVERS: usize = 512;
 /// Announcements a port may make per second, and at once.
@@ -80,11 +83,11 @@ impl SwitchConfig {
         worker: u8,
         table: &Arc<Sessions>,
         members: MemberReader,
-        decisions: &Arc<ArrayQueue<Decision>>,
+        log: DecisionLog,
+        shadow: Shadow,
     ) -> io::Result<Guard> {
         let sessions = table.worker(worker, milliseconds(self.now)).ok_or(io::ErrorKind::QuotaExceeded)?;
-        let log = DecisionLog::new(decisions.clone());
-        Ok(Guard { sessions, table: table.clone(), members, log, now: self.now })
+        Ok(Guard { sessions, table: table.clone(), members, log, shadow, now: self.now })
     }
 }
 
@@ -125,6 +128,8 @@ pub struct Control {
     pub(crate) pool: Pool,
     pub(crate) own_frames: u64,
     pub(crate) decisions: Arc<ArrayQueue<Decision>>,
+    pub(crate) differences: Arc<ArrayQueue<Difference>>,
+    pub(crate) ports_under: BTreeMap<u16, BTreeSet<u16>>,
     pub(crate) members: MemberReader,
     pub(crate) sessions: Arc<Sessions>,
 }
@@ -142,11 +147,14 @@ impl Control {
         let announcements = Arc::new(ArrayQueue::new(ANNOUNCEMENTS));
         let pool = Pool::new(config.pool_chunks);
         let decisions = Arc::new(ArrayQueue::new(DECISIONS));
+        let differences = Arc::new(ArrayQueue::new(DIFFERENCES));
         let members = tables.members_of_control();
         let sessions = Sessions::create(&config.session_options())?;
         let mut workers = Vec::with_capacity(count);
         for (number, links) in (0u8..).zip(mesh(count, HANDOVERS)) {
-            let guard = config.guard(number, &sessions, tables.members.reader(), &decisions)?;
+            let log = DecisionLog::new(decisions.clone());
+            let shadow = Shadow::new(tables.comparisons.clone(), differences.clone());
+            let guard = config.guard(number, &sessions, tables.members.reader(), log, shadow)?;
             workers.push(Worker::new(WorkerParts {
                 index: usize::from(number),
                 links,
@@ -168,6 +176,8 @@ impl Control {
             pool,
             own_frames: 0,
             decisions,
+            differences,
+            ports_under: BTreeMap::new(),
             members,
             sessions,
         };

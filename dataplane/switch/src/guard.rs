@@ -1,6 +1,7 @@
 //! What a worker judges packets with and changes while it does: its hands on the sessions, and its view of who is in which group.
 
 use stages::police::DecisionLog;
+use stages::shadow::Shadow;
 use std::sync::Arc;
 use tables::members::MemberReader;
 use tables::sessions::{SessionWorker, Sessions};
@@ -11,6 +12,7 @@ pub struct Guard {
     pub(crate) table: Arc<Sessions>,
     pub(crate) members: MemberReader,
     pub(crate) log: DecisionLog,
+    pub(crate) shadow: Shadow,
     pub(crate) now: u64,
 }
 

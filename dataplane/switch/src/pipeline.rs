@@ -97,6 +97,7 @@ fn police<'a>(tables: &'a Tables, guard: &'a mut Guard, now: u64) -> Police<'a> 
         members: &mut guard.members,
         counters: &tables.rule_counters,
         log: &mut guard.log,
+        shadow: &mut guard.shadow,
         network: tables.network.get(),
         balancers: tables.balancers.get(),
         table: &guard.table,

@@ -5,23 +5,31 @@ use crossbeam::queue::ArrayQueue;
 use engine::PortIndex;
 use ipnet::IpNet;
 use stages::police::{self, Decision};
+use stages::shadow::Difference;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tables::balancers::{BalancerPlan, Balancers};
 use tables::members::MemberError;
-use tables::rules::{Policy, RuleCounters};
+use tables::rules::{Candidate, Comparisons, Policy, RuleCounters};
 use tables::sessions::Sessions;
 use tables::{Filter, Filters};
 
 impl Control {
     /// Puts compiled rules at a number, or takes them away; ports that are still under them are closed then. Workers judge by them from their next burst on,
-    /// live sessions with their next packet.
+    /// live sessions with their next packet. They are compared with nothing.
     pub fn set_policy(&mut self, number: u16, policy: Option<Arc<Policy>>) {
+        self.set_rules(number, policy, None);
+    }
+
+    /// The same, with rules that might replace them: what these would change is counted ([`Control::comparisons`]) and said ([`Control::differences`]), of
+    /// flows that begin and, once, of those that live.
+    pub fn set_rules(&mut self, number: u16, policy: Option<Arc<Policy>>, candidate: Option<Arc<Candidate>>) {
         let mut filters = self.draft_filters();
         filters.set_policy(number, policy);
-        let ports: Vec<u16> = filters.ports_under(number).collect();
+        filters.set_candidate(number, candidate);
         self.tables.filters.publish(filters);
-        ports.into_iter().for_each(|port| self.tables.generations.port_changed(port));
+        let ports = self.ports_under.get(&number).into_iter().flatten();
+        ports.for_each(|port| self.tables.generations.port_changed(*port));
     }
 
     /// The compiled rules of that number.
@@ -72,8 +80,18 @@ impl Control {
         &self.tables.rule_counters
     }
 
+    /// How often candidates for rules agreed with those in force, and how often not. Numbers are started before a candidate with them is set.
+    pub fn comparisons(&self) -> &Comparisons {
+        &self.tables.comparisons
+    }
+
+    /// Flows that candidates would treat otherwise, oldest first.
+    pub fn differences(&self) -> &Arc<ArrayQueue<Difference>> {
+        &self.differences
+    }
+
     /// The sessions of all workers.
-    pub fn sessions(&self) -> &Sessions {
+    pub fn sessions(&self) -> &Arc<Sessions> {
         &self.sessions
     }
 
@@ -91,11 +109,28 @@ impl Control {
 
     pub(crate) fn set_filter(&mut self, index: PortIndex, filter: Filter) {
         let mut filters = self.draft_filters();
-        if filters.port(index.0) != filter {
+        let before = filters.port(index.0);
+        if before != filter {
             filters.set_port(index.0, filter);
             self.tables.filters.publish(filters);
+            self.note_filter(index.0, before, filter);
         }
         self.tables.generations.port_changed(index.0);
+    }
+
+    /// Keeps in mind which ports are under which policy.
+    fn note_filter(&mut self, port: u16, before: Filter, after: Filter) {
+        if let Filter::Rules { policy, .. } = before
+            && let Some(ports) = self.ports_under.get_mut(&policy)
+        {
+            ports.remove(&port);
+            if ports.is_empty() {
+                self.ports_under.remove(&policy);
+            }
+        }
+        if let Filter::Rules { policy, .. } = after {
+            self.ports_under.entry(policy).or_default().insert(port);
+        }
     }
 
     fn draft_filters(&self) -> Filters {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sync::{Published, Reader};
 use tables::balancers::Balancers;
 use tables::members::{MemberReader, MemberWriter};
-use tables::rules::RuleCounters;
+use tables::rules::{Comparisons, RuleCounters};
 use tables::{
     EndpointReader, EndpointWriter, Filters, Generations, MacReader, MacWriter, Neighbours, Network,
     VniReader, VniWriter, VtepReader, VtepWriter,
@@ -83,6 +83,7 @@ pub(crate) struct Writers {
     pub(crate) balancers: Published<Balancers>,
     pub(crate) members: MemberWriter,
     pub(crate) rule_counters: Arc<RuleCounters>,
+    pub(crate) comparisons: Arc<Comparisons>,
     pub(crate) generations: Generations,
 }
 
@@ -100,6 +101,7 @@ impl Writers {
             balancers: Published::new(Balancers::default()),
             members: MemberWriter::new(secret),
             rule_counters: Arc::default(),
+            comparisons: Arc::default(),
             generations: Generations::default(),
         }
     }

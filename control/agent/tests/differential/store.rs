@@ -171,7 +171,8 @@ impl Store {
     fn carry_out_other(&mut self, action: &Action) {
         match action.clone() {
             Action::StartCounters { counters } => self.counters.extend(counters),
-            Action::SetPolicy { policy, name, rules } => {
+            Action::StartComparisons { .. } => {}
+            Action::SetPolicy { policy, name, rules, .. } => {
                 assert!(rules.iter().all(|rule| self.counters.contains(&rule.counter)), "{action:?}");
                 self.policies.insert(policy, (name, rules));
             }
@@ -280,7 +281,8 @@ impl Store {
         let mut owners = BTreeMap::new();
         for (_, rules) in self.policies.values() {
             for rule in rules {
-                let (group, index, said) = agent.rule_of(rule.counter).unwrap();
+                let towpath_agent::CountedRule { group, index, rule: said, .. } =
+                    agent.rule_of(rule.counter).unwrap();
                 let owner = (group.to_string(), index);
                 assert_eq!(owners.entry(rule.counter).or_insert_with(|| owner.clone()), &owner);
                 assert_eq!(said.log, rule.log);

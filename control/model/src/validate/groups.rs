@@ -26,9 +26,9 @@ pub(super) fn check(candidates: &Candidates, problems: &mut Vec<Problem>) {
                     problems.push(candidate.problem("metadata.name", message, remedy));
                 }
                 name(candidate, group, problems);
-                for (index, rule) in group.rules.iter().enumerate() {
+                for (field, rule) in group.all_rules() {
                     if let Remote::Group(remote) = &rule.remote {
-                        let field = format!("spec.rules[{index}].remote.group");
+                        let field = format!("{field}.remote.group");
                         of_vpc(candidates, candidate, &field, (remote, &group.vpc), "this rule is", problems);
                     }
                 }

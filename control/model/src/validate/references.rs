@@ -44,9 +44,9 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
             }
             DraftSpec::SecurityGroup(spec) => {
                 check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
-                for (index, rule) in spec.rules.iter().enumerate() {
+                for (field, rule) in spec.all_rules() {
                     if let Remote::Group(group) = &rule.remote {
-                        let field = format!("spec.rules[{index}].remote.group");
+                        let field = format!("{field}.remote.group");
                         check.group(candidate, &field, group, &spec.vpc);
                     }
                 }

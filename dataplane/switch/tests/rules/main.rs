@@ -7,5 +7,6 @@ mod families;
 mod frames;
 mod outside;
 mod passing;
+mod shadow;
 mod turns;
 mod world;

@@ -7,7 +7,7 @@ use ports::loopback::{LoopbackRx, LoopbackTx, loopback};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use switch::{Clock, Control, SwitchConfig, Worker};
-use tables::rules::{Action, Direction, Policy, Remote, Rule};
+use tables::rules::{Action, Candidate, Direction, Policy, Remote, Rule};
 use tables::{Endpoint, Location, NextHop, PortProfile, RouteTable, Subnet, Vpc, vpc_space};
 use towpath_switch as switch;
 
@@ -162,6 +162,21 @@ impl World {
         rules.iter().for_each(|rule| assert!(self.control.rule_counters().prepare(rule.counter)));
         let open = rules.iter().all(|rule| rule.direction == Direction::Ingress);
         self.control.set_policy(port, Some(Arc::new(Policy::compile(rules, open).unwrap())));
+    }
+
+    /// The same, with rules that might replace them, whose counters of outcomes are 1,000 and the port's number.
+    pub(crate) fn set_candidate(&mut self, port: u16, rules: &[Rule], candidate: &[Rule]) {
+        let compile = |rules: &[Rule]| {
+            let open = rules.iter().all(|rule| rule.direction == Direction::Ingress);
+            Policy::compile(rules.to_vec(), open).unwrap()
+        };
+        let total = 1000 + u32::from(port);
+        let numbers: Vec<u32> =
+            rules.iter().chain(candidate).map(|rule| rule.counter).chain([total]).collect();
+        numbers.iter().for_each(|number| assert!(self.control.rule_counters().prepare(*number)));
+        self.control.comparisons().start(&numbers);
+        let candidate = Candidate { policy: compile(candidate), totals: [total].into() };
+        self.control.set_rules(port, Some(Arc::new(compile(rules))), Some(Arc::new(candidate)));
     }
 
     pub(crate) fn step(&mut self) {

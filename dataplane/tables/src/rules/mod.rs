@@ -5,6 +5,7 @@
 //! around them say merged in (`tree.rs`), unless that would be too much: then they are in several tables (`layers.rs`). What workers look at are flat
 //! arrays (`table.rs`), made anew for every change and published by whoever owns them; what changes is kept beside (`writer.rs`).
 
+mod candidate;
 mod counters;
 mod key;
 mod layers;
@@ -16,6 +17,7 @@ mod table;
 mod tree;
 mod writer;
 
+pub use candidate::{Candidate, Compared, Comparisons, Outcome};
 pub use counters::{RuleCounters, RuleHits};
 pub use policy::Policy;
 pub use rule::{Action, Direction, Family, Flow, Judgement, PolicyError, Remote, Rule};
