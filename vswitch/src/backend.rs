@@ -1,12 +1,15 @@
 //! What the API answers: reads the control thread's state, on the control thread.
 
+use crate::alarms::use_of;
 use crate::doctor;
 use crate::host::{Host, HostHandle};
 use crate::port::{Phase, Port};
+use crate::sessions::Listing;
+use crate::shadow::shadows_of;
 use crate::uplink::Uplink;
 use crate::worker::boot_time;
 use api::pb;
-use api::{Backend, Failure};
+use api::{Backend, Failure, SessionFilter};
 use engine::{CounterTotals, DropReason};
 use model::{Kind, Name, ObjectName};
 use std::collections::BTreeMap;
@@ -64,7 +67,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Backend for Daemon {
     async fn status(&self) -> Result<pb::StatusReply, Failure> {
-        let (ports, resources, workers, uplink) = self
+        let (ports, resources, workers, uplink, alarms) = self
             .on_host(|host| {
                 let mut phases: BTreeMap<String, u64> = BTreeMap::new();
                 for port in host.ports.values() {
@@ -74,7 +77,8 @@ impl Backend for Daemon {
                 for resource in host.resources.iter() {
                     *kinds.entry(resource.meta.key.kind.to_string()).or_default() += 1;
                 }
-                (phases, kinds, host.workers.len() as u32, host.uplink.as_ref().map(uplink_of))
+                let uplink = host.uplink.as_ref().map(uplink_of);
+                (phases, kinds, host.workers.len() as u32, uplink, host.alarms.sentences(host))
             })
             .await?;
         Ok(pb::StatusReply {
@@ -89,6 +93,7 @@ impl Backend for Daemon {
             lacks: self.lacks.clone(),
             reload: lock(&self.reload).clone(),
             uplink,
+            alarms,
         })
     }
 
@@ -165,6 +170,22 @@ impl Backend for Daemon {
             drops
         })
         .await
+    }
+
+    async fn list_shadows(&self, group: Option<ObjectName>) -> Result<Vec<pb::Shadow>, Failure> {
+        self.on_host(move |host| {
+            host.note_differences();
+            shadows_of(host, group.as_ref())
+        })
+        .await
+    }
+
+    async fn list_sessions(&self, wanted: SessionFilter) -> Result<pb::ListSessionsReply, Failure> {
+        let filter = wanted.clone();
+        match self.on_host(move |host| Listing::of(host, &filter)).await?? {
+            Some(listing) => Ok(listing.page(&wanted).await),
+            None => Ok(pb::ListSessionsReply::default()),
+        }
     }
 
     async fn list_rule_hits(&self, group: ObjectName) -> Result<Vec<pb::RuleHits>, Failure> {
@@ -303,6 +324,7 @@ fn status_of(host: &Host, port: &Port, own: &Name) -> pb::PortStatus {
         drops: totals.drops.iter().map(|entry| drop_of(entry, None)).collect(),
         workers: workers_of(host, port),
         refusals: port.refusals(&totals).into_iter().map(refusal_of).collect(),
+        sessions: use_of(host, port),
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! It waits for front ends, workers' reports and requests of the other threads (the API, a reload), and never for long for any of them.
 
+use crate::alarms::Alarms;
 use crate::balancers;
 use crate::deadlines::Deadlines;
 use crate::port::{Port, Surroundings};
+use crate::shadow::Differing;
 use crate::uplink::{Uplink, UplinkInfo};
 use crate::upstream::TcpUpstream;
 use crate::worker::{Fault, Waker, WorkerHandle};
@@ -112,9 +114,12 @@ pub struct Host {
     pub uplink: Option<Uplink>,
     /// VPCs, tunnels and next hops.
     pub fabric: Fabric<TcpUpstream>,
-    agent: Agent,
+    /// What shadow rules would change.
+    pub(crate) differing: Differing,
+    pub(crate) alarms: Alarms,
+    pub(crate) agent: Agent,
     wakers: Vec<Waker>,
-    removals: Vec<(PortIndex, Removal)>,
+    removals: Vec<Removal>,
     uplink_changed: UplinkChanged,
     /// What the uplink was last told to hand over comes from these.
     external: Arc<External>,
@@ -161,6 +166,8 @@ pub fn start(parts: HostParts) -> io::Result<(HostHandle, std::thread::JoinHandl
         ports: BTreeMap::new(),
         wakers: parts.workers.iter().map(|worker| worker.waker.clone()).collect(),
         workers: parts.workers,
+        differing: Differing::default(),
+        alarms: Alarms::default(),
         agent: Agent::new(parts.name),
         announcements: parts.control.announcements().clone(),
         control: parts.control,
@@ -218,6 +225,23 @@ impl Host {
                 destination = %decision.destination, protocol = decision.protocol, from, to, "rule"
             );
         }
+    }
+
+    fn look_for_alarms(&mut self) {
+        let mut alarms = std::mem::take(&mut self.alarms);
+        alarms.look(self);
+        self.alarms = alarms;
+    }
+
+    /// Keeps what shadow rules would change.
+    pub(crate) fn note_differences(&mut self) {
+        let now = self.now();
+        let differences = self.control.differences().clone();
+        for _ in 0..differences.len() {
+            let Some(difference) = differences.pop() else { break };
+            self.differing.note(difference, now);
+        }
+        self.differing.follow(&self.agent, None);
     }
 
     /// Ends everything: ports are closed, workers stopped, then the thread returns.
@@ -328,6 +352,8 @@ impl Host {
         let all: Vec<PortIndex> = self.ports.keys().copied().collect();
         all.into_iter().for_each(|index| self.with_port(index, Port::tick));
         self.log_decisions();
+        self.note_differences();
+        self.look_for_alarms();
         self.control.reclaim();
         self.watch_uplink();
         for worker in self.workers.iter().filter(|worker| worker.is_dead()) {
@@ -385,6 +411,7 @@ impl Host {
         let now = self.now();
         let mut actions = Ahead::new(actions);
         while let Some(action) = actions.next(&self.control) {
+            self.differing.follow(&self.agent, Some(&action));
             match self.fabric.carry_out(&mut self.control, action, now) {
                 Some(Action::OpenPort { index, plan }) => {
                     let mut around = Surroundings { control: &mut self.control, wakers: &self.wakers, now };
@@ -455,23 +482,20 @@ impl Host {
     fn close_port(&mut self, index: PortIndex) {
         let now = self.now();
         self.deadlines.set(index, None);
+        self.differing.forget(index);
         if let Some(mut port) = self.ports.remove(&index) {
             port.close(&mut Surroundings { control: &mut self.control, wakers: &self.wakers, now });
         }
         let removal = self.control.remove_port(index);
-        self.removals.push((index, removal));
+        self.removals.push(removal);
     }
 
-    /// Indices of closed ports may be used again once no worker knows them.
+    /// Indices of closed ports may be used again once no worker knows them and no session is theirs.
     fn free_indices(&mut self) {
-        let (control, agent) = (&self.control, &mut self.agent);
-        self.removals.retain(|(index, removal)| {
-            let done = control.is_removed(removal);
-            if done {
-                agent.closed(*index);
-            }
-            !done
-        });
+        if !self.removals.is_empty() {
+            let free = self.control.finish_removals(&mut self.removals);
+            free.into_iter().for_each(|index| self.agent.closed(index));
+        }
     }
 
     fn shut_down(mut self) {

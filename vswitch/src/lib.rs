@@ -12,6 +12,7 @@
 //! * `balancers`: how targets of load balancers are.
 //! * [`uplink`]: the way to other hosts. [`config`]: the daemon's own file.
 
+mod alarms;
 pub mod backend;
 mod balancers;
 mod call;
@@ -23,6 +24,8 @@ pub mod host;
 pub mod metrics;
 mod owner;
 pub mod port;
+mod sessions;
+mod shadow;
 pub mod uplink;
 pub mod upstream;
 pub mod worker;

@@ -1,9 +1,12 @@
 //! Metrics over HTTP in the OpenMetrics text format (Prometheus).
 
+use crate::alarms::{fill, use_of};
 use crate::backend::word;
 use crate::host::Host;
 use crate::port::Port;
+use crate::shadow::shadows_of;
 use crate::uplink::LinkState;
+use api::pb;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -13,9 +16,10 @@ use services::neighbours::Resolver;
 use std::collections::BTreeMap;
 use std::fmt;
 use switch::UPLINK;
+use tables::sessions::Statistics;
 
 /// Every family there is: name, what it says, whether it only grows (then the page adds `_total` to its name), labels. `docs/guide/metrics.md` lists them.
-pub const FAMILIES: [(&str, &str, bool, &[&str]); 28] = [
+pub const FAMILIES: [(&str, &str, bool, &[&str]); 41] = [
     ("towpath_port_packets", "Packets, by direction as the VM sees it.", true, &["port", "direction"]),
     (
         "towpath_port_bytes",
@@ -128,6 +132,49 @@ pub const FAMILIES: [(&str, &str, bool, &[&str]); 28] = [
         false,
         &["vpc", "vip", "target"],
     ),
+    ("towpath_sessions", "Live sessions, by version of IP.", false, &["family"]),
+    ("towpath_sessions_capacity", "Sessions that there may be, by version of IP.", false, &["family"]),
+    (
+        "towpath_sessions_alarm",
+        "1 from when a table of sessions is 80 % full until it is below 70 %, else 0.",
+        false,
+        &["family"],
+    ),
+    ("towpath_sessions_created", "Sessions that began.", true, &[]),
+    (
+        "towpath_sessions_ended",
+        "Sessions that ended: expired, cut (by a change of rules or addresses), displaced (half-open ones, for newer ones of the same port).",
+        true,
+        &["reason"],
+    ),
+    (
+        "towpath_sessions_refused",
+        "Sessions that were refused: table_full, quota (of the port), share (of a table that fills up), crowded (no room where it belongs in the index).",
+        true,
+        &["reason"],
+    ),
+    ("towpath_port_sessions", "Live sessions that the port pays for.", false, &["port"]),
+    ("towpath_port_sessions_half_open", "Those that the other side has yet to answer.", false, &["port"]),
+    ("towpath_port_sessions_refused", "Sessions that were refused to the port.", true, &["port"]),
+    (
+        "towpath_port_sessions_alarm",
+        "1 from when a port has 80 % of the sessions, or half-open ones, that it may have until it has less than 70 %, else 0.",
+        false,
+        &["port"],
+    ),
+    (
+        "towpath_rule_hits",
+        "First packets that a rule of a security group decided about, by its place in the group; at most 10,000 rules.",
+        true,
+        &["group", "rule", "action"],
+    ),
+    ("towpath_rules_not_shown", "Rules in use whose hits are not in towpath_rule_hits.", false, &[]),
+    (
+        "towpath_shadow_flows",
+        "Flows at ports of a group with shadow rules, by what these would change: agrees, would_deny, would_allow.",
+        true,
+        &["group", "outcome"],
+    ),
     (
         "towpath_pool_free_chunks",
         "Free 2 KiB pieces of memory for packets that outlive their burst.",
@@ -183,6 +230,8 @@ impl Snapshot {
         families.extend(underlay(host));
         families.extend(services(host));
         families.extend(balancers(host));
+        families.extend(sessions(host));
+        families.extend(rules(host));
         let mut pool = family("towpath_pool_free_chunks");
         pool.samples.push((Vec::new(), host.control.pool().available() as f64));
         families.push(pool);
@@ -323,6 +372,87 @@ fn services(host: &Host) -> Vec<Family> {
         metadata.samples.push((vec![("result", result.to_owned())], count as f64));
     }
     vec![refusals, lost, metadata]
+}
+
+fn sessions(host: &Host) -> Vec<Family> {
+    let mut live = family("towpath_sessions");
+    let mut capacity = family("towpath_sessions_capacity");
+    let mut alarm = family("towpath_sessions_alarm");
+    let mut created = family("towpath_sessions_created");
+    let mut ended = family("towpath_sessions_ended");
+    let mut refused = family("towpath_sessions_refused");
+    let statistics = host.control.sessions().statistics();
+    for ((name, used, room), raised) in fill(&statistics).into_iter().zip(host.alarms.tables()) {
+        let labels = vec![("family", name.to_owned())];
+        live.samples.push((labels.clone(), used as f64));
+        capacity.samples.push((labels.clone(), room as f64));
+        alarm.samples.push((labels, f64::from(u8::from(raised))));
+    }
+    created.samples.push((Vec::new(), statistics.created as f64));
+    let by_reason = |family: &mut Family, counts: &[(&str, u64)]| {
+        let sample = |(reason, count): &(&str, u64)| (vec![("reason", (*reason).to_owned())], *count as f64);
+        family.samples.extend(counts.iter().map(sample));
+    };
+    let Statistics { expired, cut, displaced, .. } = statistics;
+    by_reason(&mut ended, &[("expired", expired), ("cut", cut), ("displaced", displaced)]);
+    let refusals = [
+        ("table_full", statistics.refused_table_full),
+        ("quota", statistics.refused_quota),
+        ("share", statistics.refused_share),
+        ("crowded", statistics.refused_crowded),
+    ];
+    by_reason(&mut refused, &refusals);
+    let mut families = vec![live, capacity, alarm, created, ended, refused];
+    families.extend(sessions_of_ports(host));
+    families
+}
+
+fn sessions_of_ports(host: &Host) -> [Family; 4] {
+    let mut families = [
+        family("towpath_port_sessions"),
+        family("towpath_port_sessions_half_open"),
+        family("towpath_port_sessions_refused"),
+        family("towpath_port_sessions_alarm"),
+    ];
+    for port in host.ports.values() {
+        let Some(used) = use_of(host, port) else { continue };
+        let values = [used.sessions, used.half_open, used.refused, used.alarm.into()];
+        for (family, value) in families.iter_mut().zip(values) {
+            family.samples.push((vec![("port", port.plan.name.clone())], value as f64));
+        }
+    }
+    families
+}
+
+/// Rules whose hits are shown: so many and no more, whatever the manifests say.
+const RULES_SHOWN: usize = 10_000;
+
+fn rules(host: &Host) -> Vec<Family> {
+    let mut hits = family("towpath_rule_hits");
+    let mut rest = family("towpath_rules_not_shown");
+    let mut shadows = family("towpath_shadow_flows");
+    let mut count = 0usize;
+    for (group, index, rule, number) in host.agent.counted_rules() {
+        count += 1;
+        if count <= RULES_SHOWN {
+            let labels = vec![
+                ("group", group.to_string()),
+                ("rule", index.to_string()),
+                ("action", rule.action.as_str().to_owned()),
+            ];
+            hits.samples.push((labels, host.control.rule_counters().read(number).hits as f64));
+        }
+    }
+    rest.samples.push((Vec::new(), count.saturating_sub(RULES_SHOWN) as f64));
+    for shadow in shadows_of(host, None) {
+        let pb::Compared { agrees, would_deny, would_allow } = shadow.total.unwrap_or_default();
+        for (outcome, count) in [("agrees", agrees), ("would_deny", would_deny), ("would_allow", would_allow)]
+        {
+            let labels = vec![("group", shadow.group.clone()), ("outcome", outcome.to_owned())];
+            shadows.samples.push((labels, count as f64));
+        }
+    }
+    vec![hits, rest, shadows]
 }
 
 fn balancers(host: &Host) -> Vec<Family> {

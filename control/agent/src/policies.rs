@@ -354,6 +354,13 @@ impl Agent {
         self.policies.counted.get(group).map(|counted| counted.iter().map(|(_, counter)| *counter))
     }
 
+    /// All rules in force here: their group, place, and where their hits are counted.
+    pub fn counted_rules(&self) -> impl Iterator<Item = (&ObjectName, usize, &security_group::Rule, u32)> {
+        self.policies.counted.iter().flat_map(|(group, rules)| {
+            rules.iter().enumerate().map(move |(index, (rule, number))| (group, index, rule, *number))
+        })
+    }
+
     /// The group that rules here name by a number.
     pub fn group_of(&self, number: u16) -> Option<&ObjectName> {
         self.policies.names.get(&number)

@@ -1,6 +1,7 @@
 //! What the daemon does for the API, in plain Rust.
 
 use crate::pb;
+use ipnet::IpNet;
 use model::{Kind, Name, ObjectName};
 use std::future::Future;
 
@@ -13,6 +14,23 @@ pub enum Failure {
     /// The daemon cannot at the moment (it starts, stops or reloads); asking again may help.
     #[error("{0}")]
     Unavailable(String),
+}
+
+/// Which sessions are to be listed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionFilter {
+    /// Those that this port has an end of, or pays for.
+    pub port: Option<ObjectName>,
+    /// Those of this VPC.
+    pub vpc: Option<ObjectName>,
+    /// Those with an address of this network at either end.
+    pub network: Option<IpNet>,
+    /// Those of this IP protocol.
+    pub protocol: Option<u8>,
+    /// At most so many.
+    pub limit: usize,
+    /// From this place on; 0: from the beginning.
+    pub from: u64,
 }
 
 /// The daemon, as the API sees it. Names in requests have been checked before they come here.
@@ -52,6 +70,18 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         port: Option<ObjectName>,
     ) -> impl Future<Output = Result<Vec<pb::Drop>, Failure>> + Send;
+
+    /// What shadow rules would change on this host: of all groups that have some, or of one, with the flows concerned.
+    fn list_shadows(
+        &self,
+        group: Option<ObjectName>,
+    ) -> impl Future<Output = Result<Vec<pb::Shadow>, Failure>> + Send;
+
+    /// Live sessions from a place in the table on.
+    fn list_sessions(
+        &self,
+        wanted: SessionFilter,
+    ) -> impl Future<Output = Result<pb::ListSessionsReply, Failure>> + Send;
 
     /// What each rule of a security group did on this host, in their order; none while no port here is in it.
     fn list_rule_hits(

@@ -179,6 +179,30 @@ impl Client {
         answer.map(|answer| answer.into_inner().drops).map_err(|status| self.failed(&status))
     }
 
+    /// What shadow rules would change: of all groups that have some, or of one, with the flows concerned.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn list_shadows(
+        &mut self,
+        group: Option<pb::ObjectName>,
+    ) -> Result<Vec<pb::Shadow>, ClientError> {
+        let answer = self.inner.list_shadows(pb::ListShadowsRequest { group }).await;
+        answer.map(|answer| answer.into_inner().shadows).map_err(|status| self.failed(&status))
+    }
+
+    /// A page of live sessions.
+    ///
+    /// # Errors
+    /// As every call; [`ClientError::NotFound`] when there is no such port.
+    pub async fn list_sessions(
+        &mut self,
+        request: pb::ListSessionsRequest,
+    ) -> Result<pb::ListSessionsReply, ClientError> {
+        let answer = self.inner.list_sessions(request).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failed(&status))
+    }
+
     /// What each rule of a security group did; none while no port of the daemon's host is in it.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ pub mod socket;
 pub mod words;
 
 pub use access::Access;
-pub use backend::{Backend, Failure};
+pub use backend::{Backend, Failure, SessionFilter};
 pub use client::{Client, ClientError};
 pub use server::serve;
 pub use socket::{ApiSocket, BindError};

@@ -1,15 +1,18 @@
 //! The server: gRPC requests from the socket to the [`Backend`].
 
 use crate::access::Access;
-use crate::backend::{Backend, Failure};
+use crate::backend::{Backend, Failure, SessionFilter};
 use crate::pb;
 use crate::pb::towpath_server::{Towpath, TowpathServer};
 use crate::socket::ApiSocket;
+use ipnet::IpNet;
 use model::fields::Refusal;
+use model::security_group::Protocol;
 use model::{Kind, Name, ObjectName};
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -39,6 +42,9 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::fro
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Sessions of one answer, at most, and where the request says nothing.
+const SESSIONS_MAX: u32 = 10_000;
+const SESSIONS_DEFAULT: u32 = 1_000;
 /// Peers whose refusal is logged by name; of more only the first ones are.
 const REFUSALS_LOGGED: usize = 100;
 
@@ -201,6 +207,31 @@ fn object(name: pb::ObjectName) -> Result<ObjectName, Status> {
     Ok(ObjectName { project, name })
 }
 
+fn session_filter(request: pb::ListSessionsRequest) -> Result<SessionFilter, Status> {
+    let pb::ListSessionsRequest { port, vpc, address, protocol, limit, from } = request;
+    let network = address.map(|text| {
+        let single = || text.parse::<IpAddr>().map(IpNet::from);
+        let remedy = "write an address or a network, as 10.0.0.1 or 10.0.0.0/8";
+        let refusal = Refusal::new("neither an address nor a network", remedy);
+        text.parse().or_else(|_| single()).map_err(|_| invalid("address", &text, &refusal))
+    });
+    let protocol =
+        protocol.map(|text| Protocol::parse(&text).map_err(|refusal| invalid("protocol", &text, &refusal)));
+    if limit > SESSIONS_MAX {
+        let refusal =
+            Refusal::new("more than a page", format!("ask for {SESSIONS_MAX} at most, and then for more"));
+        return Err(invalid("limit", &limit.to_string(), &refusal));
+    }
+    Ok(SessionFilter {
+        port: port.map(object).transpose()?,
+        vpc: vpc.map(object).transpose()?,
+        network: network.transpose()?,
+        protocol: protocol.transpose()?.map(|protocol| protocol.0),
+        limit: if limit == 0 { SESSIONS_DEFAULT } else { limit } as usize,
+        from: from.unwrap_or(0),
+    })
+}
+
 /// Requests to calls of the backend.
 struct Service<B> {
     backend: Arc<B>,
@@ -301,5 +332,26 @@ impl<B: Backend> Towpath for Service<B> {
     ) -> Result<Response<pb::ListTargetsReply>, Status> {
         let balancer = request.into_inner().balancer.map(object).transpose()?;
         Ok(Response::new(pb::ListTargetsReply { targets: self.backend.list_targets(balancer).await? }))
+    }
+
+    async fn list_shadows(
+        &self,
+        request: Request<pb::ListShadowsRequest>,
+    ) -> Result<Response<pb::ListShadowsReply>, Status> {
+        let group = request.into_inner().group.map(object).transpose()?;
+        Ok(Response::new(pb::ListShadowsReply { shadows: self.backend.list_shadows(group).await? }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Result<Response<pb::ListSessionsReply>, Status> {
+        let wanted = session_filter(request.into_inner())?;
+        if let Some(name) = &wanted.port
+            && self.backend.get_port(name.clone()).await?.is_none()
+        {
+            return Err(self.no_port(name).await);
+        }
+        Ok(Response::new(self.backend.list_sessions(wanted).await?))
     }
 }

@@ -11,7 +11,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use towpath_api::{Access, ApiSocket, Backend, Client, ClientError, Failure, pb, serve, server};
+use towpath_api::{
+    Access, ApiSocket, Backend, Client, ClientError, Failure, SessionFilter, pb, serve, server,
+};
 
 /// Answers from memory and remembers which names it was asked for.
 #[derive(Default)]
@@ -68,6 +70,16 @@ impl Backend for FromMemory {
     async fn list_drops(&self, port: Option<ObjectName>) -> Result<Vec<pb::Drop>, Failure> {
         let port = port.map(|name| name.to_string());
         Ok(vec![pb::Drop { port, reason: "spoofed_mac".into(), packets: 3, ..pb::Drop::default() }])
+    }
+
+    async fn list_shadows(&self, group: Option<ObjectName>) -> Result<Vec<pb::Shadow>, Failure> {
+        let group = group.map_or_else(|| "all".to_owned(), |group| group.to_string());
+        Ok(vec![pb::Shadow { group, ..pb::Shadow::default() }])
+    }
+
+    async fn list_sessions(&self, wanted: SessionFilter) -> Result<pb::ListSessionsReply, Failure> {
+        self.asked.lock().unwrap().push(format!("{wanted:?}"));
+        Ok(pb::ListSessionsReply { sessions: vec![pb::Session::default()], next: Some(wanted.from + 1) })
     }
 
     async fn list_rule_hits(&self, group: ObjectName) -> Result<Vec<pb::RuleHits>, Failure> {

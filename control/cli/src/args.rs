@@ -60,6 +60,14 @@ pub(crate) enum Command {
         /// Its name, as NAME or PROJECT/NAME.
         name: String,
     },
+    /// Shows what the shadow rules of security groups would change; of one group with its rules and the flows concerned.
+    Shadow {
+        /// Only this security group, as NAME or PROJECT/NAME.
+        #[arg(value_name = "GROUP")]
+        group: Option<String>,
+    },
+    /// Lists live sessions.
+    Sessions(SessionArgs),
     /// Shows the workers: packets, busy cycles for each, idle time; since they started or since the last reset.
     Workers {
         /// Starts the counts of all workers from zero.
@@ -88,6 +96,26 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+/// Which sessions to list.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SessionArgs {
+    /// Only those that this port has an end of, or pays for.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<String>,
+    /// Only those of this VPC.
+    #[arg(long, value_name = "VPC")]
+    pub(crate) vpc: Option<String>,
+    /// Only those with this address, or one of this network, at either end.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Option<String>,
+    /// Only those of this protocol: tcp, udp, icmp, icmpv6, sctp or a number.
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) protocol: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000)]
+    pub(crate) limit: u32,
 }
 
 /// Reads a kind as people type it: `port`, `ports`, `Port`.

@@ -5,6 +5,8 @@ mod describe;
 mod doctor;
 mod drops;
 mod get;
+mod sessions;
+mod shadow;
 mod status;
 mod validate;
 mod version;
@@ -48,7 +50,9 @@ async fn ask(
     }
     // Names are checked before the daemon is asked: a wrong one is wrong without it too.
     let name = match &command {
-        Command::Get { name, .. } | Command::Drops { port: name } => name.as_deref(),
+        Command::Get { name, .. } | Command::Drops { port: name } | Command::Shadow { group: name } => {
+            name.as_deref()
+        }
         Command::Describe { name, .. } => Some(name.as_str()),
         _ => None,
     };
@@ -64,6 +68,8 @@ async fn ask(
         }
         (Command::Workers { reset }, _) => workers::run(&mut client, reset, format, out).await,
         (Command::Doctor, _) => doctor::run(&mut client, format, out).await,
+        (Command::Shadow { .. }, group) => shadow::run(&mut client, group, format, out).await,
+        (Command::Sessions(wanted), _) => sessions::run(&mut client, wanted, format, out).await,
         (Command::Drops { .. }, port) => drops::run(&mut client, port, format, out).await,
         (command, _) => Err(Failed::Usage(format!("{command:?} was not understood; see towpath --help"))),
     }

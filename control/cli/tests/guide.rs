@@ -8,7 +8,7 @@ use fake::FakeDaemon;
 use std::path::Path;
 
 /// Commands whose output the page shows, in its order.
-const SHOWN: [&str; 13] = [
+const SHOWN: [&str; 16] = [
     "towpath status",
     "towpath get ports",
     "towpath get securitygroups",
@@ -16,6 +16,9 @@ const SHOWN: [&str; 13] = [
     "towpath describe port vm1-eth0",
     "towpath describe securitygroup web",
     "towpath describe loadbalancer web-lb",
+    "towpath shadow",
+    "towpath shadow web",
+    "towpath sessions",
     "towpath drops",
     "towpath workers",
     "towpath workers -o json",

@@ -160,6 +160,11 @@ impl<U: Upstream> Fabric<U> {
         Refusal::ALL.iter().copied().zip(self.refusals.iter().copied()).filter(|(_, count)| *count > 0)
     }
 
+    /// All VPCs by number.
+    pub fn vpcs(&self) -> impl Iterator<Item = (u16, &VpcPlan)> {
+        self.vpcs.iter().map(|(number, plan)| (*number, plan))
+    }
+
     /// The VPC of that number.
     pub fn vpc(&self, number: u16) -> Option<&VpcPlan> {
         self.vpcs.get(&number)

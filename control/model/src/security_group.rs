@@ -141,6 +141,14 @@ impl Protocol {
         ("sctp", Self::SCTP),
     ];
 
+    /// Reads a protocol as a rule names it.
+    ///
+    /// # Errors
+    /// Unknown, or any: what to write instead.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        parse_protocol(text)?.ok_or_else(|| Refusal::new("is no protocol", "leave it out to mean any"))
+    }
+
     /// Whether its packets have ports that rules can name.
     pub const fn has_ports(self) -> bool {
         matches!(self, Self::TCP | Self::UDP | Self::SCTP)

@@ -3,6 +3,7 @@
 
 use crate::aside::{Budgets, Exceptions};
 use crate::deliver::{OutputPort, SharedTx};
+use crate::departed::Departed;
 use crate::fabric::Fabric;
 use crate::guard::{Guard, milliseconds};
 use crate::handover::mesh;
@@ -112,9 +113,14 @@ impl Port {
     }
 }
 
-/// Commands that must be done before a removed port's index may be used again.
+/// A port that is being removed: what must be done before its index may be used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Removal(Vec<u64>);
+pub struct Removal {
+    index: PortIndex,
+    commands: Vec<u64>,
+    /// The walk that removes its sessions, once every worker forgot the port.
+    walk: Option<u64>,
+}
 
 /// See the module's documentation.
 pub struct Control {
@@ -129,6 +135,7 @@ pub struct Control {
     pub(crate) own_frames: u64,
     pub(crate) decisions: Arc<ArrayQueue<Decision>>,
     pub(crate) differences: Arc<ArrayQueue<Difference>>,
+    departed: Departed,
     pub(crate) ports_under: BTreeMap<u16, BTreeSet<u16>>,
     pub(crate) members: MemberReader,
     pub(crate) sessions: Arc<Sessions>,
@@ -177,6 +184,7 @@ impl Control {
             own_frames: 0,
             decisions,
             differences,
+            departed: Departed::default(),
             ports_under: BTreeMap::new(),
             members,
             sessions,
@@ -241,7 +249,7 @@ impl Control {
         }
     }
 
-    /// Takes a port away with its queues, which are dropped here. Its index is free when [`Control::is_removed`] says so.
+    /// Takes a port away with its queues, which are dropped here. Its index is free when [`Control::finish_removals`] says so.
     pub fn remove_port(&mut self, index: PortIndex) -> Removal {
         self.set_filter(index, Filter::Closed);
         if let Some(port) = self.ports.remove(&index) {
@@ -252,12 +260,23 @@ impl Control {
             }
             port.tx.iter().for_each(|queue| drop(queue.take().take()));
         }
-        Removal(self.mailboxes.iter().map(|mailbox| mailbox.send(Command::RemoveOutput(index))).collect())
+        let commands = self.mailboxes.iter().map(|mailbox| mailbox.send(Command::RemoveOutput(index)));
+        Removal { index, commands: commands.collect(), walk: None }
     }
 
-    /// Whether every worker forgot the port.
-    pub fn is_removed(&self, removal: &Removal) -> bool {
-        self.mailboxes.iter().zip(&removal.0).all(|(mailbox, number)| mailbox.is_done(*number))
+    /// Does some more for ports that are being removed, about a millisecond's work; those that every worker forgot, and of which no session is left, are taken
+    /// out of the list and returned.
+    pub fn finish_removals(&mut self, removals: &mut Vec<Removal>) -> Vec<PortIndex> {
+        for Removal { index, commands, walk } in removals.iter_mut().filter(|removal| removal.walk.is_none())
+        {
+            if self.mailboxes.iter().zip(commands).all(|(mailbox, number)| mailbox.is_done(*number)) {
+                *walk = Some(self.departed.add(index.0));
+            }
+        }
+        self.departed.step(&self.sessions);
+        let departed = &self.departed;
+        let over = removals.extract_if(.., |removal| removal.walk.is_some_and(|walk| departed.is_over(walk)));
+        over.map(|removal| removal.index).collect()
     }
 
     /// Starts polling `queue` as receive queue `pair` of a port, on the port's home worker; returns that worker.

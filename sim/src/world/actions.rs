@@ -199,7 +199,7 @@ impl World {
         }
         let this = &mut self.hosts[host];
         let removal = this.control.remove_port(index);
-        this.removals.push((index, removal));
+        this.removals.push(removal);
         Ok(())
     }
 

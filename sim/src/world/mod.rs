@@ -84,7 +84,7 @@ pub struct Host {
     pub services: fabric::Fabric<host::Nowhere>,
     agent: Agent,
     name: Name,
-    removals: Vec<(PortIndex, Removal)>,
+    removals: Vec<Removal>,
     /// Its control side has other work until then, and hears nothing.
     busy_until: u64,
 }
@@ -222,13 +222,7 @@ impl World {
         }
         for Host { control, agent, removals, .. } in &mut self.hosts {
             control.reclaim();
-            removals.retain(|(index, removal)| {
-                let done = control.is_removed(removal);
-                if done {
-                    agent.closed(*index);
-                }
-                !done
-            });
+            control.finish_removals(removals).into_iter().for_each(|index| agent.closed(index));
         }
         self.scene.call_control(TICK);
         Ok(())

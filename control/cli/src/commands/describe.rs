@@ -66,6 +66,7 @@ async fn describe_group(
             ("Owner", at("/status/owner")),
             ("Vpc", at("/spec/vpc")),
             ("In use", used.to_owned()),
+            ("Shadow", shadow_of(&value)),
         ],
     )?;
     let rules = value.pointer("/spec/rules").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -91,7 +92,27 @@ async fn describe_group(
     table(out, &columns, &rows)
 }
 
+fn shadow_of(group: &Value) -> String {
+    match group.pointer("/spec/shadow").and_then(Value::as_array).map(Vec::len) {
+        None => "none".to_owned(),
+        Some(1) => "1 rule: see towpath shadow".to_owned(),
+        Some(count) => format!("{count} rules: see towpath shadow"),
+    }
+}
+
 fn rule_row(index: usize, rule: &Value, hits: Option<&pb::RuleHits>) -> Vec<String> {
+    let mut row = rule_cells(index, rule);
+    let last = hits.and_then(|hits| hits.last_hit_seconds);
+    row.extend([
+        if text_at(rule, "/log") == "true" { "yes".to_owned() } else { String::new() },
+        hits.map(|hits| hits.hits.to_string()).unwrap_or_default(),
+        last.map(|seconds| format!("{} ago", time_span(seconds))).unwrap_or_default(),
+    ]);
+    row
+}
+
+/// What a rule says, from its number to its remote.
+pub(crate) fn rule_cells(index: usize, rule: &Value) -> Vec<String> {
     let at = |pointer: &str| text_at(rule, pointer);
     let or_any = |text: String| if text.is_empty() { "any".to_owned() } else { text };
     let ports = match (at("/ports"), at("/icmpType"), at("/icmpCode")) {
@@ -104,7 +125,6 @@ fn rule_row(index: usize, rule: &Value, hits: Option<&pb::RuleHits>) -> Vec<Stri
         (cidr, group) if group.is_empty() => cidr,
         (_, group) => format!("group {group}"),
     };
-    let last = hits.and_then(|hits| hits.last_hit_seconds);
     vec![
         index.to_string(),
         at("/direction"),
@@ -113,9 +133,6 @@ fn rule_row(index: usize, rule: &Value, hits: Option<&pb::RuleHits>) -> Vec<Stri
         or_any(at("/protocol")),
         ports,
         remote,
-        if at("/log") == "true" { "yes".to_owned() } else { String::new() },
-        hits.map(|hits| hits.hits.to_string()).unwrap_or_default(),
-        last.map(|seconds| format!("{} ago", time_span(seconds))).unwrap_or_default(),
     ]
 }
 
@@ -145,6 +162,9 @@ fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) ->
         ("Received", amounts(counters.ingress_packets, counters.ingress_bytes, counters.ingress_drops)),
         ("", speeds(rates.ingress_packets_per_second, rates.ingress_bits_per_second)),
     ];
+    if let Some(sessions) = &status.sessions {
+        lines.push(("Sessions", uses(sessions)));
+    }
     if !withheld.is_empty() {
         let after = lines.iter().position(|(name, _)| *name == "Features").map_or(lines.len(), |at| at + 1);
         lines.insert(after, ("Not offered", withheld));
@@ -168,6 +188,15 @@ fn describe_port(out: &mut dyn Write, status: &pb::PortStatus, value: &Value) ->
         table(out, &columns, &status.refusals.iter().map(row).collect::<Vec<_>>())?;
     }
     Ok(())
+}
+
+/// `812 of at most 1048576, 3 half-open; 0 displaced, 7 refused`
+fn uses(sessions: &pb::SessionUse) -> String {
+    let pb::SessionUse { sessions, half_open, allowed, displaced, refused, alarm } = sessions;
+    let alarm = if *alarm { " (near to a limit)" } else { "" };
+    format!(
+        "{sessions} of at most {allowed}{alarm}, {half_open} half-open; {displaced} displaced, {refused} refused"
+    )
 }
 
 fn queue_pairs(running: u32, most: &str) -> String {

@@ -46,6 +46,7 @@ fn lines(status: &pb::StatusReply) -> Vec<(&'static str, String)> {
         };
         section("Last reload", std::iter::once(outcome).chain(reload.problems.iter().cloned()).collect());
     }
+    section("Alarms", status.alarms.clone());
     section("Does without", status.lacks.clone());
     lines
 }

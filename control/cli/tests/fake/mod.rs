@@ -1,6 +1,6 @@
 //! A daemon that answers from memory, on a real Unix socket.
 
-use api::{Access, ApiSocket, Backend, Failure, pb, serve};
+use api::{Access, ApiSocket, Backend, Failure, SessionFilter, pb, serve};
 use model::{Environment, Kind, Name, ObjectName, ResourceSet, load_text};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +30,9 @@ spec:
     - {direction: ingress, action: allow, protocol: tcp, ports: '80,443,8000-8100', remote: {any: true}}
     - {direction: ingress, action: allow, protocol: tcp, ports: '22', remote: {group: default}, log: true}
     - {direction: ingress, action: allow, protocol: icmp, icmpType: 8, remote: {any: true}}
+  shadow:
+    - {direction: ingress, action: allow, protocol: tcp, ports: '443', remote: {any: true}}
+    - {direction: egress, action: allow, remote: {any: true}}
 ---
 kind: LoadBalancer
 metadata: {name: web-lb}
@@ -93,6 +96,14 @@ impl FakeBackend {
             }),
             rates: Some(pb::Rates { egress_packets_per_second: 1_250_000.0, ..pb::Rates::default() }),
             drops: vec![self.drop(None)],
+            sessions: Some(pb::SessionUse {
+                sessions: 812,
+                half_open: 3,
+                allowed: 1_048_576,
+                displaced: 0,
+                refused: 7,
+                alarm: false,
+            }),
             refusals: vec![pb::Refusal {
                 name: "bad_buffer".into(),
                 count: 2,
@@ -128,6 +139,7 @@ impl Backend for FakeBackend {
                 path: Some("/etc/towpath/manifests".into()),
                 detail: self.detail.into(),
             }],
+            alarms: vec!["sessions of IPv4: 850000 of 1048576".into()],
             lacks: vec!["uplink eth1: large sends in tunnels are cut by workers".into()],
             uplink: Some(pb::Uplink {
                 device: "eth1".into(),
@@ -197,6 +209,81 @@ impl Backend for FakeBackend {
     async fn list_drops(&self, port: Option<ObjectName>) -> Result<Vec<pb::Drop>, Failure> {
         let name = port.map_or_else(|| "default/vm1-eth0".to_owned(), |port| port.to_string());
         Ok(vec![self.drop(Some(name))])
+    }
+
+    async fn list_shadows(&self, group: Option<ObjectName>) -> Result<Vec<pb::Shadow>, Failure> {
+        let compared = |agrees, would_deny, would_allow| pb::Compared { agrees, would_deny, would_allow };
+        let verdict = |allowed, rule: Option<&str>| pb::Verdict {
+            allowed,
+            rule: rule.map(|rule| format!("default/web {rule}")),
+        };
+        let flow = |to, live, shadow, last_seconds| pb::DifferingFlow {
+            port: "default/vm1-eth0".into(),
+            direction: "ingress".into(),
+            protocol: "tcp".into(),
+            source: "10.0.1.11".into(),
+            source_port: 40_312,
+            destination: "10.0.1.10".into(),
+            destination_port: to,
+            live: Some(live),
+            shadow: Some(shadow),
+            packets: 3,
+            last_seconds,
+        };
+        let flows = vec![
+            flow(80, verdict(true, Some("rules[1]")), verdict(false, None), 2.0),
+            flow(22, verdict(true, Some("rules[2]")), verdict(false, None), 75.0),
+        ];
+        Ok(vec![pb::Shadow {
+            group: "default/web".into(),
+            total: Some(compared(1200, 37, 0)),
+            live: vec![compared(4, 0, 0), compared(600, 30, 0), compared(0, 7, 0), compared(21, 0, 0)],
+            shadow: vec![compared(600, 0, 0), compared(575, 0, 0)],
+            flows: if group.is_some() { flows } else { Vec::new() },
+        }])
+    }
+
+    async fn list_sessions(&self, wanted: SessionFilter) -> Result<pb::ListSessionsReply, Failure> {
+        let flow =
+            |port: Option<&str>, [source, destination]: [(&str, u32); 2], packets, bytes| pb::SessionFlow {
+                port: port.map(str::to_owned),
+                vpc: "default/blue".into(),
+                source: source.0.into(),
+                source_port: source.1,
+                destination: destination.0.into(),
+                destination_port: destination.1,
+                packets,
+                bytes,
+            };
+        let (vm, own) = (Some("default/vm1-eth0"), ("10.0.1.10", 40_312));
+        let session = |protocol: &str, state: Option<&str>, initiator, responder| pb::Session {
+            protocol: protocol.into(),
+            state: state.map(str::to_owned),
+            half_open: false,
+            initiator: Some(initiator),
+            responder: Some(responder),
+            owner: "default/vm1-eth0".into(),
+            age_seconds: 4000.0,
+            idle_seconds: 3.0,
+            timeout_seconds: if protocol == "tcp" { 432_000.0 } else { 180.0 },
+        };
+        let tcp = session(
+            "tcp",
+            Some("ESTABLISHED"),
+            flow(vm, [own, ("10.0.1.11", 22)], 120, 9_000),
+            flow(Some("default/vm2-eth0"), [("10.0.1.11", 22), own], 98, 41_000),
+        );
+        let server = ("192.0.2.53", 53);
+        let udp = session(
+            "udp",
+            None,
+            flow(vm, [own, server], 2, 150),
+            flow(None, [server, ("198.51.100.10", 1030)], 2, 400),
+        );
+        match wanted.from {
+            0 => Ok(pb::ListSessionsReply { sessions: vec![tcp], next: Some(7) }),
+            _ => Ok(pb::ListSessionsReply { sessions: vec![udp], next: None }),
+        }
     }
 
     async fn list_rule_hits(&self, group: ObjectName) -> Result<Vec<pb::RuleHits>, Failure> {

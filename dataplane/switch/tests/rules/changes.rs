@@ -94,6 +94,23 @@ fn without_its_policy_a_port_is_closed() {
 }
 
 #[test]
+fn a_port_takes_its_sessions_along_and_the_next_of_its_index_begins_with_none() {
+    let mut world =
+        World::new(1, &[(0, Some(out())), (1, Some(out_and_in(UDP, 53))), (2, Some(out_and_in(UDP, 53)))]);
+    for from in 0..20 {
+        assert!(world.passes(0, 1, &udp(0, 1, [1000 + from, 53])));
+        assert!(world.passes(0, 2, &udp(0, 2, [1000 + from, 53])));
+    }
+    assert_eq!(world.control.sessions().port_counts(0).sessions, 40);
+    let mut removals = vec![world.control.remove_port(PortIndex(1)), world.control.remove_port(PortIndex(0))];
+    assert_eq!(world.control.finish_removals(&mut removals), [], "the worker has not heard of it");
+    assert_eq!(world.sessions(), 40);
+    world.step();
+    assert_eq!(world.control.finish_removals(&mut removals), [PortIndex(1), PortIndex(0)]);
+    assert_eq!((world.sessions(), world.control.sessions().port_counts(0)), (0, Default::default()));
+}
+
+#[test]
 fn a_port_that_comes_under_rules_or_leaves_them_is_judged_so_at_once() {
     let mut world = World::new(1, &[(0, None), (1, Some(out()))]);
     assert!(!world.passes(0, 1, &udp(0, 1, [1000, 53])));

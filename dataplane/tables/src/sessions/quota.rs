@@ -87,6 +87,12 @@ impl Ports {
         self.port(port).sessions.fetch_sub(1, Relaxed);
     }
 
+    /// The port is another from now on. What it has counts on: it is removed, not forgotten.
+    pub(super) fn begin(&self, port: u16) {
+        self.port(port).displaced.store(0, Relaxed);
+        self.port(port).refused.store(0, Relaxed);
+    }
+
     /// A session is no longer half-open.
     pub(super) fn opened(&self, port: u16) {
         self.port(port).half_open.fetch_sub(1, Relaxed);

@@ -1,5 +1,6 @@
 //! The table: what workers share, and what control threads ask it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -134,6 +135,8 @@ pub struct Listed {
     pub initiator: (IpAddr, u16),
     /// With whom.
     pub responder: (IpAddr, u16),
+    /// What the packets of the other direction say: source and destination. Not the above turned round where they are translated.
+    pub answer: [(IpAddr, u16); 2],
     /// IP protocol.
     pub protocol: u8,
     /// Of TCP.
@@ -461,28 +464,47 @@ impl Sessions {
         }
     }
 
-    /// Removes every session that `port` pays for or takes part in: it left. For control threads: looks at the whole table.
-    pub fn forget_port(&self, port: u16) -> usize {
-        self.cut_where(|sessions, session| {
-            let (family, record) = parts(session);
-            let pool = &sessions.pools[family];
-            let enters =
-                |half| (pool.half(half)[half::KEY].load(Relaxed) >> 40) as u32 & (super::UNDERLAY | 0xffff);
-            pool.get_cold(record).owner == port
-                || [record << 1, record << 1 | 1].map(enters).contains(&super::attachment_of_port(port))
-        })
-    }
-
-    fn cut_where(&self, chosen: impl Fn(&Self, u32) -> bool) -> usize {
-        let mut removed = 0;
-        for session in self.live().filter(|session| chosen(self, *session)) {
-            if self.remove(session) {
+    /// Removes the sessions that any of `ports` pays for or takes part in: they left. Looks at `looks` records from place `from` on (0: the beginning of the table);
+    /// where to go on, if that is not its end, at which their counts begin anew. For control threads.
+    pub fn forget_ports(&self, ports: &BTreeSet<u16>, from: u64, looks: u32) -> Option<u64> {
+        let mut at = from;
+        for _ in 0..looks {
+            let Some(session) = self.place(&mut at) else { break };
+            at += 1;
+            if self.is_of(session, ports) && self.remove(session) {
                 self.call(session);
-                removed += 1;
+                self.counts[WORKERS].0[CUT].fetch_add(1, Relaxed);
             }
         }
-        self.counts[WORKERS].0[CUT].fetch_add(removed, Relaxed);
-        removed as usize
+        let more = self.place(&mut at).is_some();
+        if !more {
+            ports.iter().for_each(|port| self.ports.begin(*port));
+        }
+        more.then_some(at)
+    }
+
+    fn is_of(&self, session: u32, ports: &BTreeSet<u16>) -> bool {
+        let (family, record) = parts(session);
+        let pool = &self.pools[family];
+        let enters = |half: u32| super::key::port_of_word(pool.half(half)[half::KEY].load(Relaxed));
+        pool.state(record) & LIVE != 0
+            && (ports.contains(&pool.get_cold(record).owner)
+                || [record << 1, record << 1 | 1]
+                    .into_iter()
+                    .filter_map(enters)
+                    .any(|port| ports.contains(&port)))
+    }
+
+    /// What ports may have.
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// Sessions of IPv4 that a port may have at the moment: fewer as the table fills up.
+    pub fn allowance(&self) -> u32 {
+        let Quota { sessions, guaranteed, share, .. } = self.quota;
+        let pool = &self.pools[0];
+        guaranteed.max(pool.free().saturating_mul(share)).min(sessions).min(pool.capacity())
     }
 
     /// What port `port` has.
@@ -529,6 +551,49 @@ impl Sessions {
             .collect()
     }
 
+    /// Sessions that `chosen` chooses, from a place in the table on (0: its beginning) until `most` are found or so many records were looked at; and where to go
+    /// on, if that is not the end. For control threads: reads only, so workers are not disturbed. A session that ends meanwhile is left out.
+    pub fn page(
+        &self,
+        from: u64,
+        looks: u32,
+        (now, most): (u32, usize),
+        chosen: impl Fn(&Listed) -> bool,
+    ) -> (Vec<Listed>, Option<u64>) {
+        let (mut found, mut at) = (Vec::new(), from);
+        for _ in 0..looks {
+            let Some(session) = self.place(&mut at) else { return (found, None) };
+            if found.len() >= most {
+                return (found, Some(at));
+            }
+            at += 1;
+            found.extend(self.seen(session, now).filter(|listed| chosen(listed)));
+        }
+        let more = self.place(&mut at).is_some();
+        (found, more.then_some(at))
+    }
+
+    /// The number of the record at a place, or at the next where there is one.
+    fn place(&self, at: &mut u64) -> Option<u32> {
+        let number = u32::try_from(*at).ok()?;
+        let (family, record) = parts(number);
+        if number >> (FAMILY_SHIFT + 1) == 0 && record < self.pools[family].ever_used() {
+            return Some(number);
+        }
+        *at = u64::from(self::number(1, 0));
+        (family == 0 && self.pools[1].ever_used() > 0).then_some(self::number(1, 0))
+    }
+
+    /// A session, if it is in the table, and stayed there while it was looked at.
+    fn seen(&self, session: u32, now: u32) -> Option<Listed> {
+        let (family, record) = parts(session);
+        let pool = &self.pools[family];
+        let key = || pool.half(record << 1)[half::KEY].load(Acquire);
+        let (state, before) = (pool.state(record), key());
+        let listed = (state & LIVE != 0).then(|| self.listed(session, now))?;
+        (pool.state(record) & LIVE != 0 && key() == before).then_some(listed)
+    }
+
     /// One session.
     pub fn describe(&self, session: SessionRef, now: u32) -> Listed {
         self.listed(session.number(), now)
@@ -546,6 +611,7 @@ impl Sessions {
         let [first, second] = [record << 1, record << 1 | 1];
         let (key, answer) = (pool.key::<K>(first), pool.key::<K>(second));
         let ((source, destination), ports) = (key.addresses(), key.ports());
+        let ((from, to), answer_ports) = (answer.addresses(), answer.ports());
         let (cold, (seen, life)) = (pool.get_cold(record), self.life(session));
         let [initiator, responder] = Self::peers(pool, record);
         let idle = now.wrapping_sub(seen);
@@ -554,6 +620,7 @@ impl Sessions {
             answers: answer.attachment(),
             initiator: (source, ports.0),
             responder: (destination, ports.1),
+            answer: [(from, answer_ports.0), (to, answer_ports.1)],
             protocol: key.protocol(),
             state: (key.protocol() == tcp::PROTOCOL).then(|| super::tcp::state(&initiator, &responder)),
             half_open: pool.state(record) & HALF_OPEN != 0,
