@@ -52,8 +52,8 @@ impl Differing {
         };
         self.0.retain(|port, _| {
             let groups = agent.groups_of_port(PortIndex(*port)).iter();
-            let mut compared = groups.filter_map(|group| agent.comparison_of(group)).peekable();
-            compared.peek().is_some() && compared.all(|comparison| !begun.contains(&comparison.total))
+            let mut totals = groups.filter_map(|group| agent.total_of(group)).peekable();
+            totals.peek().is_some() && totals.all(|total| !begun.contains(&total))
         });
     }
 }

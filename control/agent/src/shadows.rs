@@ -90,6 +90,11 @@ impl Agent {
         Some(Comparison { total: *total, live, candidate: numbers(rules) })
     }
 
+    /// Where all that is judged by a group's candidate is counted; `None` of a group that has none, or that no port here is in.
+    pub fn total_of(&self, group: &ObjectName) -> Option<u32> {
+        self.policies.shadows.get(group).map(|shadow| shadow.total)
+    }
+
     /// The groups of a port here, in order; none of an unfiltered one.
     pub fn groups_of_port(&self, port: PortIndex) -> &[ObjectName] {
         let name = self.by_index.get(&port);

@@ -12,6 +12,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use switch::{Control, SwitchConfig};
+use tables::sessions::Timeouts;
 use towpath_fabric as fabric;
 
 const MEMBERS: u32 = 10_000;
@@ -62,7 +63,15 @@ impl Site {
             writeln!(text, "---\nkind: Host\nmetadata: {{name: {host}}}\nspec: {{vteps: [{vtep}]}}").unwrap();
         }
         let set = load_text(&text, "bench", &Environment::default()).unwrap();
-        let config = SwitchConfig { workers: 1, pool_chunks: 64, secret: [1, 2], sessions: 1024, now: 0 };
+        let config = SwitchConfig {
+            workers: 1,
+            pool_chunks: 64,
+            secret: [1, 2],
+            sessions: 1024,
+            huge_pages: false,
+            timeouts: Timeouts::default(),
+            now: 0,
+        };
         let (control, _workers) = Control::new(&config).unwrap();
         let agent = Agent::new(Name::parse("here").unwrap());
         let mut site =

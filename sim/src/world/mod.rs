@@ -23,7 +23,7 @@ use crate::scene::Scene;
 use crate::trace::Trace;
 use crate::underlay::Underlay;
 use agent::Agent;
-use engine::{DropReason, PortIndex, TxQueue};
+use engine::{DropReason, TxQueue};
 use guest_mem::GuestMemory;
 use model::Name;
 use std::any::Any;

@@ -13,6 +13,7 @@ mod hostile;
 mod messages;
 mod operation;
 mod ring_paths;
+mod rules;
 mod uplink;
 
 use std::time::Duration;

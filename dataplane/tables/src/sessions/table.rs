@@ -573,15 +573,19 @@ impl Sessions {
         (found, more.then_some(at))
     }
 
-    /// The number of the record at a place, or at the next where there is one.
+    /// The number of the record at a place; where IPv4's end, that of the first of IPv6. `None` at the end of the table.
     fn place(&self, at: &mut u64) -> Option<u32> {
-        let number = u32::try_from(*at).ok()?;
+        let number = u32::try_from(*at).ok().filter(|number| number >> (FAMILY_SHIFT + 1) == 0)?;
         let (family, record) = parts(number);
-        if number >> (FAMILY_SHIFT + 1) == 0 && record < self.pools[family].ever_used() {
+        if record < self.pools[family].ever_used() {
             return Some(number);
         }
-        *at = u64::from(self::number(1, 0));
-        (family == 0 && self.pools[1].ever_used() > 0).then_some(self::number(1, 0))
+        let second = self::number(1, 0);
+        if family == 1 || self.pools[1].ever_used() == 0 {
+            return None;
+        }
+        *at = u64::from(second);
+        Some(second)
     }
 
     /// A session, if it is in the table, and stayed there while it was looked at.

@@ -55,6 +55,47 @@ fn ipv6_sessions_are_told_apart_by_every_bit_of_their_addresses() {
 }
 
 #[test]
+fn pages_go_through_both_families_once_and_end() {
+    let (table, mut worker) = table(200);
+    let pages = |looks: u32, most: usize, protocol: u8| {
+        let (mut found, mut from, mut pages) = (Vec::new(), Some(0), 0);
+        while let Some(at) = from {
+            let (some, next) = table.page(at, looks, (1_000, most), |session| session.protocol == protocol);
+            assert!(some.len() <= most && next.is_none_or(|next| next > at));
+            found.extend(some.into_iter().map(|session| (session.initiator, session.answer)));
+            (from, pages) = (next, pages + 1);
+        }
+        (found, pages)
+    };
+    assert_eq!(pages(10, 5, 17), (vec![], 1), "an empty table");
+    let six = |number: u16| {
+        let address = Ipv6Addr::from_bits(1 << 127 | u128::from(number));
+        Key6::new(1, &Key6::addresses(address, Ipv6Addr::LOCALHOST), 17, 7)
+    };
+    let gone: Vec<SessionRef> = (0..30).map(|port| made(worker.create(&new(udp(port), 0)))).collect();
+    (0..40).for_each(|number| drop(made(worker.create(&new(six(number), 0)))));
+    gone.iter().step_by(3).for_each(|session| worker.cut(*session));
+    for (looks, most) in [(1, 1), (7, 3), (70, 60), (1000, 1000)] {
+        let (found, count) = pages(looks, most, 17);
+        assert_eq!(found.len(), 60, "{looks} {most}");
+        assert_eq!(found.iter().collect::<std::collections::BTreeSet<_>>().len(), 60);
+        assert!(found.iter().all(|(initiator, [_, to])| initiator == to), "nobody is translated");
+        assert!(count >= 60 / most, "{count}");
+    }
+    assert_eq!(pages(1000, 1000, 6).0, []);
+    for from in [1 << 23, 1 << 25, u64::MAX] {
+        let (found, next) = table.page(from, 100, (0, 100), |_| true);
+        assert!(next.is_none() && [0, 40].contains(&found.len()), "{from}");
+    }
+    let ports = [1].into();
+    let mut from = Some(0);
+    while let Some(at) = from {
+        from = table.forget_ports(&ports, at, 9);
+    }
+    assert_eq!((pages(9, 9, 17).0, table.port_counts(1).sessions), (vec![], 0));
+}
+
+#[test]
 fn what_a_session_rests_on_is_compared_when_the_epoch_is_another() {
     let (_, mut worker) = table(100);
     let session = made(worker.create(&new(udp(1), 0)));
