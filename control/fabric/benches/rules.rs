@@ -88,7 +88,7 @@ impl Site {
             match self.fabric.carry_out(&mut self.control, action, Duration::ZERO) {
                 Some(Action::OpenPort { index, plan }) => self.control.add_port(index, plan.profile.clone()),
                 Some(Action::ChangePort { index, plan }) => {
-                    self.control.set_profile(index, plan.profile.clone())
+                    self.control.set_profile(index, plan.profile.clone());
                 }
                 _ => {}
             }
