@@ -24,9 +24,9 @@ pub(super) fn spoil(plant: Plant, action: Action, control: &Control, begun: bool
             plan.profile.policy = plan.profile.policy.map(|_| 0);
             Action::OpenPort { index, plan }
         }
-        (_, Action::SetPolicy { policy, name, mut rules }) => {
+        (_, Action::SetPolicy { policy, name, mut rules, shadow }) => {
             spoil_rules(plant, &mut rules);
-            Action::SetPolicy { policy, name, rules }
+            Action::SetPolicy { policy, name, rules, shadow }
         }
         (_, action) => action,
     })
