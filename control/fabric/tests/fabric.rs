@@ -701,7 +701,7 @@ fn with_a_way_out() -> Host {
         counter: 0,
     };
     host.act(Action::StartCounters { counters: vec![0] });
-    host.act(Action::SetPolicy { policy: 0, name: "all".into(), rules: vec![allow] });
+    host.act(Action::SetPolicy { policy: 0, name: "all".into(), rules: vec![allow], shadow: None });
     let mut profile = PortProfile::new(0, mac(0), 1450, &address(0), &[]).in_vpc(VPC, GATEWAY, 1);
     profile.policy = Some(0);
     host.control.set_profile(PortIndex(0), profile);
