@@ -6,7 +6,7 @@ use crate::deliver::{OutputPort, SharedTx};
 use crate::departed::Departed;
 use crate::fabric::Fabric;
 use crate::guard::{Guard, milliseconds};
-use crate::handover::mesh;
+use crate::handover::{Links, mesh};
 use crate::newcomers::Newcomers;
 use crate::poll_set::{PollQueue, QueueId, SharedRx};
 use crate::tables::Writers;
@@ -150,46 +150,44 @@ impl Control {
     pub fn new(config: &SwitchConfig) -> io::Result<(Self, Vec<Worker>)> {
         let count = config.workers.clamp(1, 16);
         let tables = Writers::new(config.secret);
-        let exceptions = Exceptions::new();
-        let announcements = Arc::new(ArrayQueue::new(ANNOUNCEMENTS));
-        let pool = Pool::new(config.pool_chunks);
-        let decisions = Arc::new(ArrayQueue::new(DECISIONS));
-        let differences = Arc::new(ArrayQueue::new(DIFFERENCES));
         let members = tables.members_of_control();
-        let sessions = Sessions::create(&config.session_options())?;
-        let mut workers = Vec::with_capacity(count);
-        for (number, links) in (0u8..).zip(mesh(count, HANDOVERS)) {
-            let log = DecisionLog::new(decisions.clone());
-            let shadow = Shadow::new(tables.comparisons.clone(), differences.clone());
-            let guard = config.guard(number, &sessions, tables.members.reader(), log, shadow)?;
-            workers.push(Worker::new(WorkerParts {
-                index: usize::from(number),
-                links,
-                tables: tables.readers(),
-                guard,
-                pool: pool.clone(),
-                announcements: announcements.clone(),
-                exceptions: exceptions.clone(),
-            }));
-        }
-        let control = Self {
+        let mut control = Self {
             tables,
             fabric: Fabric::default(),
-            mailboxes: workers.iter().map(Worker::mailbox).collect(),
+            mailboxes: Vec::new(),
             queues_of: vec![0; count],
             ports: BTreeMap::new(),
-            announcements,
-            exceptions,
-            pool,
+            announcements: Arc::new(ArrayQueue::new(ANNOUNCEMENTS)),
+            exceptions: Exceptions::new(),
+            pool: Pool::new(config.pool_chunks),
             own_frames: 0,
-            decisions,
-            differences,
+            decisions: Arc::new(ArrayQueue::new(DECISIONS)),
+            differences: Arc::new(ArrayQueue::new(DIFFERENCES)),
             departed: Departed::default(),
             ports_under: BTreeMap::new(),
             members,
-            sessions,
+            sessions: Sessions::create(&config.session_options())?,
         };
+        let workers = (0u8..).zip(mesh(count, HANDOVERS));
+        let workers = workers.map(|(number, links)| control.make_worker(config, number, links));
+        let workers = workers.collect::<io::Result<Vec<Worker>>>()?;
+        control.mailboxes = workers.iter().map(Worker::mailbox).collect();
         Ok((control, workers))
+    }
+
+    fn make_worker(&self, config: &SwitchConfig, number: u8, links: Links) -> io::Result<Worker> {
+        let log = DecisionLog::new(self.decisions.clone());
+        let shadow = Shadow::new(self.tables.comparisons.clone(), self.differences.clone());
+        let members = self.tables.members.reader();
+        Ok(Worker::new(WorkerParts {
+            index: usize::from(number),
+            links,
+            tables: self.tables.readers(),
+            guard: config.guard(number, &self.sessions, members, log, shadow)?,
+            pool: self.pool.clone(),
+            announcements: self.announcements.clone(),
+            exceptions: self.exceptions.clone(),
+        }))
     }
 
     /// Announcements made by ports, oldest first.
