@@ -208,39 +208,7 @@ impl World {
         {
             write("Peering", format!("x{index}"), format!("vpcs: [v{one}, v{other}]"));
         }
-        for (network, second) in self.networks.iter().enumerate() {
-            let spec = format!(
-                "cidrs: [198.51.{network}.0/24], gateway: 198.51.{network}.{}",
-                1 + u8::from(*second)
-            );
-            write("ExternalNetwork", format!("n{network}"), spec);
-        }
-        for (name, (vpc, network, share)) in
-            self.gateways.iter().filter(|(_, (vpc, ..))| self.vpcs.contains_key(vpc))
-        {
-            let (count, ports) = SHARES[usize::from(*share)];
-            let mapping = if *share == 1 { "endpointIndependent" } else { "destination" };
-            let addresses: Vec<String> =
-                (0..count).map(|last| format!("198.51.{network}.{}", 10 * (name + 1) + last)).collect();
-            let spec = format!(
-                "vpc: v{vpc}, external: n{network}, addresses: [{}], portsPerPort: {ports}, mapping: {mapping}",
-                addresses.join(", ")
-            );
-            write("NatGateway", format!("w{name}"), spec);
-        }
-        let mut called = BTreeSet::new();
-        for (name, (network, port)) in &self.floating {
-            let Some(found) = self.ports.get(port) else { continue };
-            let exists = self.vpc_of(found.subnet).is_some() && found.groups.is_some();
-            if exists && called.insert((network, port)) {
-                write(
-                    "FloatingIp",
-                    format!("f{name}"),
-                    format!("external: n{network}, address: 198.51.{network}.{}", 100 + name)
-                        + &format!(", port: p{port}"),
-                );
-            }
-        }
+        self.write_outside(&mut write);
         for (table, (vpc, routes)) in self.tables.iter().filter(|(_, (vpc, _))| self.vpcs.contains_key(vpc)) {
             let routes: Vec<String> =
                 routes.iter().filter_map(|(destination, hop)| self.route(*vpc, *destination, *hop)).collect();
@@ -279,6 +247,43 @@ impl World {
             write("Endpoint", format!("e{name}"), spec);
         }
         text
+    }
+
+    /// External networks, gateways and floating IPs.
+    fn write_outside(&self, write: &mut impl FnMut(&str, String, String)) {
+        for (network, second) in self.networks.iter().enumerate() {
+            let spec = format!(
+                "cidrs: [198.51.{network}.0/24], gateway: 198.51.{network}.{}",
+                1 + u8::from(*second)
+            );
+            write("ExternalNetwork", format!("n{network}"), spec);
+        }
+        for (name, (vpc, network, share)) in
+            self.gateways.iter().filter(|(_, (vpc, ..))| self.vpcs.contains_key(vpc))
+        {
+            let (count, ports) = SHARES[usize::from(*share)];
+            let mapping = if *share == 1 { "endpointIndependent" } else { "destination" };
+            let addresses: Vec<String> =
+                (0..count).map(|last| format!("198.51.{network}.{}", 10 * (name + 1) + last)).collect();
+            let spec = format!(
+                "vpc: v{vpc}, external: n{network}, addresses: [{}], portsPerPort: {ports}, mapping: {mapping}",
+                addresses.join(", ")
+            );
+            write("NatGateway", format!("w{name}"), spec);
+        }
+        let mut called = BTreeSet::new();
+        for (name, (network, port)) in &self.floating {
+            let Some(found) = self.ports.get(port) else { continue };
+            let exists = self.vpc_of(found.subnet).is_some() && found.groups.is_some();
+            if exists && called.insert((network, port)) {
+                write(
+                    "FloatingIp",
+                    format!("f{name}"),
+                    format!("external: n{network}, address: 198.51.{network}.{}", 100 + name)
+                        + &format!(", port: p{port}"),
+                );
+            }
+        }
     }
 
     /// The groups of a VPC, as its ports and rules name them.

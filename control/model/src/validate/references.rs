@@ -2,7 +2,7 @@
 
 use super::{Candidate, Candidates, project_of};
 use crate::kind::Kind;
-use crate::load_balancer::TargetAddress;
+use crate::load_balancer::{LoadBalancerSpec, TargetAddress};
 use crate::name::{Key, Name, ObjectName};
 use crate::problem::Problem;
 use crate::resource::DraftSpec;
@@ -57,15 +57,7 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
                     check.object(candidate, "spec.routeTable", Kind::RouteTable, table);
                 }
             }
-            DraftSpec::LoadBalancer(spec) => {
-                check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
-                for (index, target) in spec.targets.iter().enumerate() {
-                    if let TargetAddress::Port(port) = &target.at {
-                        let field = format!("spec.targets[{index}].port");
-                        check.object(candidate, &field, Kind::Port, port);
-                    }
-                }
-            }
+            DraftSpec::LoadBalancer(spec) => check.load_balancer(candidate, spec),
             DraftSpec::Endpoint(spec) => check.object(candidate, "spec.subnet", Kind::Subnet, &spec.subnet),
             DraftSpec::Port(draft) => {
                 check.object(candidate, "spec.subnet", Kind::Subnet, &draft.spec.subnet);
@@ -94,6 +86,15 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    fn load_balancer(&mut self, candidate: &Candidate, spec: &LoadBalancerSpec) {
+        self.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
+        for (index, target) in spec.targets.iter().enumerate() {
+            if let TargetAddress::Port(port) = &target.at {
+                self.object(candidate, &format!("spec.targets[{index}].port"), Kind::Port, port);
+            }
+        }
+    }
+
     /// A reference to a resource with a project.
     fn object(&mut self, candidate: &Candidate, field: &str, kind: Kind, target: &ObjectName) {
         let key = Key::of(kind, target);
