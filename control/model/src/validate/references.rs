@@ -46,8 +46,7 @@ pub(super) fn check(candidates: &Candidates, environment: &Environment, problems
                 check.object(candidate, "spec.vpc", Kind::Vpc, &spec.vpc);
                 for (field, rule) in spec.all_rules() {
                     if let Remote::Group(group) = &rule.remote {
-                        let field = format!("{field}.remote.group");
-                        check.group(candidate, &field, group, &spec.vpc);
+                        check.group(candidate, &format!("{field}.remote.group"), group, &spec.vpc);
                     }
                 }
             }
