@@ -86,7 +86,7 @@ fn the_manifests_are_valid_and_have_every_field() {
     let all = format!("{}\n{vpc}{ops}", groups.join("---\n"));
     assert_eq!(
         model::load_text(&all, "security-groups.md", &environment).unwrap().security_groups().count(),
-        3
+        4
     );
     for feature in model::features::FEATURES {
         assert!(text.contains(&format!("`{feature}`")), "{feature}");
