@@ -459,3 +459,15 @@ fn the_naive_judge_sees_both_kinds_of_sets() {
         "{valid} of 2000 sets are valid: the comparison above would say little"
     );
 }
+
+#[test]
+fn the_guides_sample_is_valid() {
+    let page = include_str!("../../../docs/guide/external-networks.md");
+    let sample = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let base = "kind: Vpc\nmetadata: {name: blue}\nspec: {vni: 1, cidrs: [10.0.0.0/16]}\n---\nkind: Subnet\nmetadata: {name: web}\n\
+        spec: {vpc: blue, cidrs: [10.0.1.0/24], routeTable: out}\n---\nkind: Port\nmetadata: {name: vm1-eth0}\n\
+        spec: {subnet: web, ips: [10.0.1.10]}\n---\n";
+    let set = load_text(&format!("{base}{sample}"), "guide.yaml", &Environment::default()).unwrap();
+    let gateway = set.nat_gateways().next().unwrap();
+    assert_eq!((set.floating_ips().count(), gateway.spec.capacity()), (1, 63), "as the page says");
+}

@@ -53,7 +53,7 @@ fn the_demo_passes() -> Result<()> {
     let status = demo.wait(4 * BOOT)?;
     let said = demo.log();
     ensure!(
-        status.success() && !said.contains("FAIL") && said.matches("  PASS  ").count() == 18,
+        status.success() && !said.contains("FAIL") && said.matches("  PASS  ").count() == 20,
         "{status}:\n{said}"
     );
     Ok(())

@@ -1,7 +1,8 @@
 //! What the demo shows, one function each; each returns a short remark for its row.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -11,7 +12,10 @@ use towpath_tests::guest::Guest;
 use towpath_tests::{Result, wait};
 
 use crate::report::Report;
-use crate::world::{A, B, GREEN, LIMIT, VM1, VM2, VM3, VPC_MTU, World};
+use crate::world::{
+    A, B, FLOATING, GREEN, LIMIT, PUBLIC_PORT, SERVER, SHARED as SHARED_OUTSIDE, VM1, VM2, VM3, VPC_MTU,
+    World,
+};
 
 /// Of the guest's memory, kept and compared across its migration.
 const PATTERN_BYTES: usize = 64 << 20;
@@ -39,6 +43,8 @@ pub(crate) const STEPS: &[(&str, Step)] = &[
     ("towpathd restarted, the connection goes on", restarted),
     ("vm1 migrated from node-a to node-b", migrated),
     ("vm1 migrated back to node-a", migrated_back),
+    ("a VM reaches an address outside by SNAT", snat),
+    ("a floating IP is reached from outside", floating),
     ("port status names the features", status),
     ("1,000 connections balanced over two VMs, one dies", balanced),
 ];
@@ -308,6 +314,58 @@ fn pings(said: &str) -> Option<(u64, u64)> {
     let summary = said.lines().find(|line| line.contains("packets transmitted"))?;
     let mut counts = summary.split(", ").filter_map(|part| part.split(' ').next()?.parse().ok());
     Some((counts.next()?, counts.next()?))
+}
+
+/// Bytes that go out or in.
+const OUTSIDE_BYTES: u64 = 1_000_000;
+
+/// Takes one connection, and reads all that comes by it: whose it is, and how many bytes came.
+fn take(listener: &TcpListener) -> Result<(SocketAddr, u64)> {
+    listener.set_nonblocking(true)?;
+    let (mut stream, peer) = wait::until("a connection from the guest", LIMIT, || match listener.accept() {
+        Ok(taken) => Ok(Some(taken)),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error.into()),
+    })?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let (mut buffer, mut bytes) = (vec![0; 1 << 16], 0);
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok((peer, bytes)),
+            some => bytes += some as u64,
+        }
+    }
+}
+
+fn snat(world: &mut World, report: &mut Report) -> Result<String> {
+    let address = SocketAddr::new(SERVER, 7000);
+    let listener = world.outside().enter(|| Ok(TcpListener::bind(address)?))?;
+    report.progress("TCP from vm1 to the server outside");
+    let sending = world.guests[VM1].agent().send(address, OUTSIDE_BYTES, 7, None)?;
+    let (peer, bytes) = take(&listener).with_context(|| world.explained(VM1))?;
+    world.guests[VM1].agent().until_done(sending, LIMIT)?;
+    ensure!((peer.ip(), bytes) == (SHARED_OUTSIDE, OUTSIDE_BYTES), "{bytes} bytes came from {peer}");
+    let inside = world.address(VM1, false)?;
+    Ok(format!("{SERVER} took 1 MB from {inside} as {peer}"))
+}
+
+fn floating(world: &mut World, report: &mut Report) -> Result<String> {
+    let inside = world.address(VM2, false)?;
+    let receiving = world.guests[VM2].agent().receive((inside, PUBLIC_PORT).into())?;
+    report.progress("TCP from outside to the floating IP");
+    let address = SocketAddr::new(FLOATING, PUBLIC_PORT);
+    let connect = || {
+        wait::until("a connection from outside", LIMIT, || {
+            Ok(TcpStream::connect_timeout(&address, std::time::Duration::from_secs(5)).ok())
+        })
+    };
+    let mut stream = world.outside().enter(connect).with_context(|| world.explained(VM2))?;
+    stream.write_all(&vec![0x5a; OUTSIDE_BYTES as usize])?;
+    drop(stream);
+    let got = world.guests[VM2].agent().until_done(receiving, LIMIT)?;
+    ensure!(got.bytes == OUTSIDE_BYTES, "{got:?} of {OUTSIDE_BYTES} bytes from outside");
+    Ok(format!("1 MB to {address} arrived at {inside}"))
 }
 
 fn status(world: &mut World, report: &mut Report) -> Result<String> {

@@ -1,17 +1,19 @@
 //! What the demo shows things with: two hosts on an underlay, guests of one VPC on both, and a guest of another VPC with the addresses of
 //! the first.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use towpath_tests::Result;
 use towpath_tests::agent::{Job, Progress};
-use towpath_tests::fabric::{Host, OVERHEAD, Underlay};
+use towpath_tests::fabric::{Host, OVERHEAD, UPLINK, Underlay};
 use towpath_tests::guest::{Guest, GuestConfig};
 use towpath_tests::image::GuestImage;
 use towpath_tests::manifests::{CIDRS, Port, resource};
+use towpath_tests::netns::Namespace;
 use towpath_tests::scratch::Scratch;
 
 use crate::report::Report;
@@ -26,6 +28,15 @@ pub(crate) const VPC_MTU: u16 = UNDERLAY_MTU - OVERHEAD;
 /// Of [`World::hosts`].
 pub(crate) const A: usize = 0;
 pub(crate) const B: usize = 1;
+/// The member of the underlay that is the world outside: a router with a machine behind.
+const OUTSIDE: usize = 2;
+pub(crate) const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+pub(crate) const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
+/// What it calls the guests of subnet `web`, and [`VM2`] alone.
+pub(crate) const SHARED: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
+pub(crate) const FLOATING: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 20));
+/// The port at which [`VM2`] may be reached from there.
+pub(crate) const PUBLIC_PORT: u16 = 8090;
 /// Of [`World::guests`] and [`World::ports`]: two of subnet `web`, one on each host.
 pub(crate) const VM1: usize = 0;
 pub(crate) const VM2: usize = 1;
@@ -40,7 +51,7 @@ pub(crate) struct World {
     pub(crate) hosts: [Host; 2],
     pub(crate) ports: [Port; 4],
     network: Vec<Value>,
-    _underlay: Underlay,
+    underlay: Underlay,
     pub(crate) image: GuestImage,
     pub(crate) scratch: Scratch,
 }
@@ -51,8 +62,13 @@ impl World {
         report.progress("making the guests' kernel and initramfs");
         let image = GuestImage::prepare()?;
         let scratch = Scratch::new()?;
-        report.progress("joining two network namespaces");
-        let underlay = Underlay::new(&scratch, &["node-a", "node-b"], UNDERLAY_MTU)?;
+        report.progress("joining three network namespaces");
+        let underlay = Underlay::new(&scratch, &["node-a", "node-b", "outside"], UNDERLAY_MTU)?;
+        underlay.member(OUTSIDE).run_all(&format!(
+            "ip address add {ROUTER}/24 dev {UPLINK}
+             ip link set lo up
+             ip address add {SERVER}/32 dev lo"
+        ))?;
         let (network, ports) = (network(&underlay), ports());
         report.progress("starting towpathd on two hosts");
         let start = |number| Host::start(&scratch, &underlay, number, (&network, &ports), &json!({}));
@@ -66,7 +82,12 @@ impl World {
         };
         let mut guests = [boot(VM1)?, boot(VM2)?, boot(VM3)?, boot(GREEN)?];
         guests.iter_mut().try_for_each(Guest::wait_ready)?;
-        Ok(Self { guests, hosts, ports, network, _underlay: underlay, image, scratch })
+        Ok(Self { guests, hosts, ports, network, underlay, image, scratch })
+    }
+
+    /// Where the world outside is.
+    pub(crate) fn outside(&self) -> &Arc<Namespace> {
+        self.underlay.member(OUTSIDE)
     }
 
     /// An address of a guest.
@@ -216,20 +237,39 @@ fn network(underlay: &Underlay) -> Vec<Value> {
     let subnet = |name: &str, vpc: &str, cidrs: [&str; 2]| {
         resource("Subnet", name, &json!({"vpc": vpc, "cidrs": cidrs, "dhcp": dhcp}))
     };
+    let mut web = subnet("web", "blue", CIDRS);
+    web["spec"]["routeTable"] = json!("out");
+    let way = json!({"natGateway": "egress"});
     vec![
         underlay.host_resource(A, false),
         underlay.host_resource(B, false),
         vpc("blue", 100),
-        subnet("web", "blue", CIDRS),
+        web,
         subnet("db", "blue", ["10.0.2.0/24", "fd00:10:0:2::/64"]),
         vpc("green", 200),
         subnet("green-web", "green", CIDRS),
+        resource("ExternalNetwork", "internet", &json!({"cidrs": ["198.51.100.0/24"], "gateway": ROUTER})),
+        resource(
+            "NatGateway",
+            "egress",
+            &json!({"vpc": "blue", "external": "internet", "addresses": [SHARED]}),
+        ),
+        resource(
+            "FloatingIp",
+            "vm2-public",
+            &json!({"external": "internet", "address": FLOATING, "port": "vm2-eth0"}),
+        ),
+        resource(
+            "RouteTable",
+            "out",
+            &json!({"vpc": "blue", "routes": [{"destination": "0.0.0.0/0", "via": way}]}),
+        ),
         group("5432"),
         resource(
             "SecurityGroup",
             "served",
             &json!({"vpc": "blue", "rules": [
-                {"direction": "ingress", "action": "allow", "protocol": "tcp", "ports": "8080", "remote": {"any": true}},
+                {"direction": "ingress", "action": "allow", "protocol": "tcp", "ports": format!("8080,{PUBLIC_PORT}"), "remote": {"any": true}},
             ]}),
         ),
     ]
