@@ -95,20 +95,24 @@ fn quote(head: &mut [u8], headers: &Headers, to: &Translated, partial: bool) -> 
     nat::translate_quoted(head, headers, &quoted, partial)
 }
 
-/// An ICMP error that a router of this switch wrote over a packet that had been translated before quotes what its sender sent.
+/// An ICMP error that a router of this switch wrote over a packet that had been translated before quotes what its sender sent, and goes to the address that it sent from.
 #[cold]
 pub(crate) fn mend_answer(batch: &mut Batch<'_, '_>, index: usize, original: &Tuple) {
     let Some(packet) = batch.burst.packet_mut(index) else { return };
     let length = packet.len() as u32;
     let head = packet.head_mut();
-    let Ok(headers) = packet::parse(head, length) else { return };
+    let Ok(mut headers) = packet::parse(head, length) else { return };
     if quoted::read(head, &headers).is_none() {
         return;
     }
     let Tuple { source, destination, .. } = *original;
     let to = Translated { source, destination, ports: original.ports() };
     // Nothing was written if it cannot be.
-    let _ = nat::translate_quoted(head, &headers, &to, false);
+    let _ = nat::translate_quoted(head, &headers, &to, false).and_then(|()| {
+        let (router, word) = headers.source_ip(head).zip(icmp::identifier(head, &headers))?;
+        let outer = Translated { source: router, destination: source, ports: [word; 2] };
+        nat::translate(head, &mut headers, &outer, false)
+    });
 }
 
 fn is_partial(batch: &Batch<'_, '_>, index: usize) -> bool {

@@ -10,6 +10,7 @@
 mod clients;
 mod counterparts;
 mod hostile;
+mod outside;
 
 use std::net::IpAddr;
 use std::path::Path;
