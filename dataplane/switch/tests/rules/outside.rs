@@ -452,6 +452,32 @@ fn who_is_outside_hears_that_a_packet_is_too_long_or_took_too_many_hops() {
 }
 
 #[test]
+fn a_neighbour_hears_that_what_it_sent_to_a_floating_ip_on_another_host_is_too_long() {
+    let mut wire = Wire::usual();
+    let mut tables = external(64);
+    let elsewhere = Inside { vpc: VPC, address: ELSEWHERE.into() };
+    tables.owners.insert(FLOATING[1].into(), Owner::Floating(elsewhere, 0));
+    wire.set(tables);
+    let macs = [gateway_mac(0), mac(1)];
+    wire.world.send_all(1, &[ipv4(macs, [address(1), FLOATING[1]], UDP, &udp([5000, 53]))]);
+    let left = wire.left();
+    let sent = seen(&left[0][50..]);
+    assert_eq!(sent.addresses, [SHARED, FLOATING[1]], "{left:?}");
+    // The first and the later packets of a session alike.
+    for port in [5000, 5001] {
+        let long = [&udp([port, 53])[..4], &[5, 220, 0, 0], &[7; 1492]].concat();
+        wire.world.send_all(1, &[ipv4(macs, [address(1), FLOATING[1]], UDP, &long)]);
+        let told = wire.world.receive(1);
+        assert_eq!(seen(&told[0]).addresses[1], address(1), "who sent it");
+        assert_eq!((&told[0][34..36], &told[0][40..42]), (&[3, 4][..], &1450u16.to_be_bytes()[..]));
+        let inner = &told[0][42..];
+        let ports = [port.to_be_bytes(), 53u16.to_be_bytes()].concat();
+        assert_eq!(inner[12..24], [&address(1).octets()[..], &FLOATING[1].octets(), &ports].concat());
+        assert!(wire.left().is_empty());
+    }
+}
+
+#[test]
 fn what_is_for_a_group_or_for_nobody_does_not_leave() {
     let mut wire = Wire::usual();
     for to in [[224, 0, 0, 9], [169, 254, 7, 7], [127, 0, 0, 1], [0, 0, 0, 7], [240, 0, 0, 1]] {
