@@ -134,6 +134,8 @@ pub struct Setting {
     pub elsewhere: Vec<Port>,
     /// Where the daemon runs; absent: where the test does.
     pub namespace: Option<Arc<Namespace>>,
+    /// Security groups of the ports that are attacked; none: they are under no rules.
+    pub groups: Vec<String>,
 }
 
 impl Default for Setting {
@@ -143,6 +145,7 @@ impl Default for Setting {
             network: manifests::network(),
             elsewhere: Vec::new(),
             namespace: None,
+            groups: Vec::new(),
         }
     }
 }
@@ -162,8 +165,11 @@ impl Stage {
     /// It does not come up.
     pub fn start_in(setting: &Setting) -> Result<Self> {
         let scratch = Scratch::new()?;
-        let ports: Vec<Port> =
+        let mut ports: Vec<Port> =
             (0..3 + ATTACKED).map(|number| Port::number(number as u8, scratch.path())).collect();
+        for port in ports.iter_mut().skip(3) {
+            (port.unfiltered, port.groups) = (setting.groups.is_empty(), setting.groups.clone());
+        }
         let all = [ports.as_slice(), &setting.elsewhere].concat();
         let setup = Setup {
             name: "towpathd",

@@ -15,6 +15,7 @@ mod packets;
 mod queues;
 mod races;
 mod receive;
+mod rules;
 mod transmit;
 mod tunnelled;
 

@@ -258,7 +258,7 @@ fn reason_of_links(must: Must) -> bool {
     matches!(must, Must::Drop("vlan_truncated" | "vlan_tagged" | "vlan_depth"))
 }
 
-fn case(stage: &mut Stage, name: &str, rows: impl FnOnce(&Parties) -> Vec<Row>) {
+pub(crate) fn case(stage: &mut Stage, name: &str, rows: impl FnOnce(&Parties) -> Vec<Row>) {
     stage.case(name, options(), Oracle::Survive, |attack| {
         let mut hostile = Hostile::new(attack)?;
         let rows = rows(&hostile.parties);

@@ -56,6 +56,7 @@ impl Scene {
             network,
             elsewhere: vec![remote.clone()],
             namespace: Some(underlay.member(0).clone()),
+            groups: Vec::new(),
         };
         let stage = Stage::start_in(&setting)?;
         let (injector, socket) = {
