@@ -149,6 +149,7 @@ mod tests {
         assert_eq!(parse_kind("Endpoints"), Ok(Kind::Endpoint));
         assert!(parse_kind("prots").unwrap_err().contains("nearest known kind: Port"));
         assert_eq!(parse_kind("loadbalancers"), Ok(Kind::LoadBalancer));
-        assert!(parse_kind("FloatingIps").unwrap_err().contains("not supported by this version"));
+        assert_eq!(parse_kind("FloatingIps"), Ok(Kind::FloatingIp));
+        assert!(parse_kind("QosPolicy").unwrap_err().contains("not supported by this version"));
     }
 }

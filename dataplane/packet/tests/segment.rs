@@ -294,7 +294,7 @@ proptest! {
         let _ = validate_offload(&headers, offload, large.frame.len() as u32);
         let short = &large.frame[..cut_head.min(large.frame.len())];
         if let Some(segmenter) = Segmenter::new(short, &headers, segment) {
-            let mut out = [0; HEAD];
+            let mut out = [0; buf::HEAD_BYTES + buf::TUNNEL_BYTES];
             for index in [0, 1, segmenter.count() - 1, segmenter.count(), usize::MAX] {
                 let written = segmenter.write(index, None, &mut out);
                 prop_assert_eq!(written.is_some(), index < segmenter.count());
