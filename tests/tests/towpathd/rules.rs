@@ -90,11 +90,11 @@ fn shadow_rules_say_what_they_would_cut_and_sessions_are_listed_while_they_live(
     let metrics = setting.daemon.metrics()?;
     for line in [
         "towpath_sessions{family=\"IPv4\"} 1",
-        "towpath_sessions_created_total 1",
+        "towpath_sessions_created_total{} 1",
         "towpath_sessions_alarm{family=\"IPv4\"} 0",
-        "towpath_port_sessions{port=\"vm0-eth0\"} 1",
+        "towpath_port_sessions{port=\"default/vm0-eth0\"} 1",
         "towpath_shadow_flows_total{group=\"default/default.blue\",outcome=\"would_deny\"} 1",
-        "towpath_rules_not_shown 0",
+        "towpath_rules_not_shown{} 0",
     ] {
         ensure!(
             metrics.lines().any(|found| found == line || found == format!("{line}.0")),
