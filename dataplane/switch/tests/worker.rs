@@ -240,7 +240,7 @@ fn arp_is_answered_by_the_switch_and_goes_nowhere_else() {
 }
 
 #[test]
-fn a_receiver_that_is_slow_loses_only_what_is_for_it() {
+fn s13_a_receiver_that_is_slow_loses_only_what_is_for_it() {
     let mut world = World::new(1, 3);
     for number in 0..250u16 {
         world.guests[0].send(&udp(0, 1, number));

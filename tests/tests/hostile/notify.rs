@@ -10,7 +10,7 @@ use virtio_driver::features;
 
 #[test]
 #[ignore = "needs the binaries built: run by `make test`"]
-fn g_42_g_46_interrupts_are_neither_lost_nor_a_storm() -> Result<()> {
+fn g_42_g_46_s_15_interrupts_are_neither_lost_nor_a_storm() -> Result<()> {
     let mut stage = Stage::start()?;
     let s = &mut stage;
     for options in Options::LAYOUTS {

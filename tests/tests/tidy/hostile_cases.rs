@@ -7,13 +7,14 @@ use std::fs;
 use crate::tree::{files, root};
 
 /// The families of cases that exist now, the last number of each, and the numbers that the list does not have.
-const FAMILIES: [(&str, u32, &[u32]); 6] = [
+const FAMILIES: [(&str, u32, &[u32]); 7] = [
     ("G", 50, &[]),
     ("V", 38, &[]),
     ("L", 19, &[]),
     ("P", 43, &[9, 22, 23, 24, 29, 39, 41]),
     ("O", 11, &[]),
     ("T", 25, &[]),
+    ("S", 17, &[]),
 ];
 const DOCUMENT: &str = "docs/hostile-cases.md";
 
@@ -66,6 +67,24 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("T-14", "the demo cuts a live connection by a changed rule"),
     ("T-15", "the port, or the VPC, is part of a session's key: in one process"),
     ("T-17", "rules are judged in one process; the real one is not tried with them yet"),
+    ("S-01", "`towpath-bench policy --part crafted` measures crafted first packets beside random ones"),
+    ("S-02", "`towpath-bench policy --part crafted` measures later packets of sessions that would collide"),
+    ("S-03", "turns by cycles in one process; `towpath-bench policy --part flood` measures what others get"),
+    ("S-04", "in one process; `towpath-bench policy --part flood` measures what others get"),
+    ("S-06", "manifests that are too large are refused before anything changes"),
+    ("S-07", "a table that fills up is tried in one process"),
+    ("S-08", "hops and addresses that lead back are tried in one process"),
+    ("S-09", "budgets of copies are tried in one process"),
+    ("S-10", "comes with quality of service; the token bucket alone is tried"),
+    ("S-11", "comes with quality of service; the token bucket alone is tried"),
+    ("S-12", "comes with quality of service: no two workers share a bucket yet"),
+    ("S-13", "a receiver that takes nothing is tried in one process"),
+    (
+        "S-14",
+        "what outlives its burst is copied to one bounded pool, of which no port has a share of its own yet",
+    ),
+    ("S-16", "not tried: a process that is refused memory ends"),
+    ("S-17", "not tried: nothing here takes a core away for so long and no longer"),
     ("L-19", "clocks cannot be moved under one process; nothing that runs depends on the wall clock"),
 ];
 
@@ -86,6 +105,7 @@ const PLACES: [(&str, &[&str]); 4] = [
             "dataplane/switch/",
             "control/services/",
             "control/model/",
+            "control/fabric/",
         ],
     ),
 ];
@@ -140,7 +160,7 @@ fn document() -> String {
     let mut text = String::from(
         "# Hostile cases and where they are tested\n\n\
          What a hostile guest (G), a hostile front end (V), an unlucky moment (L), a packet (P), the underlay (O) or a tenant (T) can do to\n\
-         the switch, by the numbers of the project's list. Made from the tests by `TOWPATH_BLESS=1 cargo test -p towpath-tests --test tidy`; a test\n\
+         the switch, and how it can be worn out (S), by the numbers of the project's list. Made from the tests by `TOWPATH_BLESS=1 cargo test -p towpath-tests --test tidy`; a test\n\
          compares it. A file is named when it names the case; the tests in it say what is done and what must come of it.\n\n\
          The oracle of all cases against the real process is in [stage.rs](../tests/src/hostile/stage.rs).\n\n\
          | case | real process | simulator | rings, sessions, memory | packets, tables, stages, switch, services, manifests |\n\

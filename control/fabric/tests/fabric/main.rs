@@ -442,7 +442,7 @@ fn a_broadcast_reaches_all_of_its_subnet_and_nobody_twice() {
 }
 
 #[test]
-fn the_broadcasts_of_one_host_do_not_use_up_what_others_may_have_copied() {
+fn s09_the_broadcasts_of_one_host_do_not_use_up_what_others_may_have_copied() {
     let mut host = Host::new();
     host.answer_arp();
     let (third, number) = (IpAddr::from([192, 0, 2, 3]), VTEP + 1);
@@ -526,7 +526,7 @@ fn what_is_gone_is_not_served_any_more() {
 }
 
 #[test]
-fn workers_that_leave_more_than_can_be_heard_keep_nobody_from_other_work() {
+fn s05_workers_that_leave_more_than_can_be_heard_keep_nobody_from_other_work() {
     let mut host = Host::new();
     let (pool, exceptions) = (Pool::new(512), host.control.exceptions().clone());
     let frame = udp([mac(0), MacAddr::BROADCAST], [address(0)[0], [10, 0, 0, 255].into()], [7, 7], b"all");

@@ -55,7 +55,7 @@ impl Rivals {
 }
 
 #[test]
-fn a_flood_of_first_or_refused_packets_takes_a_twentieth_at_most_and_all_if_nobody_else_is_there() {
+fn s04_a_flood_of_first_or_refused_packets_takes_a_twentieth_at_most_and_all_if_nobody_else_is_there() {
     for let_in in [53, 54] {
         let mut rivals = Rivals::new(let_in);
         // What it may try is spent.
@@ -69,7 +69,7 @@ fn a_flood_of_first_or_refused_packets_takes_a_twentieth_at_most_and_all_if_nobo
 }
 
 #[test]
-fn who_is_answered_has_an_equal_part() {
+fn s03_who_is_answered_has_an_equal_part() {
     let mut rivals = Rivals::new(53);
     let [others, answered] = rivals.shares(true, true);
     let share = answered as f64 / (others + answered) as f64;
