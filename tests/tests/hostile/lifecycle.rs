@@ -1,7 +1,7 @@
 //! L: front ends that come, go and change their mind while packets move.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn l_03_every_message_while_the_queue_is_busy() -> Result<()> {
     let s = &mut stage;
     for options in Options::ALL {
         s.case("L-03", options, Must::Survive, |attack| {
-            let stop = AtomicBool::new(false);
+            let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
             // Another thread keeps the ring full; the ring's bytes are the only thing both know.
             let (mut ring, good) = (attack.guest.tx().clone(), attack.guest.good());
             let kick = attack.guest.kicks[TX].try_clone()?;
@@ -28,20 +28,23 @@ fn l_03_every_message_while_the_queue_is_busy() -> Result<()> {
             }
             thread::scope(|scope| -> Result<()> {
                 let sender = scope.spawn(|| {
-                    let mut sent = 0_u64;
                     while !stop.load(Relaxed) {
                         let back = ring.used().map_or(0, |used| used.len());
                         for _ in 0..back {
-                            sent += u64::from(ring.chain(&[good]).is_ok());
+                            sent.fetch_add(u64::from(ring.chain(&[good]).is_ok()), Relaxed);
                         }
                         let _ = rustix::io::write(&kick, &1u64.to_ne_bytes());
                         thread::yield_now();
                     }
-                    sent
                 });
-                let said = say_everything(attack, 40 * crate::longer());
+                // On a machine that gives the sender little time, once more.
+                let (mut said, end) = (say_everything(attack, 40 * crate::longer()), Instant::now() + LIMIT);
+                while said.is_ok() && sent.load(Relaxed) <= 1_000 && Instant::now() < end {
+                    said = say_everything(attack, 1);
+                }
                 stop.store(true, Relaxed);
-                let sent = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
+                sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
+                let sent = sent.load(Relaxed);
                 said?;
                 ensure!(sent > 1_000, "only {sent} packets were under way");
                 Ok(())
