@@ -269,9 +269,13 @@ impl Generator {
     fn prepare(&mut self, load: &Load) {
         let endpoints: Vec<(Endpoint, u32)> =
             self.guests.iter().map(|g| (g.me, g.sender.sequence())).collect();
+        // Answers have the numbers of what they answer.
+        let numbers = |index: usize| endpoints.get(if load.answers { index & !1 } else { index });
         for (index, guest) in self.guests.iter_mut().enumerate() {
-            if let Some(&(peer, expected)) = endpoints.get(index ^ 1) {
-                guest.load(peer, load, index % 2 == 1, expected);
+            if let (Some(&(peer, _)), Some(&(_, own)), Some(&(_, expected))) =
+                (endpoints.get(index ^ 1), numbers(index), numbers(index ^ 1))
+            {
+                guest.load(peer, load, index % 2 == 1, (own, expected));
             }
         }
     }
@@ -343,7 +347,12 @@ impl Generator {
         let under_way = self.under_way(port);
         let Some(guest) = self.guests.get_mut(port) else { return Ok(()) };
         let window = run.load.in_flight.unwrap_or(usize::MAX).min(guest.window());
-        let count = guest.sender.frames(window.saturating_sub(under_way)).min(BURST);
+        let mut count = guest.sender.frames(window.saturating_sub(under_way)).min(BURST);
+        if run.load.answers && port % 2 == 1 {
+            // What it was asked and has not answered.
+            let owed = guest.receiver.expected().wrapping_sub(guest.sender.sequence()) as i32;
+            count = count.min(owed.max(0) as usize);
+        }
         // Small bursts cost the switch more per frame than waiting for a larger one costs us.
         if count == 0 || (count < BURST / 2 && window > BURST) {
             return self.check_stall(port, run);

@@ -114,13 +114,12 @@ impl Guest {
         self
     }
 
-    /// Sets what is sent and expected from now on; sequence numbers go on.
-    pub(crate) fn load(&mut self, peer: Endpoint, load: &Load, odd: bool, expected: u32) {
+    /// Sets what is sent and expected from now on, from these sequence numbers on.
+    pub(crate) fn load(&mut self, peer: Endpoint, load: &Load, odd: bool, (own, expected): (u32, u32)) {
         let (sizes, flows, payload) = (&load.sizes, load.flows, load.payload);
         let tally = self.receiver.tally;
-        let sequence = self.sender.sequence();
         let [mine, theirs] = [odd, !odd].map(|odd| Ports::of_end(odd, load.answers));
-        self.sender = Sender::new(self.me, peer, sizes, flows, mine, sequence);
+        self.sender = Sender::new(self.me, peer, sizes, flows, mine, own);
         self.receiver = Receiver::new(peer, self.me, flows, theirs, expected, payload);
         self.receiver.tally = tally;
         self.stream = self.stream.map(|_| Reassembly::default());

@@ -14,13 +14,15 @@ const TOGETHER: usize = 16;
 const TICKS: u32 = 4096;
 
 impl SessionWorker {
-    /// A session's time is over earlier than it was to be looked at.
+    /// A session that lived a moment ago lives for `life` milliseconds, which is over before it was to be looked at.
     #[cold]
-    pub(super) fn hasten(&mut self, session: u32, now: u32) {
+    pub(super) fn hasten(&mut self, session: u32, life: u32, now: u32) {
         let (family, record) = parts(session);
         let pool = &self.sessions.pools[family];
         if pool.worker(record) == self.number && pool.state(record) & LIVE != 0 {
-            self.look_at(session, now);
+            let sessions = &self.sessions;
+            self.wheel.remove(session, |number| links(sessions, number));
+            self.wheel.insert(session, now.wrapping_add(life), now, |number| links(sessions, number));
         } else {
             self.sessions.call(session);
         }

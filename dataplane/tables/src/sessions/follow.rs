@@ -19,7 +19,8 @@ pub(super) struct Passed {
     pub(super) acknowledged: u32,
     /// When the session was last kept alive, in milliseconds.
     pub(super) seen: u32,
-    pub(super) ends_sooner: bool,
+    /// How long it lives from now on, in milliseconds, if that is shorter than it was.
+    pub(super) shorter: Option<u32>,
 }
 
 /// Follows it. All but what `passed` says is written.
@@ -37,11 +38,11 @@ pub(super) fn follow(
     match tcp::step(session.is_initiator(), before, &other, segment) {
         Step::Accept(after) => {
             passed.acknowledged = after.acknowledged;
-            passed.ends_sooner = note(sessions, session, own, (before, after), &other);
+            passed.shorter = note(sessions, session, own, (before, after), &other);
             Followed::Passes
         }
         Step::Ignore(after) => {
-            passed.ends_sooner = note(sessions, session, own, (before, after), &other);
+            passed.shorter = note(sessions, session, own, (before, after), &other);
             // It does not keep the session alive.
             passed.seen = split(own[TIME].load(Relaxed)).1;
             Followed::Passes
@@ -51,7 +52,7 @@ pub(super) fn follow(
     }
 }
 
-/// Writes what a TCP packet said into its half, but for what it acknowledged; whether the session ends sooner than it did.
+/// Writes what a TCP packet said into its half, but for what it acknowledged; how long the session lives now, if that is shorter.
 #[inline(always)]
 fn note(
     sessions: &Sessions,
@@ -59,18 +60,18 @@ fn note(
     own: &[AtomicU64; 8],
     (before, after): (Peer, Peer),
     other: &Peer,
-) -> bool {
+) -> Option<u32> {
     own[SEQUENCE].store(join(after.end, after.edge), Relaxed);
     if after.flags != before.flags {
         own[JUDGED].store(own[JUDGED].load(Relaxed) & !0xffff | u64::from(after.flags), Relaxed);
     }
     let ends = after.acknowledged != before.acknowledged && other.flags & SENT_FIN != 0;
-    (ends || after.flags != before.flags) && turned(sessions, session, before, after)
+    if ends || after.flags != before.flags { turned(sessions, session, before, after) } else { None }
 }
 
-/// The flags of a TCP half changed, or it acknowledged the other's end: the connection may stand elsewhere. Whether its time is shorter there.
+/// The flags of a TCP half changed, or it acknowledged the other's end: the connection may stand elsewhere. How long it lives there, if that is shorter.
 #[cold]
-fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) -> bool {
+fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) -> Option<u32> {
     let (family, half) = half_parts(session.0);
     let other = peer(sessions.pools[family].half(half ^ 1));
     let state = |sender: &Peer| match session.is_initiator() {
@@ -82,5 +83,5 @@ fn turned(sessions: &Sessions, session: SessionRef, before: Peer, after: Peer) -
         sessions.opened(session.number());
     }
     let tcp = &sessions.timeouts.tcp;
-    new.timeout(tcp) < old.timeout(tcp)
+    Some(new.timeout(tcp)).filter(|life| *life < old.timeout(tcp))
 }

@@ -428,11 +428,11 @@ impl Sessions {
         self.ports.answered_to(port)
     }
 
-    /// The other side of something that is not TCP answered for the first time. Whether its time is shorter from now on.
+    /// The other side of something that is not TCP answered for the first time. How long it lives from now on, if that is shorter.
     #[cold]
-    pub(super) fn answered(&self, session: u32) -> bool {
+    pub(super) fn answered(&self, session: u32) -> Option<u32> {
         self.opened(session);
-        self.timeouts.udp_stream < self.timeouts.udp_unreplied
+        (self.timeouts.udp_stream < self.timeouts.udp_unreplied).then(|| self.life(session).1)
     }
 
     /// The two TCP peers of a session.

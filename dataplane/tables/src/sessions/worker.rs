@@ -185,7 +185,7 @@ impl SessionWorker {
             Err(checked) => return checked,
         };
         let (acknowledged, counters) = split(own[COUNT].load(Relaxed));
-        let mut passed = Passed { acknowledged, seen: now, ends_sooner: false };
+        let mut passed = Passed { acknowledged, seen: now, shorter: None };
         if protocol(first) == packet::tcp::PROTOCOL {
             match follow(&self.sessions, session, own, facts, &mut passed) {
                 Followed::Passes => {}
@@ -197,13 +197,13 @@ impl SessionWorker {
             }
         } else if judged as u16 & SENT == 0 {
             own[JUDGED].store(judged | u64::from(SENT), Relaxed);
-            passed.ends_sooner = self.sessions.answered(session.number());
+            passed.shorter = self.sessions.answered(session.number());
         }
         own[TIME].store(own[TIME].load(Relaxed) & !0xffff_ffff | u64::from(passed.seen), Relaxed);
         own[COUNT].store(join(passed.acknowledged, counted(pool, half, counters, facts.length)), Relaxed);
         let way = half::way(output, own[REWRITE].load(Relaxed));
-        if passed.ends_sooner {
-            self.hasten(session.number(), now);
+        if let Some(life) = passed.shorter {
+            self.hasten(session.number(), life, now);
         }
         Checked::Pass(way)
     }
